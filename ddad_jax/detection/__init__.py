@@ -1,0 +1,1 @@
+"""From pixels to a decision: noise level, reconstruction, maps, calibration, `detect`."""

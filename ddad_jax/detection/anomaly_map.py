@@ -1,0 +1,94 @@
+"""Anomaly maps: where an image differs from its reconstruction, in latent and feature space."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def latent_map(
+    latent: Float[Array, "b h w c"], reconstruction: Float[Array, "b h w c"], size: int
+) -> Float[Array, "b size size"]:
+    """|z - ẑ| averaged over channels and resized to the image (D3AD, section 3.3)."""
+    return resize(jnp.abs(latent - reconstruction).mean(-1), size)
+
+
+def feature_map(
+    features: Sequence[Float[Array, "b _h _w _c"]],
+    reconstructed: Sequence[Float[Array, "b _h _w _c"]],
+    size: int,
+) -> Float[Array, "b size size"]:
+    """Σ over stages of 1 - cos(φ_j(x), φ_j(x̂)), each stage resized to the image.
+
+    Args:
+      features: the stages to compare, of the image; the paper leaves out the first.
+      reconstructed: the same stages of its reconstruction.
+      size: height and width of the image, in pixels.
+    """
+    pairs = zip(features, reconstructed, strict=True)
+    return sum(resize(1.0 - cosine_similarity(a, b), size) for a, b in pairs)
+
+
+def cosine_similarity(
+    a: Float[Array, "*shape c"], b: Float[Array, "*shape c"]
+) -> Float[Array, "*shape"]:
+    """The cosine of the angle between the last axes; 0 where one of them vanishes."""
+    norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / jnp.maximum(norms, 1e-8)
+
+
+def resize(maps: Float[Array, "b h w"], size: int) -> Float[Array, "b size size"]:
+    """Bilinear interpolation with aligned corners to `size` × `size`."""
+    rows, columns = _interpolation(maps.shape[1], size), _interpolation(maps.shape[2], size)
+    return jnp.einsum("ih,bhw,jw->bij", rows, maps, columns)
+
+
+def _interpolation(source: int, target: int) -> Float[np.ndarray, "target source"]:
+    position = np.linspace(0.0, source - 1.0, target)
+    left = np.minimum(np.floor(position).astype(int), max(source - 2, 0))
+    fraction = position - left
+    weights = np.zeros((target, source), np.float32)
+    weights[np.arange(target), left] = 1.0 - fraction
+    if source > 1:
+        weights[np.arange(target), left + 1] = fraction
+    return weights
+
+
+def gaussian_blur(maps: Float[Array, "b h w"], sigma: float) -> Float[Array, "b h w"]:
+    """Gaussian blur over 8σ + 1 taps, the border reflected about its outermost pixel.
+
+    Args:
+      maps: the maps.
+      sigma: standard deviation in pixels; 4 in the paper (33 taps); 0 changes nothing.
+    """
+    if sigma == 0:
+        return maps
+    rows, columns = _blurring(maps.shape[1], sigma), _blurring(maps.shape[2], sigma)
+    return jnp.einsum("ih,bhw,jw->bij", rows, maps, columns)
+
+
+def _blurring(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
+    radius = round(4 * sigma)
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    taps /= taps.sum()
+    # np.pad repeats the reflection where the image is smaller than the radius.
+    source = np.pad(np.arange(size), radius, mode="reflect")
+    weights = np.zeros((size, size), np.float32)
+    for row in range(size):
+        np.add.at(weights[row], source[row : row + 2 * radius + 1], taps)
+    return weights
+
+
+def min_max_normalise(
+    maps: Float[Array, "b h w"], low: Float[Array, ""], high: Float[Array, ""]
+) -> Float[Array, "b h w"]:
+    """(m - low) / (high - low): 0 at the lowest and 1 at the highest of the reference maps."""
+    return (maps - low) / jnp.maximum(high - low, jnp.finfo(maps.dtype).tiny)
+
+
+def combine(
+    latent: Float[Array, "b h w"], feature: Float[Array, "b h w"], latent_weight: float
+) -> Float[Array, "b h w"]:
+    """λ·latent + (1 - λ)·feature, λ = 0.85 in the paper (method, section 1.6)."""
+    return latent_weight * latent + (1.0 - latent_weight) * feature

@@ -1,0 +1,1 @@
+"""Noise schedules and the conditioned sampler: pure mathematics on arrays."""
