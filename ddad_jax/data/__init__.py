@@ -1,0 +1,43 @@
+"""Where images, masks and labels lie, and how they become batches."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddad_jax.data.elpv import elpv
+from ddad_jax.data.folder import folder
+from ddad_jax.data.mvtec import mvtec
+from ddad_jax.data.sample import Source
+from ddad_jax.errors import UserError
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "elpv": elpv,
+    "folder": folder,
+    "mvtec": mvtec,
+}
+
+
+def build_source(name: str, root: str | Path, category: str, **settings: Any) -> Source:
+    """The data set called `name` in the settings.
+
+    Args:
+        name: one of `SOURCES`.
+        root: where its files lie; "" where it needs none.
+        category: the product; "" where it has but one.
+        **settings: the source's own, as its function documents them.
+
+    Raises:
+        UserError: no such source or setting, or the data are not as expected.
+    """
+    if name not in SOURCES:
+        raise UserError(f"data.source: '{name}' is not one of {', '.join(sorted(SOURCES))}")
+    build = SOURCES[name]
+    known = [p for p in inspect.signature(build).parameters if p not in ("root", "category")]
+    for setting in settings:
+        if setting not in known:
+            raise UserError(
+                f"data.{setting}: source '{name}' has no such setting; it has "
+                f"{', '.join(known) or 'none of its own'}"
+            )
+    return build(root=root, category=category, **settings)

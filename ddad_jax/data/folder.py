@@ -1,0 +1,126 @@
+"""Own data: a folder of good images, and whatever else there is.
+
+<root>/*                         good images, to learn from
+<test>/<good, ok or normal>/*    good images to test on
+<test>/<any other name>/*        images with that defect
+<test>/*                         images of which nothing is known
+<masks>[/<defect>]/<stem>[_mask].png
+"""
+
+from pathlib import Path
+
+from ddad_jax.data.files import (
+    GOOD_NAMES,
+    FileSource,
+    find_images,
+    find_mask,
+    group_of,
+    require_folder,
+    require_images,
+    require_root,
+    subfolders,
+)
+from ddad_jax.data.read import FULL_RANGE
+from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
+from ddad_jax.errors import UserError
+
+
+def folder(
+    root: str | Path,
+    category: str = "",
+    test: str | Path = "",
+    masks: str | Path = "",
+    recursive: bool = False,
+    group_pattern: str = "",
+    mask_rule: str = "auto",
+    white_level: int = FULL_RANGE,
+) -> FileSource:
+    """A plain folder of good images, with test images and masks if there are any.
+
+    Args:
+        root: the folder of good images.
+        category: what the images show; names the results.
+        test: the folder of test images; "" if there are none.
+        masks: the folder of masks of the defective test images; "" if there are none. Images
+            without a mask there take part in image metrics alone.
+        recursive: also take the images in folders below `root`.
+        group_pattern: finds in a file name which part the image shows; see `files.group_of`.
+        mask_rule: how masks are read; see `read`.
+        white_level: the value of 16-bit grey images that stands for white.
+
+    Raises:
+        UserError: a folder is missing or empty, or no mask belongs to any image.
+    """
+    root = require_root(root)
+    hint = "Put the good images there, or set data.recursive=True to look below it."
+    if (root / "train").is_dir():
+        hint = "For a data set in the layout of MVTec AD use --config=configs/mvtec.py."
+    samples = [
+        Sample(
+            name=f"train/{path.relative_to(root).as_posix()}",
+            label=NORMAL,
+            defect="good",
+            split="train",
+            category=category,
+            group=group_of(path, group_pattern),
+            image=path,
+        )
+        for path in require_images(root, "data.root", hint, recursive)
+    ]
+    if str(test):
+        samples += _test_samples(Path(test), str(masks), category, group_pattern)
+    elif str(masks):
+        raise UserError("data.masks: is set, but data.test is not; set it to the images they mark")
+    return FileSource(category, tuple(samples), mask_rule, white_level)
+
+
+def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RANGE) -> FileSource:
+    """One image, or a folder of images, to predict on: labels are unknown, the split is "test"."""
+    path = Path(path)
+    if path.is_file():
+        home, paths = path.parent, [path]
+    else:
+        home, paths = path, require_images(path, "input", "Name an image or a folder of images.")
+    samples = tuple(
+        _unknown(image.relative_to(home).as_posix(), image, category) for image in paths
+    )
+    return FileSource(category, samples, white_level=white_level)
+
+
+def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> list[Sample]:
+    require_folder(test, "data.test", "Leave it empty if there are no test images.")
+    if masks:
+        require_folder(Path(masks), "data.masks", "Leave it empty if there are no masks.")
+    samples = [_unknown(f"test/{path.name}", path, category) for path in find_images(test)]
+    for kind in subfolders(test):
+        is_good = kind.name.lower() in GOOD_NAMES
+        for path in find_images(kind):
+            mask = None
+            if masks and not is_good:
+                mask = find_mask(Path(masks) / kind.name, path) or find_mask(Path(masks), path)
+            samples.append(
+                Sample(
+                    name=f"test/{kind.name}/{path.name}",
+                    label=NORMAL if is_good else ANOMALOUS,
+                    defect="good" if is_good else kind.name,
+                    split="test",
+                    category=category,
+                    group=group_of(path, group_pattern),
+                    image=path,
+                    mask=mask,
+                )
+            )
+    if not samples:
+        raise UserError(f"data.test: '{test}' holds no images, neither directly nor one level down")
+    if masks and all(sample.mask is None for sample in samples):
+        raise UserError(
+            f"data.masks: '{masks}' holds no mask of any image in '{test}' "
+            "(looked for [<defect>/]<stem>.png and [<defect>/]<stem>_mask.png)"
+        )
+    return samples
+
+
+def _unknown(name: str, path: Path, category: str) -> Sample:
+    return Sample(
+        name=name, label=UNKNOWN, defect="unknown", split="test", category=category, image=path
+    )

@@ -1,0 +1,80 @@
+"""How an image of any size becomes a square one, and how a map finds its way back.
+
+- "stretch": both sides are scaled to the square, as published;
+- "pad": the longer side is scaled to the square, the rest repeats the edge on both sides;
+- "crop": the shorter side is scaled to the square, the ends of the longer are cut off.
+
+Masks go the same way and are binarised at 0.5 afterwards.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from ddad_jax.errors import UserError
+
+RESIZE_MODES = ("stretch", "pad", "crop")
+
+
+def fit_image(
+    image: UInt8[np.ndarray, "h w 3"], size: int, mode: str
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Scales an image to `size` pixels square, bilinearly and without aliasing."""
+    left, top, width, height = _placement(image.shape[1], image.shape[0], size, mode)
+    scaled = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return _place(scaled, left, top, size, mode="edge")
+
+
+def fit_mask(mask: Bool[np.ndarray, "h w"], size: int, mode: str) -> Bool[np.ndarray, "size size"]:
+    """Scales a mask as `fit_image` scales its image; True where at least half is defect."""
+    left, top, width, height = _placement(mask.shape[1], mask.shape[0], size, mode)
+    share = Image.fromarray(mask.astype(np.float32))
+    scaled = np.asarray(share.resize((width, height), Image.Resampling.BILINEAR))
+    return _place(scaled >= 0.5, left, top, size, mode="constant")
+
+
+def restore_map(
+    anomaly_map: Float[np.ndarray, "size size"], height: int, width: int, mode: str
+) -> Float[np.ndarray, "height width"]:
+    """Scales a map of the square back onto its original image.
+
+    What "crop" cut off was never looked at and gets the map's smallest value.
+    """
+    size = anomaly_map.shape[0]
+    left, top, scaled_width, scaled_height = _placement(width, height, size, mode)
+    onto = np.full((scaled_height, scaled_width), anomaly_map.min(), np.float32)
+    rows, columns = _overlap(top, scaled_height, size), _overlap(left, scaled_width, size)
+    onto[rows[1], columns[1]] = anomaly_map[rows[0], columns[0]]
+    restored = Image.fromarray(onto).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(restored)
+
+
+def check_resize(mode: str) -> None:
+    """Raises UserError unless `mode` is one of `RESIZE_MODES`."""
+    if mode not in RESIZE_MODES:
+        raise UserError(f"data.resize: '{mode}' is not one of {', '.join(RESIZE_MODES)}")
+
+
+def _placement(width: int, height: int, size: int, mode: str) -> tuple[int, int, int, int]:
+    """Where the scaled image lies in the square: left, top (negative if cut), width, height."""
+    if mode == "stretch":
+        return 0, 0, size, size
+    scale = size / (max(width, height) if mode == "pad" else min(width, height))
+    scaled_width, scaled_height = (max(1, round(side * scale)) for side in (width, height))
+    return (size - scaled_width) // 2, (size - scaled_height) // 2, scaled_width, scaled_height
+
+
+def _overlap(start: int, length: int, size: int) -> tuple[slice, slice]:
+    """The part of a side that both hold: in the square, and in the scaled image."""
+    low, high = max(start, 0), min(start + length, size)
+    return slice(low, high), slice(low - start, high - start)
+
+
+def _place(scaled: np.ndarray, left: int, top: int, size: int, mode: str) -> np.ndarray:
+    height, width = scaled.shape[:2]
+    rows, columns = _overlap(top, height, size), _overlap(left, width, size)
+    margins = [
+        (rows[0].start, size - rows[0].stop),
+        (columns[0].start, size - columns[0].stop),
+    ] + [(0, 0)] * (scaled.ndim - 2)
+    return np.pad(scaled[rows[1], columns[1]], margins, mode=mode)

@@ -1,0 +1,56 @@
+"""What every data set is made of: samples, and a source that can read them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set, and what is known of it.
+
+    Attributes:
+        name: unique in its source: the path below the root, with forward slashes.
+        label: 0 normal, 1 anomalous, -1 unknown.
+        defect: "good", "unknown", or the name of the defect type.
+        split: "train" or "test".
+        category: which product the image shows; "" where a data set has but one.
+        group: images of one part share it, so that no split divides them; None: a part of its own.
+        image: the image file; None where the source generates or unpacks it.
+        mask: the file that marks the defect; None where there is none.
+    """
+
+    name: str
+    label: int
+    defect: str
+    split: str
+    category: str
+    group: str | None = None
+    image: Path | None = None
+    mask: Path | None = None
+
+
+class Source(Protocol):
+    """A data set: its samples in a fixed order, and how to read them."""
+
+    @property
+    def category(self) -> str:
+        """The product shown, as the user named it."""
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Every sample, train before test, sorted by name within."""
+
+    def read_image(self, sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
+        """Decodes the image to RGB; raises UserError where it cannot be read."""
+
+    def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
+        """The defect's pixels; None where no mask is known (a normal image needs none)."""
+
+    def digest(self, sample: Sample) -> str:
+        """Changes whenever what `read_image` or `read_mask` return may change."""
