@@ -80,15 +80,8 @@ def _blurring(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
     return weights
 
 
-def min_max_normalise(
-    maps: Float[Array, "b h w"], low: Float[Array, ""], high: Float[Array, ""]
+def normalise(
+    maps: Float[Array, "b h w"], location: Float[Array, ""], scale: Float[Array, ""]
 ) -> Float[Array, "b h w"]:
-    """(m - low) / (high - low): 0 at the lowest and 1 at the highest of the reference maps."""
-    return (maps - low) / jnp.maximum(high - low, jnp.finfo(maps.dtype).tiny)
-
-
-def combine(
-    latent: Float[Array, "b h w"], feature: Float[Array, "b h w"], latent_weight: float
-) -> Float[Array, "b h w"]:
-    """λ·latent + (1 - λ)·feature, λ = 0.85 in the paper (method, section 1.6)."""
-    return latent_weight * latent + (1.0 - latent_weight) * feature
+    """(m - location) / scale; the paper takes the minimum and the range over the test set."""
+    return (maps - location) / scale

@@ -1,0 +1,117 @@
+"""Every setting there is, at the published values; other configs start from here.
+
+Lists below are in the order in which data meets them. `--config.section.name=value` overrides any.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    # Compute type of the networks: "float32" or "bfloat16"; parameters are always float32.
+    config.dtype = "float32"
+
+    config.data = ConfigDict()
+    config.data.source = "mvtec"
+    config.data.root = ""
+    # Empty: every category under the root, one after the other, each in a folder of its own.
+    config.data.category = ""
+    config.data.size = 256
+    # "stretch", "pad" or "crop" to a square.
+    config.data.resize = "stretch"
+    # "error", or "skip" with a warning, for a training or test image that cannot be read.
+    config.data.on_unreadable = "error"
+    # Share of the normal training images kept from all training, for calibration.
+    config.data.heldout_fraction = 0.1
+    # Empty: in the working directory.
+    config.data.cache = ""
+    # Settings of the source's own.
+    config.data.settings = ConfigDict()
+
+    config.diffusion = ConfigDict()
+    config.diffusion.beta_start = 0.0015
+    config.diffusion.beta_end = 0.0195
+    config.diffusion.num_timesteps = 1000
+
+    config.autoencoder = ConfigDict()
+    config.autoencoder.name = "kl"
+    config.autoencoder.network = ConfigDict()
+    # Weights by name or path; empty: trained from scratch.
+    config.autoencoder.weights = ""
+    # z = scale · E(x); 0: each channel is brought to mean 0 and deviation 1 on the training images.
+    config.autoencoder.latent_scale = 0.18215
+    config.autoencoder.feature_weight = 1.0
+    config.autoencoder.latent_weight = 1e-6
+    config.autoencoder.training = training_settings(steps=20_000, batch_size=16)
+
+    config.denoiser = ConfigDict()
+    config.denoiser.network = ConfigDict()
+    config.denoiser.weights = ""
+    # Training timesteps are drawn below this; 0: from the whole schedule.
+    config.denoiser.max_timestep = 0
+    # What it outputs: "noise", "velocity" or "latent".
+    config.denoiser.prediction = "noise"
+    # "plain" or "min_snr".
+    config.denoiser.weighting = "plain"
+    config.denoiser.training = training_settings(steps=3_000, batch_size=30)
+
+    config.extractor = ConfigDict()
+    config.extractor.name = "resnet34"
+    config.extractor.network = ConfigDict()
+    config.extractor.weights = "resnet34"
+    # Adaptation; 0 steps leave the extractor as it is.
+    config.extractor.distillation_weight = 0.0
+    config.extractor.training = training_settings(steps=0, batch_size=16)
+
+    # As `ddad_jax.detection.detector.Settings` documents them.
+    config.detection = ConfigDict()
+    config.detection.noise_level = "dynamic"
+    config.detection.max_noise_level = 80
+    config.detection.num_bins = 10
+    config.detection.min_bin = 2
+    config.detection.bin_spacing = "equidistant"
+    config.detection.num_neighbours = 20
+    config.detection.metric = "l1"
+    config.detection.leave_one_out = True
+    config.detection.knn_stage = 2
+    config.detection.start = "scaled"
+    config.detection.num_steps = 10
+    config.detection.conditioning_weight = 4.0
+    config.detection.stochasticity = 0.0
+    config.detection.feature_stages = (2, 3)
+    config.detection.feature_pooling = 1
+    config.detection.latent_weight = 0.85
+    config.detection.blur = 4.0
+    config.detection.scoring = "fused"
+    config.detection.patch_stages = (2, 3)
+    config.detection.patch_weight = 0.75
+
+    # As `ddad_jax.detection.build.BuildSettings` documents them.
+    config.build = ConfigDict()
+    config.build.patch_bank_size = 8192
+    config.build.patch_candidates = 65536
+    config.build.false_alarm_rate = 0.01
+    config.build.batch_size = 16
+
+    # Devices that share a batch; -1: all.
+    config.mesh = ConfigDict()
+    config.mesh.data = -1
+    return config.lock()
+
+
+def training_settings(steps: int, batch_size: int) -> ConfigDict:
+    """As `ddad_jax.training.state.TrainSettings` documents them."""
+    settings = ConfigDict()
+    settings.steps = steps
+    settings.batch_size = batch_size
+    settings.learning_rate = 1e-4
+    settings.schedule = "constant"
+    settings.warmup_steps = 0
+    settings.weight_decay = 0.01
+    settings.clip_norm = 1.0
+    settings.ema_decay = 0.0
+    settings.checkpoint_every = 200
+    settings.log_every = 20
+    settings.max_skipped = 10
+    return settings

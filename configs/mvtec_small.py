@@ -1,0 +1,31 @@
+"""MVTec AD on one CPU machine: small pretrained autoencoder and extractor, a small denoiser.
+
+    python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
+        --config.data.root=<MVTec AD> --config.data.category=bottle \
+        --config.autoencoder.weights=<folder with taef2_encoder.pth and taef2_decoder.pth>
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.autoencoder.name = "tiny"
+    config.autoencoder.network = ConfigDict({"latent_channels": 32})
+    config.autoencoder.weights = "taef2"
+    config.autoencoder.latent_scale = 0.0
+
+    config.denoiser.network = ConfigDict(
+        {"base_channels": 64, "channel_multipliers": (1, 2, 2, 4), "attention_resolutions": (16, 8)}
+    )
+    config.denoiser.training.steps = 580
+    config.denoiser.training.learning_rate = 3e-4
+    config.denoiser.training.schedule = "cosine"
+    config.denoiser.training.warmup_steps = 20
+    config.denoiser.training.ema_decay = 0.99
+
+    config.extractor.name = "efficientnet_lite0"
+    config.extractor.weights = "efficientnet_lite0"
+    return config

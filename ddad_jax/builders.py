@@ -1,0 +1,115 @@
+"""From a config to the objects of the rooms; the only place that knows both."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddad_jax import data
+from ddad_jax.data.sample import Source
+from ddad_jax.detection.build import BuildSettings
+from ddad_jax.detection.detector import Networks, Settings
+from ddad_jax.detection.networks import build_networks
+from ddad_jax.errors import UserError
+from ddad_jax.training.state import TrainSettings
+
+# What an artifact needs to build the networks again.
+Description = dict[str, Any]
+
+
+def source(config: ConfigDict, category: str) -> Source:
+    """The data set of one category."""
+    return data.build_source(
+        config.data.source, config.data.root, category, **config.data.settings
+    )
+
+
+def describe_networks(config: ConfigDict) -> Description:
+    """The arguments of `build_networks`, serialisable."""
+    return {
+        "autoencoder": _named(config.autoencoder),
+        "denoiser": {"network": config.denoiser.network.to_dict()},
+        "extractor": _named(config.extractor),
+        "image_size": config.data.size,
+        "dtype": config.dtype,
+    }
+
+
+def _named(section: ConfigDict) -> dict[str, Any]:
+    return {"name": section.name, "network": section.network.to_dict()}
+
+
+def networks(config: ConfigDict) -> Networks:
+    """The modules, without parameters."""
+    return build_networks(**describe_networks(config))
+
+
+def detection_settings(config: ConfigDict) -> Settings:
+    """The detector's settings, checked against each other.
+
+    Raises:
+      UserError: naming the setting that cannot be.
+    """
+    choices = config.detection.to_dict()
+    settings = Settings(
+        image_size=config.data.size, prediction=config.denoiser.prediction, **choices
+    )
+    _require_choice("dtype", config.dtype, ("float32", "bfloat16"))
+    _require_choice("denoiser.prediction", settings.prediction, ("noise", "velocity", "latent"))
+    _require_choice("detection.noise_level", settings.noise_level, ("dynamic", "static"))
+    _require_choice("detection.bin_spacing", settings.bin_spacing, ("equidistant", "quantile"))
+    _require_choice("detection.metric", settings.metric, ("l1", "l2"))
+    _require_choice("detection.start", settings.start, ("scaled", "noised"))
+    _require_choice("detection.scoring", settings.scoring, ("fused", "paper"))
+    for name in ("latent_weight", "patch_weight", "stochasticity"):
+        _require_range(f"detection.{name}", choices[name], 0, 1)
+    _require_range("detection.min_bin", settings.min_bin, 1, settings.num_bins)
+    timesteps = config.diffusion.num_timesteps
+    _require_range("detection.max_noise_level", settings.max_noise_level, 1, timesteps - 1)
+    if settings.max_noise_level % settings.num_steps:
+        raise UserError(
+            f"detection.max_noise_level: {settings.max_noise_level} is no multiple of "
+            f"detection.num_steps, {settings.num_steps}; each step spans the same timesteps"
+        )
+    for name in ("feature_stages", "patch_stages"):
+        if not choices[name] or not set(choices[name]) <= {1, 2, 3}:
+            raise UserError(f"detection.{name}: {choices[name]} must be some of the stages 1, 2, 3")
+    _require_choice("detection.knn_stage", settings.knn_stage, (1, 2, 3))
+    return settings
+
+
+def build_settings(config: ConfigDict) -> BuildSettings:
+    """How banks and calibration are made."""
+    settings = BuildSettings(**config.build)
+    if not 0 < settings.false_alarm_rate < 1:
+        raise UserError(
+            f"build.false_alarm_rate: {settings.false_alarm_rate} must lie between 0 and 1"
+        )
+    for name in ("patch_bank_size", "patch_candidates", "batch_size"):
+        _require_range(f"build.{name}", getattr(settings, name), 1, 1 << 40)
+    return settings
+
+
+def train_settings(config: ConfigDict, network: str) -> TrainSettings:
+    """How "autoencoder", "denoiser" or "extractor" is trained."""
+    settings = TrainSettings(**config[network].training)
+    _require_choice(f"{network}.training.schedule", settings.schedule, ("constant", "cosine"))
+    for name in ("batch_size", "checkpoint_every", "log_every", "max_skipped"):
+        _require_range(f"{network}.training.{name}", getattr(settings, name), 1, 1 << 40)
+    return settings
+
+
+def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(str(choice) for choice in choices)
+        raise UserError(f"{name}: '{value}' is not one of {listed}")
+
+
+def _require_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{name}: {value} must be at least {low} and at most {high}")
+
+
+def cache_folder(config: ConfigDict, workdir: Path) -> Path:
+    """Where decoded images are kept."""
+    return Path(config.data.cache) if config.data.cache else workdir / "cache"

@@ -1,0 +1,1 @@
+"""A detector outside training: stored, loaded, served."""

@@ -1,0 +1,56 @@
+"""Calibration on held-out normal images: common scales, a threshold, and nothing from the test set.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ddad_jax.detection.detector import Calibration, Evidence, Settings, score_evidence
+
+EULER_GAMMA = 0.5772156649015329
+
+
+def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -> Calibration:
+    """Location and scale of each kind of evidence, and the threshold, from normal images.
+
+    A map's location is its median over pixels, its scale the median over images of the peak above
+    that: calibrated evidence of a typical normal image peaks at 1, whatever its kind.
+
+    Args:
+      evidence: of normal images that no network or bank was fitted to.
+      settings: the detector's.
+      false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
+    """
+    location = {kind: jnp.median(maps) for kind, maps in evidence.maps.items()}
+    scale = {
+        kind: jnp.maximum(jnp.median(maps.max((1, 2))) - location[kind], 1e-12)
+        for kind, maps in evidence.maps.items()
+    }
+    unit = jnp.float32(1.0)
+    provisional = Calibration(location, scale, threshold=unit, spread=unit)
+    _, scores = score_evidence(evidence, provisional, settings)
+    threshold, spread = fit_threshold(np.asarray(scores, np.float64), false_alarm_rate)
+    return provisional.replace(threshold=jnp.float32(threshold), spread=jnp.float32(spread))
+
+
+def fit_threshold(
+    scores: Float[np.ndarray, " n"], false_alarm_rate: float
+) -> tuple[float, float]:
+    """The score that normal images exceed at the given rate, and the scale of their scores.
+
+    With at least 1 / rate scores it is the conformal quantile, which holds whatever their
+    distribution. With fewer it is the tail of a Gumbel distribution, that of maxima, fitted by
+    moments (an image's score is the maximum of its map).
+
+    Args:
+      scores: of held-out normal images.
+      false_alarm_rate: in (0, 1).
+    """
+    spread = max(float(scores.std(ddof=1)) * math.sqrt(6) / math.pi, 1e-6)
+    rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate))
+    if rank <= len(scores):
+        return float(np.sort(scores)[rank - 1]), spread
+    mode = float(scores.mean()) - EULER_GAMMA * spread
+    return mode - spread * math.log(-math.log1p(-false_alarm_rate)), spread

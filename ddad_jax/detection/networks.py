@@ -1,0 +1,49 @@
+"""The networks of a detector, from what a config or an artifact says of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddad_jax import models
+from ddad_jax.detection.detector import Networks
+
+
+def build_networks(
+    autoencoder: Mapping[str, Any],
+    denoiser: Mapping[str, Any],
+    extractor: Mapping[str, Any],
+    *,
+    image_size: int,
+    dtype: str,
+) -> Networks:
+    """Builds the modules; no parameters are made.
+
+    Args:
+      autoencoder: its registered "name" and the settings of its "network".
+      denoiser: the settings of its "network"; channels and size follow from the autoencoder.
+      extractor: its registered "name" and the settings of its "network".
+      image_size: height and width of the images in pixels.
+      dtype: the compute type, "float32" or "bfloat16".
+
+    Raises:
+      UserError: naming the setting that no network has, or that does not fit.
+    """
+    coder = models.build_autoencoder(
+        autoencoder["name"], dtype=dtype, **_hashable(autoencoder["network"])
+    )
+    channels = coder.latent_channels
+    unet = models.build_denoiser(
+        sample_size=image_size // coder.downsampling,
+        in_channels=channels,
+        out_channels=channels,
+        dtype=dtype,
+        **_hashable(denoiser["network"]),
+    )
+    features = models.build_extractor(
+        extractor["name"], dtype=dtype, **_hashable(extractor["network"])
+    )
+    return Networks(coder, unet, features)
+
+
+def _hashable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, which JSON makes of tuples, as tuples again: a module is a static argument of jit."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}

@@ -1,0 +1,97 @@
+"""The command line: `python -m ddad_jax.main --config=configs/<name>.py --workdir=<folder>`."""
+
+import difflib
+import re
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ddad_jax import workflow
+from ddad_jax.errors import Interrupted, UserError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 75
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
+MODE = flags.DEFINE_enum(
+    "mode",
+    "fit",
+    list(workflow.MODES),
+    "fit: all of it; train: autoencoder and denoiser; adapt: also the extractor; evaluate: score "
+    "the test images; predict: score the images of --images.",
+)
+IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the chosen mode and turns the ways it may end into exit codes."""
+    if len(argv) > 1:
+        raise UserError(f"'{argv[1]}' is no flag; every setting is given as --config.name=value")
+    if CONFIG.value is None:
+        raise UserError("--config is missing; choose a file, such as --config=configs/demo.py")
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing; name the folder that the run may write to")
+    workdir = _writable(Path(WORKDIR.value))
+    _log_to(workdir / "log.txt")
+    jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compilation_cache"))
+    logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
+    workflow.run(MODE.value, CONFIG.value, workdir, images=IMAGES.value)
+
+
+def _writable(workdir: Path) -> Path:
+    probe = workdir / ".writable"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    return workdir
+
+
+def _log_to(path: Path) -> None:
+    """Copies the log, which goes to standard error, into a file."""
+    import logging as standard_logging
+
+    handler = standard_logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.PythonFormatter())
+    logging.get_absl_logger().addHandler(handler)
+    logging.set_verbosity(logging.INFO)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake becomes one line that says what to do."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error)) from error
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+    return f"--{error.flagname}: no such setting" + (f"; did you mean --{near[0]}?" if near else "")
+
+
+def run(argv: list[str]) -> int:
+    """The whole program; returns its exit code."""
+    try:
+        main(_parse_flags(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv))

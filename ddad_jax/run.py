@@ -1,0 +1,271 @@
+"""One run of one category: its stages, each continued where it was left and skipped when done."""
+
+import hashlib
+import json
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from ddad_jax import builders, pretrained
+from ddad_jax.data.loader import training_batches
+from ddad_jax.data.prepare import ImageSet, prepare
+from ddad_jax.data.split import split_normals
+from ddad_jax.deploy.artifact import load_detector, save_detector
+from ddad_jax.detection import detector as detection
+from ddad_jax.detection.batching import batched
+from ddad_jax.detection.build import build_detector
+from ddad_jax.detection.detector import Detector, Variables
+from ddad_jax.diffusion import schedule
+from ddad_jax.errors import UserError
+from ddad_jax.training import mesh as meshes
+from ddad_jax.training.adaptation import adaptation_loss
+from ddad_jax.training.autoencoder import autoencoder_loss
+from ddad_jax.training.denoiser import denoiser_loss
+from ddad_jax.training.loop import train
+
+# Sections whose change makes a half-finished run another run.
+TRAINED_BY = ("seed", "data", "diffusion", "autoencoder", "denoiser", "extractor")
+
+
+class Run:
+    """The stages from images to a fitted detector; every property is computed once, on demand."""
+
+    def __init__(self, config: ConfigDict, category: str, workdir: Path):
+        """Checks every setting that can be checked without computing.
+
+        Raises:
+          UserError: naming the setting.
+        """
+        self.config = config
+        self.workdir = workdir
+        self.networks = builders.networks(config)
+        self.settings = builders.detection_settings(config)
+        self.build = builders.build_settings(config)
+        self.train_settings = {
+            network: builders.train_settings(config, network)
+            for network in ("autoencoder", "denoiser", "extractor")
+        }
+        self._source = builders.source(config, category)
+        self._mesh = meshes.make_mesh(config.mesh.data)
+        self._check_same_run()
+
+    def _check_same_run(self) -> None:
+        path = self.workdir / "config.json"
+        resolved = json.loads(self.config.to_json_best_effort())
+        if path.exists():
+            begun = json.loads(path.read_text())
+            changed = [name for name in TRAINED_BY if begun.get(name) != resolved[name]]
+            if changed and any(self.workdir.glob("*/checkpoints/*")):
+                setting, before, now = _first_difference(begun, resolved, changed)
+                raise UserError(
+                    f"--workdir={self.workdir}: holds a run with {setting} = {before}, but now it "
+                    f"is {now}; choose another --workdir, or the setting it was begun with"
+                )
+        path.write_text(json.dumps(resolved, indent=2) + "\n")
+
+    @cached_property
+    def images(self) -> dict[str, ImageSet]:
+        """The decoded images, "train" and "test"."""
+        data = self.config.data
+        cache = builders.cache_folder(self.config, self.workdir)
+        return prepare(self._source, data.size, cache, data.resize, data.on_unreadable)
+
+    @cached_property
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        samples = self.images["train"].samples
+        return split_normals(samples, self.config.data.heldout_fraction, self.config.seed)
+
+    @cached_property
+    def train_images(self) -> UInt8[np.ndarray, "n h w 3"]:
+        """Normal images that networks are trained on and banks are made of."""
+        return self.images["train"].images[self._split[0]]
+
+    @cached_property
+    def heldout_images(self) -> UInt8[np.ndarray, "m h w 3"]:
+        """Normal images that only the calibration sees."""
+        return self.images["train"].images[self._split[1]]
+
+    @cached_property
+    def alpha_bar(self) -> Float[Array, " table"]:
+        """The noise schedule."""
+        d = self.config.diffusion
+        return jnp.asarray(schedule.linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps))
+
+    @cached_property
+    def _pretrained_extractor(self) -> Variables:
+        return pretrained.load(self.config.extractor.weights, self.networks.extractor)
+
+    @cached_property
+    def autoencoder(self) -> Variables:
+        """The autoencoder, pretrained or trained here."""
+        settings, network = self.config.autoencoder, self.networks.autoencoder
+        if settings.weights:
+            return pretrained.load(settings.weights, network)
+        loss = autoencoder_loss(
+            network,
+            self.networks.extractor,
+            feature_weight=settings.feature_weight,
+            latent_weight=settings.latent_weight,
+        )
+        sample = jnp.zeros((1, *self.train_images.shape[1:]))
+        start = network.init(jax.random.key(self.config.seed), sample)
+        params = self._train(
+            "autoencoder",
+            loss,
+            start["params"],
+            {"extractor": self._pretrained_extractor},
+            {"image": self.train_images},
+        )
+        return {"params": params}
+
+    @cached_property
+    def _raw_latents(self) -> Float[np.ndarray, "n h w c"]:
+        network = self.networks.autoencoder
+
+        @jax.jit
+        def encode(variables, images):
+            pixels = detection.to_network_range(images, self.settings.image_size)
+            return network.apply(variables, pixels, method="encode").astype(jnp.float32)
+
+        function = partial(encode, self.autoencoder)
+        parts = batched(function, self.train_images, self.build.batch_size, "encode")
+        return np.concatenate(list(parts))
+
+    @cached_property
+    def latent_scaling(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """Shift and scale per channel: the configured scale, or mean 0 and deviation 1."""
+        channels = self.networks.autoencoder.latent_channels
+        scale = self.config.autoencoder.latent_scale
+        if scale:
+            return jnp.zeros(channels), jnp.full(channels, scale, jnp.float32)
+        mean = self._raw_latents.mean((0, 1, 2))
+        deviation = self._raw_latents.std((0, 1, 2))
+        return jnp.asarray(mean), jnp.asarray(1.0 / np.maximum(deviation, 1e-6))
+
+    @cached_property
+    def denoiser(self) -> Variables:
+        """The denoiser, pretrained or trained here."""
+        settings, network = self.config.denoiser, self.networks.denoiser
+        if settings.weights:
+            return pretrained.load(settings.weights, network)
+        shift, scale = (np.asarray(part) for part in self.latent_scaling)
+        latents = (self._raw_latents - shift) * scale
+        start = network.init(
+            jax.random.key(self.config.seed), jnp.asarray(latents[:1]), jnp.zeros(1, jnp.int32)
+        )
+        loss = denoiser_loss(
+            network,
+            max_timestep=settings.max_timestep or self.config.diffusion.num_timesteps,
+            prediction=settings.prediction,
+            weighting=settings.weighting,
+        )
+        params = self._train(
+            "denoiser",
+            loss,
+            start["params"],
+            {"alpha_bar": self.alpha_bar},
+            {"latent": latents},
+        )
+        return {"params": params}
+
+    @cached_property
+    def extractor(self) -> Variables:
+        """The extractor, adapted to the domain where it is trained at all."""
+        if self.train_settings["extractor"].steps == 0:
+            return self._pretrained_extractor
+        loss = adaptation_loss(
+            self.networks,
+            self.settings,
+            distillation_weight=self.config.extractor.distillation_weight,
+        )
+        shift, scale = self.latent_scaling
+        frozen = {
+            "autoencoder": self.autoencoder,
+            "denoiser": self.denoiser,
+            "extractor": self._pretrained_extractor,
+            "latent_shift": shift,
+            "latent_scale": scale,
+            "alpha_bar": self.alpha_bar,
+        }
+        params = self._train(
+            "extractor",
+            loss,
+            self._pretrained_extractor["params"],
+            frozen,
+            {"image": self.train_images},
+        )
+        return self._pretrained_extractor | {"params": params}
+
+    def _train(
+        self, network: str, loss: Any, params: Any, frozen: Any, arrays: dict[str, np.ndarray]
+    ) -> Any:
+        settings = self.train_settings[network]
+        batches = training_batches(arrays, settings.batch_size, self.config.seed)
+        return train(
+            loss,
+            flax.core.unfreeze(params),
+            frozen,
+            batches,
+            settings,
+            folder=self.workdir / network,
+            seed=self.config.seed,
+            mesh=self._mesh,
+        )
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The fitted detector: the stored one where it is of these settings, or built anew."""
+        path = self.workdir / "detector.safetensors"
+        fingerprint = self._fingerprint()
+        if path.exists():
+            stored = load_detector(path)
+            if stored.fingerprint == fingerprint:
+                logging.info("%s: is of these settings, used as it is", path)
+                return stored.detector
+        shift, scale = self.latent_scaling
+        built = build_detector(
+            self.networks,
+            self.settings,
+            self.build,
+            autoencoder=self.autoencoder,
+            denoiser=self.denoiser,
+            extractor=self.extractor,
+            latent_shift=shift,
+            latent_scale=scale,
+            alpha_bar=self.alpha_bar,
+            train_images=self.train_images,
+            heldout_images=self.heldout_images,
+            seed=self.config.seed,
+        )
+        save_detector(path, built, builders.describe_networks(self.config), fingerprint)
+        return built
+
+    def _fingerprint(self) -> str:
+        """Changes whenever a setting or an image that the detector depends on does."""
+        settings = json.loads(self.config.to_json_best_effort())
+        settings.pop("mesh")
+        samples = [sample.name for sample in self.images["train"].samples]
+        text = json.dumps([settings, samples], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _first_difference(before: Any, now: Any, names: list[str]) -> tuple[str, Any, Any]:
+    """The dotted name of a setting that differs, and its two values."""
+    for name in names:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+            if inner:
+                setting, *values = _first_difference(old, new, inner)
+                return f"{name}.{setting}", *values
+        elif old != new:
+            return name, old, new
+    raise ValueError("the settings are equal")

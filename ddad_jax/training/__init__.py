@@ -1,0 +1,1 @@
+"""Training: one loop on a device mesh, and the three objectives."""

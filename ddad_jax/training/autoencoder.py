@@ -1,0 +1,57 @@
+"""The autoencoder's objective: give the image back, with a latent of bounded size."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from ddad_jax.detection import anomaly_map, detector
+from ddad_jax.training.state import Loss, Metrics
+
+
+def autoencoder_loss(
+    autoencoder: nn.Module,
+    extractor: nn.Module,
+    *,
+    feature_weight: float,
+    latent_weight: float,
+) -> Loss:
+    """L1 of pixels + feature distance + regularisation of the latent.
+
+    An autoencoder with a `posterior` is trained as a variational one: its latent is sampled and
+    regularised by the KL divergence from N(0, I). Another's latent is kept small by its mean
+    square.
+
+    Args:
+      autoencoder: the network; its batch holds uint8 "image".
+      extractor: frozen features, whose variables are frozen["extractor"].
+      feature_weight: weight of Σ over stages of 1 - cos(φ_j(x), φ_j(x̂)).
+      latent_weight: weight of the latent's regularisation, per latent value.
+    """
+    variational = hasattr(autoencoder, "posterior")
+
+    def loss(
+        params: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        variables = {"params": params}
+        if variational:
+            mean, logvar = autoencoder.apply(variables, images, method="posterior")
+            regularisation = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
+            latent = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        else:
+            latent = autoencoder.apply(variables, images, method="encode")
+            regularisation = (latent**2).mean()
+        decoded = autoencoder.apply(variables, latent, method="decode").astype(jnp.float32)
+
+        pixel = jnp.abs(decoded - images).mean()
+        stages = zip(
+            detector.extract(extractor, frozen["extractor"], images),
+            detector.extract(extractor, frozen["extractor"], decoded),
+            strict=True,
+        )
+        feature = sum((1.0 - anomaly_map.cosine_similarity(a, b)).mean() for a, b in stages)
+        total = pixel + feature_weight * feature + latent_weight * regularisation
+        return total, {"pixel": pixel, "feature": feature, "latent": regularisation}
+
+    return loss

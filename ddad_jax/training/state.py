@@ -1,0 +1,128 @@
+"""What training changes: parameters, their average, the optimiser's state and the step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+Metrics = dict[str, Array]
+# (parameters, frozen variables, batch, key) -> (loss, metrics)
+Loss = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one network is trained.
+
+    Attributes:
+      steps: optimiser steps.
+      batch_size: images a step, over all devices.
+      learning_rate: the peak rate of AdamW.
+      schedule: "constant" after warm-up, or "cosine" down to 0 at the last step.
+      warmup_steps: steps over which the rate rises from 0.
+      weight_decay: AdamW's decoupled weight decay.
+      clip_norm: largest global norm of the gradient.
+      ema_decay: decay of the parameters' moving average, which is what training returns; 0 returns
+        the last parameters.
+      checkpoint_every: steps between checkpoints.
+      log_every: steps between written metrics.
+      max_skipped: non-finite steps in a row after which training stops.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    checkpoint_every: int = 200
+    log_every: int = 20
+    max_skipped: int = 10
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of one training, a pytree.
+
+    Attributes:
+      step: optimiser steps taken.
+      params: the parameters.
+      ema: their moving average.
+      optimiser: the state of optax.
+      skipped: non-finite steps in a row up to now.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    ema: PyTree
+    optimiser: PyTree
+    skipped: Int[Array, ""]
+
+
+def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
+    """AdamW behind a global-norm clip, with warm-up and the chosen schedule."""
+    if settings.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0 if settings.warmup_steps else settings.learning_rate,
+            settings.learning_rate,
+            settings.warmup_steps,
+            settings.steps,
+        )
+    elif settings.warmup_steps:
+        rate = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
+    else:
+        rate = settings.learning_rate
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(rate, weight_decay=settings.weight_decay),
+    )
+
+
+def initial_state(params: PyTree, optimiser: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    average = jax.tree.map(jnp.copy, params)
+    return TrainState(zero, params, average, optimiser.init(params), jnp.copy(zero))
+
+
+def make_step(
+    loss: Loss, optimiser: optax.GradientTransformation, ema_decay: float
+) -> Callable[[TrainState, PyTree, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]:
+    """One compiled optimiser step: (state, frozen, batch, run's key) -> (state, metrics).
+
+    A step whose loss or gradient is not finite changes nothing but the counters. The old state's
+    memory is given to the new one.
+    """
+
+    def step(
+        state: TrainState, frozen: PyTree, batch: PyTree, key: Any
+    ) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(key, state.step)
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, frozen, batch, step_key
+        )
+        norm = optax.global_norm(gradient)
+        updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # A short history averages over what there is, so that the start leaves no bias.
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = optax.incremental_update(params, state.ema, 1.0 - decay)
+
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, optimiser_state),
+            (state.params, state.ema, state.optimiser),
+        )
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        metrics = metrics | {"loss": value, "gradient_norm": norm, "skipped": skipped}
+        return TrainState(state.step + 1, *kept, skipped), metrics
+
+    return jax.jit(step, donate_argnums=0)

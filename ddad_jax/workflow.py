@@ -1,0 +1,116 @@
+"""What each mode of the command line does, for one category or for all."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from ddad_jax import builders
+from ddad_jax.data.categories import find_categories
+from ddad_jax.data.folder import unlabelled
+from ddad_jax.data.prepare import prepare
+from ddad_jax.deploy.artifact import load_detector
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.metrics import compute_metrics
+from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
+from ddad_jax.evaluation.predict import predict_images
+from ddad_jax.run import Run
+
+
+def _train(run: Run) -> None:
+    _ = run.denoiser
+
+
+def _adapt(run: Run) -> None:
+    _ = run.extractor
+
+
+def _evaluate(run: Run) -> None:
+    if not (run.workdir / "detector.safetensors").exists():
+        raise UserError(
+            f"--workdir={run.workdir}: holds no detector to evaluate; make one with --mode=fit"
+        )
+    _fit(run)
+
+
+def _fit(run: Run) -> None:
+    detector = run.detector
+    test = run.images["test"]
+    if len(test) == 0:
+        logging.info("no test images; the detector is fitted and ready for --mode=predict")
+        return
+    predictions = predict_images(detector, test, run.build.batch_size)
+    metrics = compute_metrics(predictions)
+    write_metrics(run.workdir, metrics)
+    write_scores(run.workdir, predictions)
+    write_pictures(run.workdir, predictions)
+    _report(metrics)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "fit": _fit,
+    "train": _train,
+    "adapt": _adapt,
+    "evaluate": _evaluate,
+}
+MODES = (*STAGES, "predict")
+
+
+def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> None:
+    """Carries out a mode.
+
+    Args:
+      mode: one of `MODES`.
+      config: the resolved config.
+      workdir: a writable folder; each of several categories gets a folder in it.
+      images: with "predict", a folder of images or one image.
+
+    Raises:
+      UserError: bad input, before any long work.
+      Interrupted: a signal, with the state saved.
+    """
+    if mode == "predict":
+        _predict(config, workdir, images)
+        return
+    chosen = config.data.category
+    categories = [chosen] if chosen else find_categories(config.data.source, config.data.root)
+    folders = [workdir / name if len(categories) > 1 else workdir for name in categories]
+    # Every category's data and settings are checked before the first is begun.
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    runs = [
+        Run(config, category, folder)
+        for category, folder in zip(categories, folders, strict=True)
+    ]
+    while runs:
+        # Each run is let go when it is done: its images and networks leave the memory.
+        STAGES[mode](runs.pop(0))
+
+
+def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
+    if not images:
+        raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
+    source = unlabelled(images)
+    stored = load_detector(workdir / "detector.safetensors")
+    output = workdir / "predictions"
+    cache = builders.cache_folder(config, workdir)
+    prepared = prepare(
+        source,
+        stored.detector.settings.image_size,
+        cache,
+        config.data.resize,
+        config.data.on_unreadable,
+    )
+    predictions = predict_images(stored.detector, prepared["test"], config.build.batch_size)
+    output.mkdir(exist_ok=True)
+    write_scores(output, predictions)
+    write_pictures(output, predictions)
+    anomalous = int(np.sum(predictions.decisions))
+    logging.info("%d of %d images are called anomalous; see %s", anomalous, len(source.samples), output)
+
+
+def _report(metrics: dict) -> None:
+    shown = ("image_auroc", "pixel_auroc", "aupro")
+    logging.info("  ".join(f"{name} {metrics[name]}" for name in shown))

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = (here / "ddad_jax" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="ddad_jax",
+    version=version,
+    description="Diffusion-based anomaly detection with a dynamic noise level, in JAX and Flax",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["ddad_jax", "ddad_jax.*"]),
+    include_package_data=True,
+    package_data={"ddad_jax": ["**/*.html", "**/*.css", "**/*.js"]},
+    install_requires=(here / "requirements.txt").read_text().split(),
+    extras_require={
+        "elpv": ["elpv-dataset>=1.0.0"],
+        "test": [
+            "beartype>=0.20",
+            "diffusers==0.42.0",
+            "elpv-dataset>=1.0.0",
+            "import-linter>=2.3",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "torch==2.13.0",
+        ],
+    },
+)
