@@ -9,12 +9,14 @@ from ddad_jax.data.elpv import elpv
 from ddad_jax.data.folder import folder
 from ddad_jax.data.mvtec import mvtec
 from ddad_jax.data.sample import Source
+from ddad_jax.data.synthetic import synthetic
 from ddad_jax.errors import UserError
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "elpv": elpv,
     "folder": folder,
     "mvtec": mvtec,
+    "synthetic": synthetic,
 }
 
 
