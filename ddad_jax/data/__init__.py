@@ -5,18 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddad_jax.data.elpv import elpv
-from ddad_jax.data.folder import folder
-from ddad_jax.data.mvtec import mvtec
+from ddad_jax.data.elpv import elpv_source
+from ddad_jax.data.folder import folder_source
+from ddad_jax.data.mvtec import mvtec_source
 from ddad_jax.data.sample import Source
-from ddad_jax.data.synthetic import synthetic
+from ddad_jax.data.synthetic import synthetic_source
 from ddad_jax.errors import UserError
 
 SOURCES: dict[str, Callable[..., Source]] = {
-    "elpv": elpv,
-    "folder": folder,
-    "mvtec": mvtec,
-    "synthetic": synthetic,
+    "elpv": elpv_source,
+    "folder": folder_source,
+    "mvtec": mvtec_source,
+    "synthetic": synthetic_source,
 }
 
 

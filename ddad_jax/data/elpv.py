@@ -18,7 +18,9 @@ CELL_TYPES = ("mono", "poly")
 _SPLIT_SEED = 0
 
 
-def elpv(root: str | Path = "", category: str = "", test_good_fraction: float = 0.25) -> FileSource:
+def elpv_source(
+    root: str | Path = "", category: str = "", test_good_fraction: float = 0.25
+) -> FileSource:
     """Solar cells, to learn from those with defect probability 0.
 
     Args:
@@ -40,10 +42,7 @@ def elpv(root: str | Path = "", category: str = "", test_good_fraction: float = 
         raise UserError(
             f"data.root: '{home}' holds no labels.csv; leave it empty to use elpv-dataset"
         )
-    with table.open(encoding="utf-8") as lines:
-        rows = [
-            (name, float(probability), kind) for name, probability, kind in map(str.split, lines)
-        ]
+    rows = _read_table(table)
     rows = sorted(row for row in rows if category in ("", row[2]))
     good = [name for name, probability, _ in rows if probability == 0]
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(good))
@@ -61,6 +60,20 @@ def elpv(root: str | Path = "", category: str = "", test_good_fraction: float = 
     ]
     samples.sort(key=lambda sample: (sample.split != "train", sample.name))
     return FileSource(category=category, samples=tuple(samples))
+
+
+def _read_table(table: Path) -> list[tuple[str, float, str]]:
+    """Image, defect probability and cell type of each line."""
+    rows = []
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            name, probability, kind = line.split()
+            rows.append((name, float(probability), kind))
+        except ValueError as error:
+            raise UserError(
+                f"{table}: line {number} is '{line}'; expected an image, a probability and a type"
+            ) from error
+    return rows
 
 
 def _package_folder() -> Path:

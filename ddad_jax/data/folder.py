@@ -25,7 +25,7 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
 from ddad_jax.errors import UserError
 
 
-def folder(
+def folder_source(
     root: str | Path,
     category: str = "",
     test: str | Path = "",

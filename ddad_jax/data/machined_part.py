@@ -21,13 +21,12 @@ CONNECTOR_PLACE, CONNECTOR_HALF = (0.0, 0.62), (0.26, 0.095)
 BOSS_RADIUS, GASKET_RADIUS, GASKET_HALF, BORE_RADIUS = 0.4, 0.27, 0.032, 0.15
 COUNTERBORE_RADIUS, BOLT_RADIUS = 0.155, 0.125
 DOWEL_RADIUS = 0.06
-# Centre and reach of everything that can be missing.
-COMPONENTS = {
-    **{f"bolt {i}": (place, BOLT_RADIUS) for i, place in enumerate(BOLT_PLACES)},
-    **{f"dowel {i}": (place, DOWEL_RADIUS) for i, place in enumerate(PIN_PLACES)},
-    "gasket": ((0.0, 0.0), GASKET_RADIUS + GASKET_HALF),
-    "connector": (CONNECTOR_PLACE, CONNECTOR_HALF[0]),
-}
+COMPONENTS = (
+    *(f"bolt {index}" for index in range(len(BOLT_PLACES))),
+    *(f"dowel {index}" for index in range(len(PIN_PLACES))),
+    "gasket",
+    "connector",
+)
 
 _MAT = colour(0.085, 0.09, 0.1)
 _ALUMINIUM = colour(0.58, 0.595, 0.61)
@@ -79,13 +78,13 @@ def draw_part(rng: np.random.Generator, size: int, variation: float) -> Part:
     return Part(
         pose=Pose(
             size=size,
-            angle=np.deg2rad(around(0, 4)),
-            shift=(around(0, 0.03), around(0, 0.03)),
-            scale=around(1, 0.02),
+            angle=np.deg2rad(around(0.0, 4.0)),
+            shift=(around(0.0, 0.03), around(0.0, 0.03)),
+            scale=around(1.0, 0.02),
         ),
-        light_angle=np.deg2rad(around(-125, 20)),
+        light_angle=np.deg2rad(around(-125.0, 20.0)),
         light_gradient=around(0.1, 0.06),
-        exposure=around(1, 0.08),
+        exposure=around(1.0, 0.08),
         vignette=around(0.12, 0.06),
         tint=1 + variation * rng.uniform(-0.015, 0.015, 3).astype(np.float32),
         noise=around(1.4, 0.5),
@@ -104,7 +103,7 @@ def paint_part(part: Part, missing: str | None = None) -> Board:
     light = (float(np.cos(towards)), float(np.sin(towards)))
     board = Board(paint, u, v, part.pose.pixel, light)
     _paint_plate(board, rng)
-    _paint_boss(board.at(part.pose, 0, 0, BOSS_RADIUS + 0.08), rng, missing != "gasket")
+    _paint_boss(board.at(part.pose, 0.0, 0.0, BOSS_RADIUS + 0.08), rng, missing != "gasket")
     for index, (place, angle) in enumerate(zip(BOLT_PLACES, part.hex_angles, strict=True)):
         window = board.at(part.pose, *place, COUNTERBORE_RADIUS + 0.03)
         _paint_bolt(window, angle, missing != f"bolt {index}")
@@ -229,10 +228,10 @@ def _paint_dowel(board: Board, present: bool) -> None:
 def _paint_connector(board: Board, present: bool) -> None:
     seat = box(board.u, board.v, CONNECTOR_HALF[0] + 0.02, CONNECTOR_HALF[1] + 0.02, 0.03)
     _sink(board, seat, _GROOVE * np.float32(0.85), 0.014)
-    pins = [np.float32(0.078 * step) for step in range(-2, 3)]
+    pins = [0.078 * step for step in range(-2, 3)]
     if not present:
         for pin in pins:
-            hole = disc(board.u - pin, board.v, 0.017)
+            hole = disc(board.u - np.float32(pin), board.v, 0.017)
             board.fill(_HOLE, board.cover(hole))
         return
     body = box(board.u, board.v, *CONNECTOR_HALF, 0.02)
@@ -241,7 +240,7 @@ def _paint_connector(board: Board, present: bool) -> None:
     well = box(board.u, board.v, CONNECTOR_HALF[0] - 0.04, CONNECTOR_HALF[1] - 0.035, 0.015)
     _sink(board, well, _HOLE, 0.01, depth=0.2)
     for pin in pins:
-        contact = box(board.u - pin, board.v, 0.02, 0.042, 0.008)
+        contact = box(board.u - np.float32(pin), board.v, 0.02, 0.042, 0.008)
         board.fill(_GOLD, board.cover(contact))
         board.bevel(contact, 0.012, 0.35)
 

@@ -20,7 +20,7 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
 
 
-def mvtec(
+def mvtec_source(
     root: str | Path, category: str, group_pattern: str = "", mask_rule: str = "auto"
 ) -> FileSource:
     """One category of a data set in the layout of MVTec AD.

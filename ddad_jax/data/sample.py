@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -35,6 +35,7 @@ class Sample:
     mask: Path | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set: its samples in a fixed order, and how to read them."""
 

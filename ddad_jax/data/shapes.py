@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 Field = Float[np.ndarray, "h w"]
 
@@ -157,11 +157,6 @@ def cloud(u: Field, v: Field, rng: np.random.Generator, grain: float, octaves: i
         scale = np.float32(2**octave / grain)
         total += _lookup(cells, u * scale, v * scale) * np.float32(1.5 / 2**octave)
     return total
-
-
-def inside(share: Field, least: float = 0.05) -> Bool[np.ndarray, "h w"]:
-    """Where a share counts as covered at all."""
-    return share > np.float32(least)
 
 
 def _lookup(cells: Float[np.ndarray, "n n"], x: Field, y: Field) -> Field:

@@ -42,7 +42,7 @@ def split_normals(
     order = np.random.default_rng(seed).permutation(len(parts))
     names = sorted(parts)
     shuffled = [parts[names[position]] for position in order]
-    wanted = round(fraction * len(samples))
+    wanted = min(round(fraction * len(samples)), len(samples) - 1)
     heldout: list[int] = []
     for part in shuffled:
         if len(heldout) + len(part) <= wanted:

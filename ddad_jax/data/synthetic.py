@@ -27,7 +27,7 @@ _VISIBLE = 6
 
 @dataclass(frozen=True)
 class SyntheticSource:
-    """Parts drawn when they are read; the settings are those of `synthetic`."""
+    """Parts drawn when they are read; the settings are those of `synthetic_source`."""
 
     category: str
     image_size: int
@@ -92,7 +92,7 @@ class SyntheticSource:
         return image, faultless
 
 
-def synthetic(
+def synthetic_source(
     root: str | Path = "",
     category: str = "",
     image_size: int = 256,

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+
+from ddad_jax.data.files import FileSource, find_images, find_mask, group_of, require_root
+from ddad_jax.data.sample import Sample
+from ddad_jax.errors import UserError
+from tests.data.pictures import picture, save, square_mask
+
+
+def names(folder, **options):
+    return [path.relative_to(folder).as_posix() for path in find_images(folder, **options)]
+
+
+def test_finds_every_kind_sorted_and_nothing_else(tmp_path):
+    wanted = ["a.PNG", "b.jpg", "c.JPEG", "d.bmp", "e.tif", "f.TIFF", "g.webp", "ü mit Raum.png"]
+    for name in [*wanted, "notes.txt", ".hidden.png", "._a.png", "Thumbs.db"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert names(tmp_path) == wanted
+
+
+def test_looks_into_folders_only_if_told(tmp_path):
+    save(picture(), tmp_path / "monday/a.png")
+    save(picture(), tmp_path / "b.png")
+    assert names(tmp_path) == ["b.png"]
+    assert names(tmp_path, recursive=True) == ["b.png", "monday/a.png"]
+
+
+def test_links_that_lead_in_circles_end(tmp_path):
+    save(picture(), tmp_path / "monday/a.png")
+    (tmp_path / "monday/back").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    assert names(tmp_path, recursive=True) == ["monday/a.png", "self.png"]
+    source = FileSource("", (Sample("self", 0, "good", "train", "", image=tmp_path / "self.png"),))
+    with pytest.raises(UserError, match=r"self\.png: cannot be read \(Too many levels of symb"):
+        source.read_image(source.samples[0])
+
+
+def test_linked_folders_are_followed(tmp_path):
+    save(picture(), tmp_path / "elsewhere/a.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert names(tmp_path / "data", recursive=True) == ["linked/a.png"]
+
+
+@pytest.mark.parametrize("mask", ["a_mask.png", "a.png", "a.bmp", "a.PNG", "a_mask.TIF"])
+def test_masks_are_found_by_stem(tmp_path, mask):
+    (tmp_path / mask).touch()
+    (tmp_path / "ab.png").touch()
+    assert find_mask(tmp_path, Path("elsewhere/a.jpg")) == tmp_path / mask
+
+
+def test_no_mask(tmp_path):
+    assert find_mask(tmp_path, Path("a.jpg")) is None
+    assert find_mask(tmp_path / "missing", Path("a.jpg")) is None
+
+
+@pytest.mark.parametrize(
+    "pattern, expected",
+    [("", None), (r"part(\d+)", "12"), (r"part\d+", "part12"), ("camera", None)],
+)
+def test_groups_are_found_in_file_names(pattern, expected):
+    assert group_of(Path("part99/part12_view3.png"), pattern) == expected
+
+
+def test_a_pattern_that_is_none():
+    with pytest.raises(UserError, match=r"data.group_pattern: '\(' is no regular expression"):
+        group_of(Path("a.png"), "(")
+
+
+def test_root_unset_missing_or_a_file(tmp_path):
+    with pytest.raises(UserError, match="data.root: is not set. Use --config.data.root=<folder>"):
+        require_root("")
+    with pytest.raises(UserError, match="data.root: '.*nowhere' does not exist"):
+        require_root(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="data.root: '.*file' is a file, not a folder"):
+        require_root(tmp_path / "file")
+
+
+def test_settings_of_decoding_are_checked():
+    with pytest.raises(UserError, match="data.mask_rule: 'any' is not one of auto, nonzero, half"):
+        FileSource("", (), mask_rule="any")
+    with pytest.raises(UserError, match="data.white_level: 70000 is outside 1 to 65535"):
+        FileSource("", (), white_level=70_000)
+
+
+def test_digest_follows_content_and_rules_but_not_the_place(tmp_path):
+    def digest(folder, seed=0, value=255, **rules):
+        sample = Sample(
+            "a",
+            1,
+            "dent",
+            "test",
+            "",
+            image=save(picture(seed), tmp_path / folder / "a.png"),
+            mask=save(square_mask(value=value), tmp_path / folder / "a_mask.png"),
+        )
+        return FileSource("", (sample,), **rules).digest(sample)
+
+    assert digest("one") == digest("two")
+    changed = [digest("three", seed=1), digest("four", value=1), digest("five", mask_rule="half")]
+    assert len({digest("one"), *changed}) == 4

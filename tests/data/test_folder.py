@@ -1,0 +1,123 @@
+import pytest
+
+from ddad_jax.data.folder import folder_source, unlabelled
+from ddad_jax.errors import UserError
+from tests.data.pictures import make_mvtec, picture, save, square_mask
+
+
+@pytest.fixture
+def good(tmp_path):
+    for name in ("a.png", "b.jpg", "c.tif"):
+        save(picture(), tmp_path / "good" / name)
+    return tmp_path / "good"
+
+
+def facts(source):
+    return {
+        s.name: (s.label, s.defect, s.mask and s.mask.name)
+        for s in source.samples
+        if s.split == "test"
+    }
+
+
+def test_good_images_alone(good):
+    source = folder_source(good, "gear")
+    assert [sample.name for sample in source.samples] == [
+        "train/a.png",
+        "train/b.jpg",
+        "train/c.tif",
+    ]
+    assert {(s.label, s.defect, s.split, s.category) for s in source.samples} == {
+        (0, "good", "train", "gear")
+    }
+
+
+def test_good_and_bad_with_and_without_masks(good, tmp_path):
+    for name in ("good/1.png", "dent/1.png", "dent/2.png", "scratch/1.png", "loose.png"):
+        save(picture(), tmp_path / "test" / name)
+    expected = {
+        "test/loose.png": (-1, "unknown", None),
+        "test/dent/1.png": (1, "dent", None),
+        "test/dent/2.png": (1, "dent", None),
+        "test/good/1.png": (0, "good", None),
+        "test/scratch/1.png": (1, "scratch", None),
+    }
+    assert facts(folder_source(good, test=tmp_path / "test")) == expected
+    save(square_mask(), tmp_path / "masks/dent/2_mask.png")
+    expected["test/dent/2.png"] = (1, "dent", "2_mask.png")
+    assert facts(folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")) == expected
+
+
+@pytest.mark.parametrize("name", ["ok", "OK", "normal", "Good"])
+def test_names_of_good(good, tmp_path, name):
+    save(picture(), tmp_path / "test" / name / "1.png")
+    assert facts(folder_source(good, test=tmp_path / "test")) == {
+        f"test/{name}/1.png": (0, "good", None)
+    }
+
+
+def test_masks_in_one_folder(good, tmp_path):
+    save(picture(), tmp_path / "test/bad/1.jpg")
+    save(square_mask(), tmp_path / "masks/1.png")
+    source = folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")
+    assert facts(source) == {"test/bad/1.jpg": (1, "bad", "1.png")}
+
+
+def test_parts_by_file_name(good):
+    save(picture(), good / "a_2.png")
+    source = folder_source(good, group_pattern=r"^([a-z])")
+    assert [sample.group for sample in source.samples] == ["a", "a", "b", "c"]
+
+
+def test_folders_below(good):
+    save(picture(), good / "monday/a.png")
+    assert len(folder_source(good).samples) == 3
+    assert folder_source(good, recursive=True).samples[-1].name == "train/monday/a.png"
+
+
+def test_missing_root(tmp_path):
+    with pytest.raises(UserError, match="data.root: .*plates' does not exist"):
+        folder_source(tmp_path / "plates")
+
+
+def test_nothing_to_learn_from(tmp_path):
+    with pytest.raises(UserError, match="data.root: .* holds no images .* data.recursive=True"):
+        folder_source(tmp_path)
+
+
+def test_the_layout_of_mvtec_is_recognised(tmp_path):
+    with pytest.raises(UserError, match="layout of MVTec AD use --config=configs/mvtec.py"):
+        folder_source(make_mvtec(tmp_path) / "plate")
+
+
+def test_test_folder_missing_or_empty(good, tmp_path):
+    with pytest.raises(UserError, match="data.test: .*nowhere' does not exist"):
+        folder_source(good, test=tmp_path / "nowhere")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(UserError, match="data.test: .* holds no images, neither"):
+        folder_source(good, test=tmp_path / "test")
+
+
+def test_masks_missing_or_of_nothing(good, tmp_path):
+    save(picture(), tmp_path / "test/bad/1.png")
+    with pytest.raises(UserError, match="data.masks: .*nowhere' does not exist"):
+        folder_source(good, test=tmp_path / "test", masks=tmp_path / "nowhere")
+    save(square_mask(), tmp_path / "masks/7.png")
+    with pytest.raises(UserError, match="data.masks: .* holds no mask of any image"):
+        folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")
+    with pytest.raises(UserError, match="data.masks: is set, but data.test is not"):
+        folder_source(good, masks=tmp_path / "masks")
+
+
+def test_images_to_predict_on(good):
+    source = unlabelled(good)
+    assert [sample.name for sample in source.samples] == ["a.png", "b.jpg", "c.tif"]
+    assert {(s.label, s.defect, s.split) for s in source.samples} == {(-1, "unknown", "test")}
+    assert [sample.name for sample in unlabelled(good / "b.jpg").samples] == ["b.jpg"]
+
+
+def test_nothing_to_predict_on(tmp_path):
+    with pytest.raises(UserError, match="input: .*nowhere' does not exist"):
+        unlabelled(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="input: .* holds no images"):
+        unlabelled(tmp_path)

@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddad_jax.data.read import read_image, read_mask
+from ddad_jax.errors import UserError
+from tests.data.pictures import picture, save, square_mask
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp", "PNG"])
+def test_lossless_kinds_are_read_exactly(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(picture(), tmp_path / f"a.{suffix}", **options)
+    np.testing.assert_array_equal(read_image(path), picture())
+
+
+def test_jpeg_is_read_closely(tmp_path):
+    path = save(picture(), tmp_path / "a.jpg", quality=98, subsampling=0)
+    assert np.abs(read_image(path).astype(int) - picture()).mean() < 3
+
+
+def test_grey_is_repeated_in_three_channels(tmp_path):
+    grey = picture()[:, :, 0]
+    read = read_image(save(grey, tmp_path / "a.png"))
+    np.testing.assert_array_equal(read, np.stack([grey] * 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_is_scaled_by_its_range_not_its_content(tmp_path, suffix):
+    values = np.array([0, 257 * 7, 257 * 100, 32768] * 16, np.uint16).reshape(8, 8)
+    read = read_image(save(values, tmp_path / f"a.{suffix}"))
+    assert read[0, :4, 0].tolist() == [0, 7, 100, 128]
+
+
+def test_white_level_of_a_12_bit_camera(tmp_path):
+    values = np.array([0, 2048, 4095, 5000] * 16, np.uint16).reshape(8, 8)
+    read = read_image(save(values, tmp_path / "a.png"), white_level=4095)
+    assert read[0, :4, 1].tolist() == [0, 128, 255, 255]
+
+
+def test_float_runs_from_black_to_white(tmp_path):
+    values = np.array([0, 0.5, 0.75, 1] * 16, np.float32).reshape(8, 8)
+    read = read_image(save(values, tmp_path / "a.tif"))
+    assert read[0, :4, 2].tolist() == [0, 128, 191, 255]
+
+
+def test_values_without_a_known_range_are_refused(tmp_path):
+    path = save(np.full((8, 8), 300.0, np.float32), tmp_path / "a.tif")
+    with pytest.raises(
+        UserError, match=r"a\.tif: grey values run from 300 to 300; expected 0 to 1"
+    ):
+        read_image(path)
+
+
+def test_palette_is_looked_up(tmp_path):
+    path = tmp_path / "a.png"
+    indexed = Image.fromarray(picture()).quantize(64)
+    indexed.save(path)
+    np.testing.assert_array_equal(read_image(path), np.asarray(indexed.convert("RGB")))
+
+
+def test_transparency_is_composited_on_white(tmp_path):
+    rgba = np.dstack([np.full((8, 8, 3), 100, np.uint8), np.full((8, 8), 255, np.uint8)])
+    rgba[0, 0, 3], rgba[0, 1, 3] = 0, 51
+    read = read_image(save(rgba, tmp_path / "a.png"))
+    assert (read[0, 0] == 255).all()
+    assert (np.abs(read[0, 1].astype(int) - (0.8 * 255 + 0.2 * 100)) <= 1).all()
+    assert (read[1:] == 100).all()
+
+
+def test_palette_with_a_transparent_colour_is_composited_on_white(tmp_path):
+    path = tmp_path / "a.png"
+    indexed = Image.fromarray(np.zeros((8, 8), np.uint8)).convert("P")
+    indexed.save(path, transparency=0)
+    assert (read_image(path) == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, suffix, orientation):
+    upright = picture(width=24, height=16)
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(np.ascontiguousarray(turned), tmp_path / f"a.{suffix}", exif=exif)
+    read = read_image(path)
+    assert read.shape == upright.shape
+    assert np.abs(read.astype(int) - upright).mean() < 12
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).convert("CMYK").save(path, quality=98, subsampling=0)
+    assert np.abs(read_image(path).astype(int) - picture()).mean() < 5
+
+
+def test_of_several_frames_the_first_counts(tmp_path):
+    frames = [Image.fromarray(picture(seed)) for seed in range(2)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), picture(0))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"a\.png: cannot be read \(No such file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match=r"a\.png: is empty \(0 bytes\)"):
+        read_image(tmp_path / "a.png")
+
+
+def test_text_under_an_image_suffix(tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"a\.png: is no image of a known kind"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_truncated_files_are_named_with_a_reason(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(noise, tmp_path / f"a.{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"a\.{suffix}: (cannot be decoded|is no image)"):
+        read_image(path)
+
+
+def test_too_small_to_show_anything(tmp_path):
+    path = save(picture(width=1, height=1), tmp_path / "a.png")
+    with pytest.raises(UserError, match="is 1×1 pixels; at least 8×8 are needed"):
+        read_image(path)
+
+
+def test_decompression_bombs_are_refused_before_decoding(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    with pytest.raises(UserError, match=r"a\.png: is too large"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("rule", ["auto", "half", "nonzero"])
+def test_black_and_white_masks(tmp_path, suffix, rule):
+    path = save(square_mask(), tmp_path / f"m.{suffix}")
+    np.testing.assert_array_equal(read_mask(path, rule), square_mask() > 0)
+
+
+@pytest.mark.parametrize(
+    "rule, read_as_defect", [("auto", True), ("nonzero", True), ("half", False)]
+)
+def test_class_numbers(tmp_path, rule, read_as_defect):
+    path = save(square_mask(value=1), tmp_path / "m.png")
+    assert read_mask(path, rule)[0, 0] == read_as_defect
+    assert not read_mask(path, rule)[-1, -1]
+
+
+@pytest.mark.parametrize("rule, expected", [("auto", 1), ("half", 1), ("nonzero", 2)])
+def test_smoothed_masks_are_cut_at_half_unless_every_value_counts(tmp_path, rule, expected):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0, 0], mask[0, 1] = 128, 127
+    assert read_mask(save(mask, tmp_path / "m.png"), rule).sum() == expected
+
+
+def test_deep_and_coloured_masks(tmp_path):
+    deep = save(square_mask().astype(np.uint16) * 257, tmp_path / "deep.png")
+    red = save(np.dstack([square_mask(), np.zeros((20, 24, 2), np.uint8)]), tmp_path / "red.png")
+    drawn = np.dstack([np.full((20, 24, 3), 255, np.uint8), square_mask()])
+    clear = save(drawn, tmp_path / "clear.png")
+    one_bit = tmp_path / "one_bit.png"
+    Image.fromarray(square_mask()).convert("1").save(one_bit)
+    for path in (deep, red, clear, one_bit):
+        np.testing.assert_array_equal(read_mask(path), square_mask() > 0, err_msg=path.name)
