@@ -1,0 +1,163 @@
+"""What several networks are made of. Images and feature maps are NHWC."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddad_jax.errors import UserError
+
+
+def _padding(size: int, style: str) -> str | list[tuple[int, int]]:
+    return "SAME" if style == "tensorflow" else [(size // 2, size // 2)] * 2
+
+
+class Conv(nn.Module):
+    """A square convolution.
+
+    Attributes:
+      features: output channels.
+      size: height and width of the kernel.
+      stride: step between outputs.
+      padding: "pytorch", half the kernel on each side, or "tensorflow", as little as gives
+        ceil(input / stride) outputs.
+      use_bias: whether a bias is added.
+      zeros: whether the weights start at zero, which makes a residual branch start as identity.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: str = "pytorch"
+    use_bias: bool = True
+    zeros: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w features"]:
+        """Convolve."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        initialiser = nn.initializers.zeros if self.zeros else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", initialiser, shape, self.param_dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride, self.stride),
+            _padding(self.size, self.padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel with its own square kernel; TensorFlow's padding, no bias.
+
+    Attributes:
+      size: height and width of the kernel.
+      stride: step between outputs.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    size: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w c"]:
+        """Convolve."""
+        shape = (self.size, self.size, 1, x.shape[-1])
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride, self.stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation in float32 (arXiv 1803.08494).
+
+    Attributes:
+      groups: the number of groups; it must divide the channels.
+      epsilon: added to the variance.
+      dtype: of the result.
+      param_dtype: of scale and bias.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
+        """Normalise each group of channels over space."""
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise UserError(
+                f"group normalisation: {channels} channels do not divide into {self.groups} "
+                f"groups; choose channel counts that are multiples of {self.groups}"
+            )
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        grouped = x.astype(jnp.float32).reshape(
+            x.shape[0], -1, self.groups, channels // self.groups
+        )
+        mean = grouped.mean((1, 3), keepdims=True)
+        variance = ((grouped - mean) ** 2).mean((1, 3), keepdims=True)
+        normal = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        y = normal.reshape(x.shape) * scale.astype(jnp.float32) + bias.astype(jnp.float32)
+        return y.astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with stored statistics, in float32 (arXiv 1502.03167).
+
+    The statistics never change: the networks that hold it are used as they were published.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: of the result.
+      param_dtype: of scale and bias.
+    """
+
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Normalise each channel by its stored mean and variance."""
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32).value
+        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32).value
+        self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
+        factor = scale.astype(jnp.float32) * jax.lax.rsqrt(variance + self.epsilon)
+        offset = bias.astype(jnp.float32) - mean * factor
+        return (x.astype(jnp.float32) * factor + offset).astype(self.dtype)
+
+
+def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Repeat every pixel twice in both directions."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """Average every 2x2 square."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))

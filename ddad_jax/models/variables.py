@@ -1,0 +1,35 @@
+"""A network's variables: making them, counting them, naming their axes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+
+def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
+    """Freshly drawn variables {"params": …, …}, made in one compiled program.
+
+    Args:
+      network: any network of `ddad_jax.models`.
+      key: source of the random weights.
+    """
+    inputs = network.example_inputs()
+
+    def init(key: Key[Array, ""]) -> Mapping[str, Any]:
+        return network.init(key, *(jax.numpy.zeros(x.shape, x.dtype) for x in inputs))
+
+    return jax.jit(init)(key)
+
+
+def abstract_variables(network: nn.Module) -> Mapping[str, Any]:
+    """Shapes and types of the variables, without making them."""
+    return jax.eval_shape(network.init, jax.random.key(0), *network.example_inputs())
+
+
+def parameter_count(network: nn.Module) -> int:
+    """How many numbers are trained: the size of "params"."""
+    params = abstract_variables(network).get("params", {})
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,194 @@
+"""How our networks' variables and PyTorch's state dicts name the same numbers.
+
+One table a network, made from the network itself: the path of each variable and its PyTorch key.
+Both directions read it, so they cannot disagree. Layouts need no table: PyTorch puts output and
+input channels first, we put them last, whatever the number of axes.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import numpy as np
+
+from ddad_jax import models
+from ddad_jax.errors import UserError
+from ddad_jax.models.efficientnet_lite import EfficientNetLite
+from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
+from ddad_jax.models.unet import UNet
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "count": "num_batches_tracked",
+}
+UNET_MODULES = {
+    "time_1": "time_embedding.1",
+    "time_2": "time_embedding.3",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time": "embed_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "skip": "skip_connection",
+    "qkv": "to_qkv",
+    "out": "proj_out",
+}
+
+
+class Family(NamedTuple):
+    """What is particular about one family of networks.
+
+    Attributes:
+      module: our name of a module, one step of a path, to PyTorch's.
+      aliases: patterns of keys that other published files use, and the keys they stand for.
+    """
+
+    module: Callable[[str], str]
+    aliases: tuple[tuple[str, str | Callable[[re.Match], str]], ...] = ()
+
+
+def _dotted(name: str) -> str:
+    return re.sub(r"_(?=\d)", ".", name)
+
+
+def _tiny(name: str) -> str:
+    return _dotted(name.removeprefix("layer_"))
+
+
+def _diffusers_decoder(match: re.Match) -> str:
+    # diffusers leaves the clamp out of the decoder's list of layers.
+    return f"decoder.{int(match[1]) + 1}."
+
+
+FAMILIES: Mapping[type[nn.Module], Family] = {
+    UNet: Family(lambda name: UNET_MODULES.get(name) or _dotted(name)),
+    EfficientNetLite: Family(lambda name: f"_{_dotted(name)}"),
+    TinyAutoencoder: Family(
+        _tiny,
+        (
+            (r"^encoder\.layers\.", "encoder."),
+            (r"^decoder\.layers\.(\d+)\.", _diffusers_decoder),
+        ),
+    ),
+}
+
+
+class Entry(NamedTuple):
+    """One variable: its path in our tree, its PyTorch key, its shape and type with us."""
+
+    path: tuple[str, ...]
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def table(network: nn.Module) -> list[Entry]:
+    """Every variable of a network under both its names, in our order."""
+    family = FAMILIES[type(network)]
+    flat = flax.traverse_util.flatten_dict(models.abstract_variables(network))
+    return [
+        Entry(
+            path,
+            ".".join([*map(family.module, path[1:-1]), LEAVES[path[-1]]]),
+            leaf.shape,
+            np.dtype(leaf.dtype),
+        )
+        for path, leaf in flat.items()
+    ]
+
+
+def from_state_dict(
+    state_dict: Mapping[str, np.ndarray], network: nn.Module, name: str
+) -> dict[str, Any]:
+    """Our variables from a PyTorch state dict.
+
+    Args:
+      state_dict: as PyTorch names and lays it out; a `module.` that DataParallel put before every
+        key, and the aliases of the network's family, are understood.
+      network: decides what must be there, and the types of the result.
+      name: what to call the state dict in errors.
+
+    Raises:
+      UserError: naming the first key that is missing, surplus, of another shape, or not finite.
+    """
+    state_dict = {_canonical(key, network): value for key, value in _unwrapped(state_dict).items()}
+    entries = table(network)
+    kind = type(network).__name__
+    missing = [e.key for e in entries if e.key not in state_dict and e.path[-1] != "count"]
+    if missing:
+        raise UserError(
+            f"{name}: key {missing[0]!r} is missing{_others(missing)}; expected the weights of "
+            f"this {kind}: check the network's settings"
+        )
+    if surplus := sorted(state_dict.keys() - {entry.key for entry in entries}):
+        raise UserError(
+            f"{name}: key {surplus[0]!r} is surplus{_others(surplus)}; this {kind} has no such "
+            "weight: check the network's settings"
+        )
+    flat = {entry.path: _to_ours(entry, state_dict.get(entry.key), name) for entry in entries}
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def to_state_dict(variables: Mapping[str, Any], network: nn.Module) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of a network's variables: the inverse of `from_state_dict`."""
+    flat = flax.traverse_util.flatten_dict(variables)
+    return {entry.key: _to_torch(entry, flat[entry.path]) for entry in table(network)}
+
+
+def _others(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+
+
+def _unwrapped(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    if all(key.startswith("module.") for key in state_dict):
+        return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return state_dict
+
+
+def _canonical(key: str, network: nn.Module) -> str:
+    for pattern, replacement in FAMILIES[type(network)].aliases:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _to_ours(entry: Entry, value: np.ndarray | None, name: str) -> jax.Array:
+    if value is None:
+        # PyTorch began to count batches in 0.4.1; it reads older files as a count of zero too.
+        return jax.numpy.zeros(entry.shape, entry.dtype)
+    if value.ndim >= 2:
+        value = np.transpose(value, (*range(2, value.ndim), 1, 0))
+    if value.shape != entry.shape:
+        raise UserError(
+            f"{name}: key {entry.key!r} has shape {_torch_shape(value.shape)}, expected "
+            f"{_torch_shape(entry.shape)}: check the network's settings"
+        )
+    converted = value.astype(entry.dtype)
+    if np.issubdtype(entry.dtype, np.integer):
+        if np.any(converted != value):
+            raise UserError(f"{name}: key {entry.key!r} does not fit {entry.dtype}")
+    elif not np.isfinite(converted).all():
+        raise UserError(
+            f"{name}: key {entry.key!r} holds values that are not finite numbers; the weights are "
+            "broken"
+        )
+    return jax.numpy.asarray(converted)
+
+
+def _to_torch(entry: Entry, value: jax.Array) -> np.ndarray:
+    array = np.asarray(value)
+    if entry.path[-1] == "count":
+        return array.astype(np.int64)
+    if array.ndim >= 2:
+        array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
+    return np.ascontiguousarray(array)
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-3:-1], *shape[:-2]) if len(shape) >= 2 else shape
