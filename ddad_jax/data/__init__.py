@@ -5,18 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddad_jax.data.btad import btad_source
 from ddad_jax.data.elpv import elpv_source
 from ddad_jax.data.folder import folder_source
+from ddad_jax.data.manifest import manifest_source
 from ddad_jax.data.mvtec import mvtec_source
 from ddad_jax.data.sample import Source
 from ddad_jax.data.synthetic import synthetic_source
+from ddad_jax.data.visa import visa_source
 from ddad_jax.errors import UserError
 
 SOURCES: dict[str, Callable[..., Source]] = {
+    "btad": btad_source,
     "elpv": elpv_source,
     "folder": folder_source,
+    "manifest": manifest_source,
     "mvtec": mvtec_source,
     "synthetic": synthetic_source,
+    "visa": visa_source,
 }
 
 

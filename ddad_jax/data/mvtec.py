@@ -7,17 +7,8 @@
 
 from pathlib import Path
 
-from ddad_jax.data.files import (
-    FileSource,
-    find_mask,
-    group_of,
-    require_category,
-    require_images,
-    require_root,
-    subfolders,
-)
-from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
-from ddad_jax.errors import UserError
+from ddad_jax.data.files import FileSource, require_root
+from ddad_jax.data.layout import read_layout
 
 
 def mvtec_source(
@@ -32,52 +23,7 @@ def mvtec_source(
         mask_rule: how masks are read; see `read`.
 
     Raises:
-        UserError: a folder is missing or empty, or a defect has no mask.
+        UserError: a folder is missing or empty, or a defect has masks for some images only.
     """
-    root = require_root(root)
-    home = require_category(root, category, "train/good")
-    hint = "For a plain folder of good images use --config=configs/folder.py."
-    samples = [
-        Sample(
-            name=path.relative_to(root).as_posix(),
-            label=NORMAL,
-            defect="good",
-            split="train",
-            category=category,
-            group=group_of(path, group_pattern),
-            image=path,
-        )
-        for path in require_images(home / "train" / "good", "data.root", hint)
-    ]
-    if (home / "test").is_dir():
-        for folder in subfolders(home / "test"):
-            samples += _test_samples(root, home, category, folder, group_pattern)
-    return FileSource(category=category, samples=tuple(samples), mask_rule=mask_rule)
-
-
-def _test_samples(
-    root: Path, home: Path, category: str, folder: Path, group_pattern: str
-) -> list[Sample]:
-    defect = folder.name
-    masks = home / "ground_truth" / defect
-    samples = []
-    for path in require_images(folder, "data.root", "Remove the folder, or fill it."):
-        mask = None if defect == "good" else find_mask(masks, path)
-        if defect != "good" and mask is None and masks.is_dir():
-            raise UserError(
-                f"{path}: has no mask; expected '{masks / path.stem}_mask.png'. "
-                f"Add it, or remove '{masks}' to do without masks."
-            )
-        samples.append(
-            Sample(
-                name=path.relative_to(root).as_posix(),
-                label=NORMAL if defect == "good" else ANOMALOUS,
-                defect=defect,
-                split="test",
-                category=category,
-                group=group_of(path, group_pattern),
-                image=path,
-                mask=mask,
-            )
-        )
-    return samples
+    samples = read_layout(require_root(root), category, "good", group_pattern)
+    return FileSource(category=category, samples=samples, mask_rule=mask_rule)

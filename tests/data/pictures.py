@@ -39,3 +39,49 @@ def make_mvtec(root: Path, category: str = "plate") -> Path:
             save(picture(20 + index), home / f"test/{defect}/{index:03d}.png")
             save(square_mask(), home / f"ground_truth/{defect}/{index:03d}_mask.png")
     return root
+
+
+def make_btad(root: Path) -> Path:
+    """The three products of BTAD, with the kinds of file that each has."""
+    for category, image, mask in (("01", "bmp", "png"), ("02", "png", "png"), ("03", "bmp", "bmp")):
+        home = root / category
+        for index in range(3):
+            save(picture(index), home / f"train/ok/{index:04d}.{image}")
+        for index in range(2):
+            save(picture(10 + index), home / f"test/ok/{index:04d}.{image}")
+            save(picture(20 + index), home / f"test/ko/{index:04d}.{image}")
+            save(square_mask(), home / f"ground_truth/ko/{index:04d}.{mask}")
+    return root
+
+
+def make_visa(root: Path, categories: tuple[str, ...] = ("candle", "pcb1")) -> Path:
+    """VisA as released: 4 normal images, 3 to train on, and 2 anomalous ones in each category."""
+    rows = ["object,split,label,image,mask"]
+    for category in categories:
+        images = f"{category}/Data/Images"
+        for index in range(4):
+            name = f"{images}/Normal/{index:04d}.JPG"
+            save(picture(index), root / name)
+            rows.append(f"{category},{'train' if index < 3 else 'test'},normal,{name},")
+        for index in range(2):
+            name = f"{images}/Anomaly/{index:03d}.JPG"
+            mask = f"{category}/Data/Masks/Anomaly/{index:03d}.png"
+            save(picture(20 + index), root / name)
+            # The released masks hold small class numbers.
+            save(square_mask(value=index + 1), root / mask)
+            rows.append(f"{category},test,anomaly,{name},{mask}")
+    (root / "split_csv").mkdir(parents=True)
+    (root / "split_csv/1cls.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def make_rearranged_visa(root: Path, category: str = "candle") -> Path:
+    """One category of VisA as its authors' script lays it out."""
+    home = root / category
+    for index in range(3):
+        save(picture(index), home / f"train/good/{index:04d}.JPG")
+    save(picture(3), home / "test/good/0003.JPG")
+    for index in range(2):
+        save(picture(20 + index), home / f"test/bad/{index:03d}.JPG")
+        save(square_mask(), home / f"ground_truth/bad/{index:03d}.png")
+    return root

@@ -1,0 +1,162 @@
+"""A table of images: CSV (separated by comma, semicolon or tab) or Parquet.
+
+| column | holds | without it |
+|---|---|---|
+| image | a path, relative to the table's folder or absolute | an error |
+| split | train or test | normal images are learnt from, all others tested |
+| label | 0, 1, -1 or a word such as good or bad | good if the defect is, else normal for train |
+| defect | good, or the defect's name | good, defect or unknown, as the label is |
+| mask | a path, or nothing | no masks |
+| category | what the image shows | one category |
+| group | images of one part share it | every image is of a part of its own |
+
+Other columns are left alone.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddad_jax.data.files import GOOD_NAMES, FileSource
+from ddad_jax.data.read import FULL_RANGE
+from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
+from ddad_jax.errors import UserError
+
+_LABELS = {
+    **dict.fromkeys(("0", "false", *GOOD_NAMES), NORMAL),
+    **dict.fromkeys(("1", "true", "bad", "ko", "anomaly", "anomalous", "defective"), ANOMALOUS),
+    **dict.fromkeys(("-1", "unknown", ""), UNKNOWN),
+}
+_DEFECTS = {NORMAL: "good", ANOMALOUS: "defect", UNKNOWN: "unknown"}
+
+
+def manifest_source(
+    root: str | Path,
+    category: str = "",
+    mask_rule: str = "auto",
+    white_level: int = FULL_RANGE,
+) -> FileSource:
+    """The images that a table lists.
+
+    Args:
+        root: the table, `.csv`, `.tsv`, `.txt` or `.parquet`.
+        category: take the rows of this category; "" where there is but one.
+        mask_rule: how masks are read; see `read`.
+        white_level: the value of 16-bit grey images that stands for white.
+
+    Raises:
+        UserError: the table or a file it names is missing, or a row contradicts itself.
+    """
+    if not str(root):
+        raise UserError("data.root: is not set. Use --config.data.root=<table.csv>.")
+    table = Path(root)
+    if not table.is_file():
+        raise UserError(f"data.root: '{table}' is no file; name a CSV or Parquet table of images")
+    rows = list(_read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table))
+    if not rows or "image" not in rows[0][1]:
+        found = ", ".join(rows[0][1]) if rows else "no rows"
+        raise UserError(f"{table}: expected rows with a column 'image'; found {found}")
+    samples = [_read_row(table, place, row) for place, row in rows]
+    samples = _of_category(table, samples, category)
+    names = set()
+    for sample in samples:
+        if sample.name in names:
+            raise UserError(f"{table}: names '{sample.name}' twice")
+        names.add(sample.name)
+    if not any(sample.split == "train" for sample in samples):
+        raise UserError(f"{table}: no row is to learn from (split train, label good)")
+    samples.sort(key=lambda sample: (sample.split != "train", sample.name))
+    return FileSource(category, tuple(samples), mask_rule, white_level)
+
+
+def _of_category(table: Path, samples: list[Sample], category: str) -> list[Sample]:
+    categories = sorted({sample.category for sample in samples})
+    if category and category not in categories and categories != [""]:
+        raise UserError(
+            f"data.category: '{category}' is not in '{table}'; there are {', '.join(categories)}"
+        )
+    if not category and len(categories) > 1:
+        raise UserError(f"data.category: is not set; there are {', '.join(categories)}")
+    return [sample for sample in samples if sample.category in ("", category) or not category]
+
+
+def _read_csv(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each row stands, and its cells by column."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table}: is not UTF-8 text; save it as 'CSV UTF-8'") from error
+    lines = text.splitlines()
+    header = lines[0] if lines else ""
+    rows = csv.DictReader(lines, delimiter=max(",;\t", key=header.count))
+    for row in rows:
+        yield (
+            f"{table}: line {rows.line_num}",
+            {
+                name.strip().lower(): (cell or "").strip()
+                for name, cell in row.items()
+                if name is not None
+            },
+        )
+
+
+def _read_parquet(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError as error:
+        raise UserError(
+            f"data.root: '{table}' needs the package pyarrow; "
+            "install it with: pip install 'ddad-jax[parquet]'"
+        ) from error
+    try:
+        rows = parquet.read_table(table).to_pylist()
+    except ArrowInvalid as error:
+        raise UserError(f"{table}: is no Parquet table ({error})") from error
+    for number, row in enumerate(rows, start=1):
+        cells = {
+            name.strip().lower(): "" if cell is None else str(cell).strip()
+            for name, cell in row.items()
+        }
+        yield f"{table}: row {number}", cells
+
+
+def _read_row(table: Path, place: str, row: dict[str, str]) -> Sample:
+    split = row.get("split", "").lower()
+    label = _label_of(place, row, split)
+    split = split or ("train" if label == NORMAL else "test")
+    if split not in ("train", "test"):
+        raise UserError(f"{place} has split '{split}'; expected train or test")
+    if split == "train" and label != NORMAL:
+        raise UserError(
+            f"{place} is to learn from, but its label is '{row.get('label', '')}'; "
+            "only normal images are learnt from"
+        )
+    image = table.parent / row["image"]
+    mask = table.parent / row["mask"] if row.get("mask") and label != NORMAL else None
+    for path in (image, mask):
+        if path is not None and not path.is_file():
+            raise UserError(f"{place} names '{path}', which does not exist")
+    return Sample(
+        name=Path(row["image"]).as_posix(),
+        label=label,
+        defect=_DEFECTS[label] if label != ANOMALOUS else row.get("defect") or _DEFECTS[label],
+        split=split,
+        category=row.get("category", ""),
+        group=row.get("group") or None,
+        image=image,
+        mask=mask,
+    )
+
+
+def _label_of(place: str, row: dict[str, str], split: str) -> int:
+    """What the label says, or else the defect, or else the split."""
+    if "label" in row:
+        # Tables that know no missing integers hold 1.0 for 1.
+        label = row["label"].lower().removesuffix(".0")
+        if label not in _LABELS:
+            known = ", ".join(filter(None, _LABELS))
+            raise UserError(f"{place} has label '{row['label']}'; expected one of {known}")
+        return _LABELS[label]
+    if row.get("defect"):
+        return NORMAL if row["defect"].lower() in GOOD_NAMES else ANOMALOUS
+    return UNKNOWN if split == "test" else NORMAL
