@@ -8,17 +8,27 @@ from typing import Any
 import flax.linen as nn
 
 from ddad_jax.errors import UserError
+from ddad_jax.models.autoencoder_kl import AutoencoderKL
 from ddad_jax.models.efficientnet_lite import EfficientNetLite
+from ddad_jax.models.resnet import ResNet
 from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
 from ddad_jax.models.unet import UNet
 from ddad_jax.models.variables import abstract_variables, initialise, parameter_count
 
 AUTOENCODERS: Mapping[str, Callable[..., nn.Module]] = {
+    "kl": AutoencoderKL,
     "tiny": TinyAutoencoder,
     "taesd": TinyAutoencoder,
     "taef2": partial(TinyAutoencoder, latent_channels=32, normalised=True),
 }
 EXTRACTORS: Mapping[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(ResNet, repeats=(2, 2, 2, 2)),
+    "resnet34": ResNet,
+    "resnet50": partial(ResNet, bottleneck=True),
+    "resnet101": partial(ResNet, repeats=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": partial(ResNet, repeats=(3, 8, 36, 3), bottleneck=True),
+    "wide_resnet50_2": partial(ResNet, bottleneck=True, widening=2),
+    "wide_resnet101_2": partial(ResNet, repeats=(3, 4, 23, 3), bottleneck=True, widening=2),
     "efficientnet_lite0": EfficientNetLite,
     "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
     "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),

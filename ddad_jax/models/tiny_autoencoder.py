@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddad_jax.models.layers import Conv, GroupNorm, upsample
+from ddad_jax.models.layers import Conv, GroupNorm, require_divisible, upsample
 
 
 class Block(nn.Module):
@@ -137,7 +137,12 @@ class TinyAutoencoder(nn.Module):
         return (jax.ShapeDtypeStruct((1, self.downsampling, self.downsampling, 3), jnp.float32),)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
-        """The latent, unscaled, of images in [-1, 1]."""
+        """The latent, unscaled, of images in [-1, 1].
+
+        Raises:
+          UserError: the sides of the images are not divisible by `downsampling`.
+        """
+        require_divisible(images, self.downsampling)
         return self.encoder((images + 1.0) / 2.0)
 
     def decode(self, latent: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:

@@ -16,7 +16,9 @@ import numpy as np
 
 from ddad_jax import models
 from ddad_jax.errors import UserError
+from ddad_jax.models.autoencoder_kl import AutoencoderKL
 from ddad_jax.models.efficientnet_lite import EfficientNetLite
+from ddad_jax.models.resnet import ResNet
 from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
 from ddad_jax.models.unet import UNet
 
@@ -55,7 +57,7 @@ class Family(NamedTuple):
 
 
 def _dotted(name: str) -> str:
-    return re.sub(r"_(?=\d)", ".", name)
+    return re.sub(r"_(?=\d)|(?<=\d)_", ".", name)
 
 
 def _tiny(name: str) -> str:
@@ -67,8 +69,18 @@ def _diffusers_decoder(match: re.Match) -> str:
     return f"decoder.{int(match[1]) + 1}."
 
 
+# The names of diffusers before 0.15, which the published files still bear.
+OLD_ATTENTION = (
+    (r"\.attentions\.0\.query\.", ".attentions.0.to_q."),
+    (r"\.attentions\.0\.key\.", ".attentions.0.to_k."),
+    (r"\.attentions\.0\.value\.", ".attentions.0.to_v."),
+    (r"\.attentions\.0\.proj_attn\.", ".attentions.0.to_out.0."),
+)
+
 FAMILIES: Mapping[type[nn.Module], Family] = {
     UNet: Family(lambda name: UNET_MODULES.get(name) or _dotted(name)),
+    AutoencoderKL: Family(_dotted, OLD_ATTENTION),
+    ResNet: Family(_dotted),
     EfficientNetLite: Family(lambda name: f"_{_dotted(name)}"),
     TinyAutoencoder: Family(
         _tiny,

@@ -1,0 +1,202 @@
+"""Stable Diffusion's variational autoencoder, under the names that diffusers gives its parts.
+
+Rombach et al., arXiv 2112.10752, appendix G; `AutoencoderKL` of diffusers.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddad_jax.models.layers import Conv, GroupNorm, require_divisible, upsample
+
+# As published; the UNet's differs.
+EPSILON = 1e-6
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions and a residual connection.
+
+    Attributes:
+      features: output channels.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    features: int
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
+        """Apply the block."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        h = nn.silu(GroupNorm(epsilon=EPSILON, name="norm1", **types)(x))
+        h = Conv(self.features, name="conv1", **types)(h)
+        h = nn.silu(GroupNorm(epsilon=EPSILON, name="norm2", **types)(h))
+        h = Conv(self.features, name="conv2", **types)(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, size=1, name="conv_shortcut", **types)(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Single-headed self-attention over all positions of a feature map.
+
+    Attributes:
+      dtype: of the computation; softmax is in float32.
+      param_dtype: of the weights.
+    """
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Let every position attend to every other."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        b, h, w, c = x.shape
+        tokens = GroupNorm(epsilon=EPSILON, name="group_norm", **types)(x.reshape(b, h * w, c))
+        q, k, v = (
+            nn.Dense(c, name=name, **types)(tokens)[:, :, None] for name in ("to_q", "to_k", "to_v")
+        )
+        attended = jax.nn.dot_product_attention(q, k, v)[:, :, 0]
+        return x + nn.Dense(c, name="to_out_0", **types)(attended).reshape(x.shape)
+
+
+class Middle(nn.Module):
+    """Residual, attention, residual, at the smallest resolution; attributes as elsewhere."""
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Apply the three."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        attention = nn.remat(Attention) if self.remat else Attention
+        x = residual(x.shape[-1], name="resnets_0", **types)(x)
+        x = attention(name="attentions_0", **types)(x)
+        return residual(x.shape[-1], name="resnets_1", **types)(x)
+
+
+class Encoder(nn.Module):
+    """Images to the moments before their last mixing; attributes as in `AutoencoderKL`."""
+
+    outputs: int
+    channels: tuple[int, ...]
+    layers_per_block: int
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
+        """Encode."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        x = Conv(self.channels[0], name="conv_in", **types)(x)
+        for level, features in enumerate(self.channels):
+            for layer in range(self.layers_per_block):
+                x = residual(features, name=f"down_blocks_{level}_resnets_{layer}", **types)(x)
+            if level < len(self.channels) - 1:
+                name = f"down_blocks_{level}_downsamplers_0_conv"
+                x = Conv(features, stride=2, padding="tensorflow", name=name, **types)(x)
+        x = Middle(remat=self.remat, name="mid_block", **types)(x)
+        x = nn.silu(GroupNorm(epsilon=EPSILON, name="conv_norm_out", **types)(x))
+        return Conv(self.outputs, name="conv_out", **types)(x)
+
+
+class Decoder(nn.Module):
+    """Mixed latents to images; attributes as in `AutoencoderKL`."""
+
+    channels: tuple[int, ...]
+    layers_per_block: int
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:
+        """Decode."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        x = Conv(self.channels[-1], name="conv_in", **types)(x)
+        x = Middle(remat=self.remat, name="mid_block", **types)(x)
+        for level, features in enumerate(reversed(self.channels)):
+            for layer in range(self.layers_per_block + 1):
+                x = residual(features, name=f"up_blocks_{level}_resnets_{layer}", **types)(x)
+            if level < len(self.channels) - 1:
+                name = f"up_blocks_{level}_upsamplers_0_conv"
+                x = Conv(features, name=name, **types)(upsample(x))
+        x = nn.silu(GroupNorm(epsilon=EPSILON, name="conv_norm_out", **types)(x))
+        return Conv(3, name="conv_out", **types)(x)
+
+
+class AutoencoderKL(nn.Module):
+    """A variational autoencoder of images in [-1, 1].
+
+    The defaults are Stable Diffusion's, with 83,653,863 parameters.
+
+    Attributes:
+      latent_channels: channels of the latent.
+      channels: of each resolution from the image's down; each halves; multiples of 32.
+      layers_per_block: residual blocks of each resolution in the encoder; one more in the decoder.
+      dtype: of the computation; normalisation and softmax are in float32.
+      param_dtype: of the weights.
+      remat: whether blocks are computed again in the backward pass instead of stored.
+    """
+
+    latent_channels: int = 4
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self):
+        """Name the parts."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        sizes = {"channels": self.channels, "layers_per_block": self.layers_per_block}
+        moments = 2 * self.latent_channels
+        self.encoder = Encoder(moments, remat=self.remat, **sizes, **types)
+        self.decoder = Decoder(remat=self.remat, **sizes, **types)
+        self.quant_conv = Conv(moments, size=1, **types)
+        self.post_quant_conv = Conv(self.latent_channels, size=1, **types)
+
+    @property
+    def downsampling(self) -> int:
+        """How many image pixels one latent pixel spans."""
+        return 2 ** (len(self.channels) - 1)
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Shape and type that `init` may be called with."""
+        return (jax.ShapeDtypeStruct((1, self.downsampling, self.downsampling, 3), jnp.float32),)
+
+    def posterior(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b _h _w _c"], Float[Array, "b _h _w _c"]]:
+        """Mean and logarithm of the variance of the latent, of images in [-1, 1].
+
+        Raises:
+          UserError: the sides of the images are not divisible by `downsampling`.
+        """
+        require_divisible(images, self.downsampling)
+        mean, logvar = jnp.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
+        return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+
+    def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
+        """The posterior mean, unscaled, of images in [-1, 1]."""
+        return self.posterior(images)[0]
+
+    def decode(self, latent: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:
+        """Images in about [-1, 1] from an unscaled latent."""
+        return self.decoder(self.post_quant_conv(latent))
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """The image's reconstruction from the posterior mean."""
+        return self.decode(self.encode(images))

@@ -1,0 +1,161 @@
+"""ResNets and wide ResNets, the feature extractors of D3AD and DDAD.
+
+He et al., arXiv 1512.03385, in torchvision's form (the stride lies in a bottleneck's 3x3
+convolution); wide: Zagoruyko & Komodakis, arXiv 1605.07146.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddad_jax.models.layers import BatchNorm, Conv
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+STAGE_FEATURES = (64, 128, 256, 512)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a residual connection.
+
+    Attributes:
+      features: output channels.
+      stride: of the first convolution.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    features: int
+    stride: int
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+        """Apply the block."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        plain = {"use_bias": False, **types}
+        h = Conv(self.features, stride=self.stride, name="conv1", **plain)(x)
+        h = nn.relu(BatchNorm(name="bn1", **types)(h))
+        h = Conv(self.features, name="conv2", **plain)(h)
+        h = BatchNorm(name="bn2", **types)(h)
+        return nn.relu(h + _shortcut(x, h, self.stride, types))
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution of few channels between two 1x1 ones, and a residual connection.
+
+    Attributes:
+      features: a quarter of the output channels.
+      width: channels of the 3x3 convolution.
+      stride: of the 3x3 convolution.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    features: int
+    width: int
+    stride: int
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+        """Apply the block."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        plain = {"use_bias": False, **types}
+        h = Conv(self.width, size=1, name="conv1", **plain)(x)
+        h = nn.relu(BatchNorm(name="bn1", **types)(h))
+        h = Conv(self.width, stride=self.stride, name="conv2", **plain)(h)
+        h = nn.relu(BatchNorm(name="bn2", **types)(h))
+        h = Conv(4 * self.features, size=1, name="conv3", **plain)(h)
+        h = BatchNorm(name="bn3", **types)(h)
+        return nn.relu(h + _shortcut(x, h, self.stride, types))
+
+
+def _shortcut(
+    x: Float[Array, "b h w c"], like: Float[Array, "b _h _w _c"], stride: int, types: dict
+) -> Float[Array, "b _h _w _c"]:
+    """The input, projected where the block changes its shape."""
+    if x.shape == like.shape:
+        return x
+    features = like.shape[-1]
+    projected = Conv(features, size=1, stride=stride, use_bias=False, name="downsample_0", **types)(
+        x
+    )
+    return BatchNorm(name="downsample_1", **types)(projected)
+
+
+class ResNet(nn.Module):
+    """A ResNet that gives its features at strides 4, 8 and 16.
+
+    The defaults are ResNet-34.
+
+    Attributes:
+      repeats: blocks of each of the four stages.
+      bottleneck: whether blocks are bottlenecks (ResNet-50 and deeper).
+      widening: multiplier of the channels inside bottlenecks; 2 in wide ResNets.
+      num_classes: outputs of the classifier.
+      dtype: of the computation; normalisation is in float32.
+      param_dtype: of the weights.
+    """
+
+    repeats: tuple[int, int, int, int] = (3, 4, 6, 3)
+    bottleneck: bool = False
+    widening: int = 1
+    num_classes: int = 1000
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        """Name the layers as torchvision's weights do."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.conv1 = Conv(STAGE_FEATURES[0], size=7, stride=2, use_bias=False, **types)
+        self.bn1 = BatchNorm(**types)
+        self.layer1, self.layer2, self.layer3, self.layer4 = map(self._stage, range(4))
+        self.fc = nn.Dense(self.num_classes, **types)
+
+    def _stage(self, index: int) -> list[nn.Module]:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        features = STAGE_FEATURES[index]
+        strides = [2 if index else 1] + [1] * (self.repeats[index] - 1)
+        if self.bottleneck:
+            width = self.widening * features
+            return [Bottleneck(features, width, stride, **types) for stride in strides]
+        return [BasicBlock(features, stride, **types) for stride in strides]
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Shape and type that `init` may be called with."""
+        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
+
+    def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """The network's input, ImageNet's mean and deviation, from images in [-1, 1]."""
+        mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+        return ((images + 1.0) / 2.0 - mean) / std
+
+    def _stem(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
+        x = nn.relu(self.bn1(self.conv1(x)))
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
+        """The features of normalised images at strides 4, 8 and 16."""
+        if self.is_initializing():
+            self.logits(images)
+        first = _chain(self.layer1, self._stem(images))
+        second = _chain(self.layer2, first)
+        return first, second, _chain(self.layer3, second)
+
+    def logits(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
+        """The classifier's output for normalised images."""
+        x = self._stem(images)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = _chain(stage, x)
+        return self.fc(x.mean((1, 2)))
+
+
+def _chain(blocks: list[nn.Module], x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+    for block in blocks:
+        x = block(x)
+    return x
