@@ -12,6 +12,7 @@ from ddad_jax.data.manifest import manifest_source
 from ddad_jax.data.mvtec import mvtec_source
 from ddad_jax.data.sample import Source
 from ddad_jax.data.synthetic import synthetic_source
+from ddad_jax.data.tfds import tfds_source
 from ddad_jax.data.visa import visa_source
 from ddad_jax.errors import UserError
 
@@ -22,6 +23,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "manifest": manifest_source,
     "mvtec": mvtec_source,
     "synthetic": synthetic_source,
+    "tfds": tfds_source,
     "visa": visa_source,
 }
 
