@@ -10,7 +10,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from absl import logging
 from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
+from ddad_jax.data.parallel import map_in_threads
 from ddad_jax.data.resize import check_resize, fit_image, fit_mask
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample, Source
 from ddad_jax.errors import UserError
@@ -27,7 +27,6 @@ SPLITS = ("train", "test")
 ON_UNREADABLE = ("error", "skip")
 # Part of the key: raise it whenever decoding or resizing changes what comes out.
 _CACHE_VERSION = 1
-_DECODED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +116,9 @@ def require_equal_sizes(
 
 
 def _cache_key(source: Source, size: int, resize: str, on_unreadable: str) -> str:
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(source.digest, source.samples))
     rows = [
         [sample.name, sample.label, sample.defect, sample.split, sample.group, digest]
-        for sample, digest in zip(source.samples, digests, strict=True)
+        for sample, digest in map_in_threads(source.digest, source.samples)
     ]
     dependencies = json.dumps([_CACHE_VERSION, size, resize, on_unreadable, rows])
     return hashlib.blake2b(dependencies.encode(), digest_size=8).hexdigest()
@@ -203,10 +200,7 @@ def _load_all(
         require_equal_sizes(sample, image, mask)
         return fit_image(image, size, resize), fit_mask(mask, size, resize)
 
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(samples), _DECODED_AT_ONCE):
-            some = samples[start : start + _DECODED_AT_ONCE]
-            yield from zip(some, pool.map(load, some), strict=True)
+    return map_in_threads(load, samples)
 
 
 def _read_cache(source: Source, size: int, folder: Path) -> dict[str, ImageSet]:

@@ -3,14 +3,27 @@
 import os
 
 import pytest
+from PIL import Image
+
+_NOBODY = 65534
 
 
 @pytest.fixture
-def unprivileged():
-    """Runs a test as a user whom file permissions bind; as root, nothing is unreadable."""
+def bound_by_permissions(tmp_path):
+    """Runs the test as a user to whom permissions apply; nothing is unreadable to root."""
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(65534)
+    ancestors = [tmp_path, *tmp_path.parents]
+    modes = {folder: folder.stat().st_mode for folder in ancestors}
+    os.chown(tmp_path, _NOBODY, _NOBODY)
+    for folder in ancestors:
+        if not modes[folder] & 0o001:
+            folder.chmod(modes[folder] | 0o011)
+    # Only root may be able to read the installed packages, so decoders must be loaded by now.
+    Image.init()
+    os.seteuid(_NOBODY)
     yield
     os.seteuid(0)
+    for folder, mode in modes.items():
+        folder.chmod(mode)
