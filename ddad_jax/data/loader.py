@@ -6,6 +6,7 @@ in the stream alone; how many workers or processes share the work changes nothin
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -93,10 +94,22 @@ def training_batches(
     if batch_size % process_count:
         raise ValueError(f"batch_size {batch_size} is no multiple of {process_count} processes")
     samples = grain.MapDataset.source(_Rows(dict(arrays))).seed(seed).shuffle().repeat()
-    for augmentation in augmentations:
-        samples = samples.random_map(augmentation)
+    if augmentations:
+        samples = samples.random_map(_Chain(tuple(augmentations)))
     local = samples.batch(batch_size // process_count)
     return TrainingBatches(local.slice(slice(process_index, None, process_count)), num_workers)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Several augmentations as one; Grain's own cost counts once a sample."""
+
+    augmentations: tuple[Augmentation, ...]
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        for augmentation in self.augmentations:
+            record = augmentation(record, rng)
+        return record
 
 
 class _Rows:
