@@ -1,6 +1,6 @@
 """MVTec AD on one CPU machine: small pretrained autoencoder and extractor, a small denoiser.
 
-    python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
+python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
         --config.data.root=<MVTec AD> --config.data.category=bottle \
         --config.autoencoder.weights=<folder with taef2_encoder.pth and taef2_decoder.pth>
 """
@@ -12,13 +12,17 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.autoencoder.name = "tiny"
-    config.autoencoder.network = ConfigDict({"latent_channels": 32})
+    config.autoencoder.name = "taef2"
     config.autoencoder.weights = "taef2"
     config.autoencoder.latent_scale = 0.0
 
     config.denoiser.network = ConfigDict(
-        {"base_channels": 64, "channel_multipliers": (1, 2, 2, 4), "attention_resolutions": (16, 8)}
+        {
+            "base_channels": 64,
+            "channel_multipliers": (1, 2, 2, 4),
+            "attention_resolutions": (16, 8),
+            "num_heads": 4,
+        }
     )
     config.denoiser.training.steps = 580
     config.denoiser.training.learning_rate = 3e-4

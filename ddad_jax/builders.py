@@ -19,9 +19,7 @@ Description = dict[str, Any]
 
 def source(config: ConfigDict, category: str) -> Source:
     """The data set of one category."""
-    return data.build_source(
-        config.data.source, config.data.root, category, **config.data.settings
-    )
+    return data.build_source(config.data.source, config.data.root, category, **config.data.settings)
 
 
 def describe_networks(config: ConfigDict) -> Description:
@@ -96,6 +94,11 @@ def train_settings(config: ConfigDict, network: str) -> TrainSettings:
     _require_choice(f"{network}.training.schedule", settings.schedule, ("constant", "cosine"))
     for name in ("batch_size", "checkpoint_every", "log_every", "max_skipped"):
         _require_range(f"{network}.training.{name}", getattr(settings, name), 1, 1 << 40)
+    if 0 < settings.steps <= settings.warmup_steps:
+        raise UserError(
+            f"{network}.training.warmup_steps: {settings.warmup_steps} leaves none of the "
+            f"{settings.steps} steps for training; choose fewer"
+        )
     return settings
 
 

@@ -1,12 +1,12 @@
 """The command line: `python -m ddad_jax.main --config=configs/<name>.py --workdir=<folder>`."""
 
 import difflib
-import re
+import logging as standard_logging
 import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from ddad_jax import workflow
@@ -56,13 +56,18 @@ def _writable(workdir: Path) -> Path:
 
 
 def _log_to(path: Path) -> None:
-    """Copies the log, which goes to standard error, into a file."""
-    import logging as standard_logging
-
+    """Copies the log, which goes to standard error, into a file; only our own lines, not Orbax's."""
     handler = standard_logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.PythonFormatter())
     logging.get_absl_logger().addHandler(handler)
     logging.set_verbosity(logging.INFO)
+    package = str(Path(__file__).parent)
+    for each in (handler, logging.get_absl_handler()):
+        each.addFilter(
+            lambda record: (
+                record.levelno > standard_logging.INFO or record.pathname.startswith(package)
+            )
+        )
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -71,8 +76,21 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown_flag(error)) from error
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError) as error:
+        raise UserError(_unknown_setting(argv, str(error))) from error
+    except (flags.Error, OSError, TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _unknown_setting(argv: list[str], message: str) -> str:
+    """Names the override that config_flags could not place; its error only has the last name."""
+    words = [word.strip("\\'\"?") for word in message.replace("\\n", " ").split()]
+    given = [argument for argument in argv if argument.startswith("--config.")]
+    name = next((argument for argument in given if words[0] in argument.split("=")[0]), words[0])
+    near = [word for word in words[1:] if word not in ("Did", "you", "mean", "instead", "of")]
+    return f"{name}: there is no setting '{words[0]}'" + (
+        f"; did you mean '{near[0]}'?" if near else "; configs/default.py lists all"
+    )
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:

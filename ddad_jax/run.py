@@ -25,6 +25,7 @@ from ddad_jax.detection.build import build_detector
 from ddad_jax.detection.detector import Detector, Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
+from ddad_jax.models import initialise
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.autoencoder import autoencoder_loss
@@ -115,8 +116,7 @@ class Run:
             feature_weight=settings.feature_weight,
             latent_weight=settings.latent_weight,
         )
-        sample = jnp.zeros((1, *self.train_images.shape[1:]))
-        start = network.init(jax.random.key(self.config.seed), sample)
+        start = initialise(network, jax.random.key(self.config.seed))
         params = self._train(
             "autoencoder",
             loss,
@@ -158,9 +158,7 @@ class Run:
             return pretrained.load(settings.weights, network)
         shift, scale = (np.asarray(part) for part in self.latent_scaling)
         latents = (self._raw_latents - shift) * scale
-        start = network.init(
-            jax.random.key(self.config.seed), jnp.asarray(latents[:1]), jnp.zeros(1, jnp.int32)
-        )
+        start = initialise(network, jax.random.key(self.config.seed))
         loss = denoiser_loss(
             network,
             max_timestep=settings.max_timestep or self.config.diffusion.num_timesteps,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -81,8 +80,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> Non
     for folder in folders:
         folder.mkdir(exist_ok=True)
     runs = [
-        Run(config, category, folder)
-        for category, folder in zip(categories, folders, strict=True)
+        Run(config, category, folder) for category, folder in zip(categories, folders, strict=True)
     ]
     while runs:
         # Each run is let go when it is done: its images and networks leave the memory.
@@ -107,8 +105,8 @@ def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     output.mkdir(exist_ok=True)
     write_scores(output, predictions)
     write_pictures(output, predictions)
-    anomalous = int(np.sum(predictions.decisions))
-    logging.info("%d of %d images are called anomalous; see %s", anomalous, len(source.samples), output)
+    anomalous = int(predictions.decisions.sum())
+    logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)
 
 
 def _report(metrics: dict) -> None:

@@ -48,7 +48,7 @@ def save_detector(
         for field in dataclasses.fields(detector.calibration)
     }
     arrays = {
-        name: np.ascontiguousarray(array) for name, array in flatten_dict(parts, sep="|").items()
+        name: np.array(array, order="C") for name, array in flatten_dict(parts, sep="|").items()
     }
     metadata = {
         "format": FORMAT,

@@ -86,9 +86,7 @@ def build_detector(
         settings=settings,
     )
     evidence = concatenate(
-        batched(
-            partial(gather_evidence, detector), heldout_images, build.batch_size, "calibrate"
-        )
+        batched(partial(gather_evidence, detector), heldout_images, build.batch_size, "calibrate")
     )
     return detector.replace(calibration=calibrate(evidence, settings, build.false_alarm_rate))
 

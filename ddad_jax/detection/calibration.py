@@ -1,5 +1,4 @@
-"""Calibration on held-out normal images: common scales, a threshold, and nothing from the test set.
-"""
+"""Calibration on held-out normal images: common scales, a threshold, and nothing from the test set."""
 
 import math
 
@@ -35,9 +34,7 @@ def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -
     return provisional.replace(threshold=jnp.float32(threshold), spread=jnp.float32(spread))
 
 
-def fit_threshold(
-    scores: Float[np.ndarray, " n"], false_alarm_rate: float
-) -> tuple[float, float]:
+def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> tuple[float, float]:
     """The score that normal images exceed at the given rate, and the scale of their scores.
 
     With at least 1 / rate scores it is the conformal quantile, which holds whatever their

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from ddad_jax.detection import anomaly_map, noise_level, patches
+from ddad_jax.detection.nearest import Metric
+from ddad_jax.detection.noise_level import BinSpacing
 from ddad_jax.diffusion import sampler, schedule
 
 Variables = Mapping[str, Any]
@@ -66,9 +68,9 @@ class Settings:
     max_noise_level: int = 80
     num_bins: int = 10
     min_bin: int = 2
-    bin_spacing: noise_level.BinSpacing = "equidistant"
+    bin_spacing: BinSpacing = "equidistant"
     num_neighbours: int = 20
-    metric: noise_level.Metric = "l1"
+    metric: Metric = "l1"
     leave_one_out: bool = True
     knn_stage: int = 2
     start: Literal["scaled", "noised"] = "scaled"

@@ -39,9 +39,7 @@ def nearest_distances(
         # The last block is moved back to end with the bank; rows seen before are ignored.
         start = jnp.minimum(block * block_size, rows - block_size)
         index = start + jnp.arange(block_size)
-        distance = _pairwise(
-            queries, jax.lax.dynamic_slice_in_dim(bank, start, block_size), metric
-        )
+        distance = _pairwise(queries, jax.lax.dynamic_slice_in_dim(bank, start, block_size), metric)
         ignored = jnp.broadcast_to(index < block * block_size, distance.shape)
         if own_index is not None:
             ignored = ignored | (index[None, :] == own_index[:, None])

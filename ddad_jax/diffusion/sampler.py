@@ -69,7 +69,8 @@ def reconstruct(
         if stochasticity == 0.0:
             return schedule.add_noise(clean, noise, a_next), None
         sigma = stochasticity * jnp.sqrt((1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next))
-        fresh = jax.random.normal(step_key, noisy.shape, noisy.dtype)
+        # One draw for the whole batch: an image's result must not depend on its place in it.
+        fresh = jax.random.normal(step_key, noisy.shape[1:], noisy.dtype)
         mean = jnp.sqrt(a_next) * clean + jnp.sqrt(1.0 - a_next - sigma**2) * noise
         return mean + sigma * fresh, None
 

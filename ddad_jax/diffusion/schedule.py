@@ -24,9 +24,7 @@ def linear_alpha_bar(
     return np.concatenate([[1.0], np.cumprod(1.0 - betas)]).astype(np.float32)
 
 
-def at(
-    alpha_bar: Float[Array, " table"], timestep: Int[Array, " b"]
-) -> Float[Array, "b 1 1 1"]:
+def at(alpha_bar: Float[Array, " table"], timestep: Int[Array, " b"]) -> Float[Array, "b 1 1 1"]:
     """ᾱ_t for each image of a batch (t = -1 gives 1), shaped to multiply NHWC arrays."""
     return alpha_bar[timestep + 1][:, None, None, None]
 

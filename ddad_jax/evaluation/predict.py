@@ -1,6 +1,5 @@
 """Running a detector over a set of images."""
 
-from functools import partial
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def predict_images(detector: Detector, images: ImageSet, batch_size: int) -> Pre
         reconstruction = ((found.evidence.reconstruction + 1.0) * 127.5).round().astype(np.uint8)
         return {
             "scores": found.score,
-            "probabilities": found.calibrated_score,
+            "calibrated_scores": found.calibrated_score,
             "decisions": found.decision,
             "noise_levels": found.evidence.noise_level,
             "knn_distances": found.evidence.knn_distance,

@@ -52,4 +52,6 @@ def _weight(a: Float[Array, "b 1 1 1"], prediction: str, weighting: str) -> Floa
     snr = a / (1.0 - a)
     clipped = jnp.minimum(snr, 5.0)
     # The squared error of each prediction is that of z times SNR, SNR + 1 or 1.
-    return {"noise": clipped / snr, "velocity": clipped / (snr + 1.0), "latent": clipped}[prediction]
+    return {"noise": clipped / snr, "velocity": clipped / (snr + 1.0), "latent": clipped}[
+        prediction
+    ]

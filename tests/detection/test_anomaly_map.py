@@ -46,8 +46,7 @@ def test_feature_map_and_score_agree_with_the_official_code(reference, golden_we
 
     latent = jnp.asarray(reference["latent_map"][:, 0])
     normalised = [
-        anomaly_map.normalise(maps, maps.min(), maps.max() - maps.min())
-        for maps in (latent, found)
+        anomaly_map.normalise(maps, maps.min(), maps.max() - maps.min()) for maps in (latent, found)
     ]
     heat = anomaly_map.gaussian_blur(0.85 * normalised[0] + 0.15 * normalised[1], 4.0)
     np.testing.assert_allclose(heat, reference["heatmap"][:, 0], atol=1e-4)

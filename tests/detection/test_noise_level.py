@@ -25,9 +25,7 @@ def test_leaving_out_oneself_is_leaving_out_that_row():
     for row in (0, 13, 29):
         others = jnp.delete(bank, row, axis=0)
         expected = noise_level.mean_distance(bank[row : row + 1], others, 5)
-        found = noise_level.mean_distance(
-            bank[row : row + 1], bank, 5, own_index=jnp.array([row])
-        )
+        found = noise_level.mean_distance(bank[row : row + 1], bank, 5, own_index=jnp.array([row]))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

@@ -8,9 +8,7 @@ from ddad_jax.diffusion import schedule
 
 def test_table_agrees_with_the_official_code(golden):
     expected = np.load(golden / "schedule.npz")["alpha_bar"]
-    np.testing.assert_allclose(
-        schedule.linear_alpha_bar(0.0015, 0.0195, 1000), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(schedule.linear_alpha_bar(0.0015, 0.0195, 1000), expected, atol=1e-6)
 
 
 def test_before_the_first_timestep_there_is_no_noise():

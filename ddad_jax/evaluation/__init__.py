@@ -1,0 +1,1 @@
+"""How good a detector is, said in figures, tables and pictures."""
