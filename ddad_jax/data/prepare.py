@@ -165,7 +165,8 @@ def _write_split(
         for sample, loaded in _load_all(source, samples, size, resize, on_unreadable):
             progress.update()
             if isinstance(loaded, str):
-                skipped.append(loaded)
+                # The tiles of one unreadable image share one reason.
+                skipped += [loaded] if loaded not in skipped else []
                 continue
             image, mask = loaded
             images.write(image.tobytes())

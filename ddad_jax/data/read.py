@@ -29,6 +29,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
 FULL_RANGE = 65535
+_ORIENTATION = 0x0112
+# Orientations that exchange width and height.
+_TURNED = (5, 6, 7, 8)
 
 
 def read_image(path: Path, white_level: int = FULL_RANGE) -> UInt8[np.ndarray, "h w 3"]:
@@ -67,6 +70,23 @@ def decode_image(
         raise UserError(
             f"{name}: colours of mode {image.mode} are not supported; save it as RGB"
         ) from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file once it is upright, from its header alone.
+
+    Raises:
+        UserError: naming the file and why it cannot be used.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+    except Exception as error:
+        # `read_image` finds the same fault and words it best.
+        read_image(path)
+        raise UserError(f"{path}: cannot be decoded ({error})") from error
+    return (width, height) if is_turned else (height, width)
 
 
 def read_mask(path: Path, rule: str = "auto") -> Bool[np.ndarray, "h w"]:

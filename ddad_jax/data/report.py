@@ -1,7 +1,7 @@
 """What is in a data set, and what in it would spoil a result."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -154,8 +154,8 @@ def _summarise(
     return DatasetReport(
         counts={key: (count, masks[key]) for key, count in images.items()},
         sizes=dict(Counter(f.size for f in findings.values() if f.size is not None)),
-        unreadable=tuple(f.unreadable for f in findings.values() if f.unreadable),
-        bad_masks=tuple(f.bad_mask for f in findings.values() if f.bad_mask),
+        unreadable=_reasons(f.unreadable for f in findings.values()),
+        bad_masks=_reasons(f.bad_mask for f in findings.values()),
         empty_masks=tuple(s.name for s in defective if findings[s].mask_is_empty),
         vanishing_masks=tuple(s.name for s in defective if findings[s].mask_vanishes),
         missing_masks=tuple(s.name for s in defective if masks and lacks_mask(findings[s])),
@@ -166,6 +166,11 @@ def _summarise(
         ),
         unreadable_is_skipped=skips,
     )
+
+
+def _reasons(found: Iterable[str | None]) -> tuple[str, ...]:
+    """Each reason once, as the tiles of one file share theirs."""
+    return tuple(dict.fromkeys(reason for reason in found if reason))
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
