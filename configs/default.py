@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
     config.autoencoder.latent_scale = 0.18215
     config.autoencoder.feature_weight = 1.0
     config.autoencoder.latent_weight = 1e-6
+    # Side in pixels of the random squares it is trained on; 0: whole images.
+    config.autoencoder.crop_size = 0
     config.autoencoder.training = training_settings(steps=20_000, batch_size=16)
 
     config.denoiser = ConfigDict()

@@ -62,6 +62,7 @@ def detection_settings(config: ConfigDict) -> Settings:
     for name in ("latent_weight", "patch_weight", "stochasticity"):
         _require_range(f"detection.{name}", choices[name], 0, 1)
     _require_range("detection.min_bin", settings.min_bin, 1, settings.num_bins)
+    _require_range("autoencoder.crop_size", config.autoencoder.crop_size, 0, config.data.size)
     timesteps = config.diffusion.num_timesteps
     _require_range("detection.max_noise_level", settings.max_noise_level, 1, timesteps - 1)
     if settings.max_noise_level % settings.num_steps:

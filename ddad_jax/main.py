@@ -56,7 +56,7 @@ def _writable(workdir: Path) -> Path:
 
 
 def _log_to(path: Path) -> None:
-    """Copies the log, which goes to standard error, into a file; only our own lines, not Orbax's."""
+    """Copies the log to a file, and keeps other libraries' chatter out of both."""
     handler = standard_logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.PythonFormatter())
     logging.get_absl_logger().addHandler(handler)

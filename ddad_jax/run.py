@@ -115,6 +115,7 @@ class Run:
             self.networks.extractor,
             feature_weight=settings.feature_weight,
             latent_weight=settings.latent_weight,
+            crop_size=settings.crop_size,
         )
         start = initialise(network, jax.random.key(self.config.seed))
         params = self._train(

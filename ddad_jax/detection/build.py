@@ -61,8 +61,11 @@ def build_detector(
       networks: the modules; their variables follow.
       settings: of the detector.
       build: see `BuildSettings`.
-      autoencoder, denoiser, extractor: variables of the networks, the extractor's adapted.
-      latent_shift, latent_scale: the scaling of the latent.
+      autoencoder: variables of the autoencoder.
+      denoiser: variables of the denoiser.
+      extractor: variables of the extractor, adapted or not.
+      latent_shift: per channel, subtracted from the autoencoder's latent.
+      latent_scale: per channel, what the shifted latent is multiplied by.
       alpha_bar: the schedule's table.
       train_images: normal images that the networks were trained on.
       heldout_images: normal images that they were not trained on.

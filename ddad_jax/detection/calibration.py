@@ -1,4 +1,4 @@
-"""Calibration on held-out normal images: common scales, a threshold, and nothing from the test set."""
+"""Calibration: common scales and a threshold from held-out normal images, never from test ones."""
 
 import math
 

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ddad_jax.detection import anomaly_map, detector
 from ddad_jax.training.state import Loss, Metrics
@@ -15,6 +15,7 @@ def autoencoder_loss(
     *,
     feature_weight: float,
     latent_weight: float,
+    crop_size: int = 0,
 ) -> Loss:
     """L1 of pixels + feature distance + regularisation of the latent.
 
@@ -27,6 +28,8 @@ def autoencoder_loss(
       extractor: frozen features, whose variables are frozen["extractor"].
       feature_weight: weight of Σ over stages of 1 - cos(φ_j(x), φ_j(x̂)).
       latent_weight: weight of the latent's regularisation, per latent value.
+      crop_size: side in pixels of the random squares that a convolutional autoencoder is trained
+        on instead of whole images; 0 takes whole images.
     """
     variational = hasattr(autoencoder, "posterior")
 
@@ -34,11 +37,14 @@ def autoencoder_loss(
         params: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
         images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        crop_key, sample_key = jax.random.split(key)
+        if crop_size:
+            images = _random_crops(crop_key, images, crop_size)
         variables = {"params": params}
         if variational:
             mean, logvar = autoencoder.apply(variables, images, method="posterior")
             regularisation = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
-            latent = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+            latent = mean + jnp.exp(0.5 * logvar) * jax.random.normal(sample_key, mean.shape)
         else:
             latent = autoencoder.apply(variables, images, method="encode")
             regularisation = (latent**2).mean()
@@ -55,3 +61,15 @@ def autoencoder_loss(
         return total, {"pixel": pixel, "feature": feature, "latent": regularisation}
 
     return loss
+
+
+def _random_crops(
+    key: Key[Array, ""], images: Float[Array, "b h w 3"], size: int
+) -> Float[Array, "b size size 3"]:
+    b, h, w, c = images.shape
+    corners = jax.random.randint(key, (b, 2), 0, jnp.array([h - size + 1, w - size + 1]))
+
+    def crop(image: Float[Array, "h w 3"], corner: Int[Array, " 2"]) -> Float[Array, "_ _ 3"]:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, c))
+
+    return jax.vmap(crop)(images, corners)

@@ -1,0 +1,53 @@
+"""Generated machined parts: everything trained from scratch on a laptop, no data set needed.
+
+    python -m ddad_jax.main --config=configs/demo.py --workdir=runs/demo
+
+Autoencoder and denoiser start from nothing; the features are EfficientNet-Lite0's, whose weights
+come with a package that is a requirement.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.data.source = "synthetic"
+    config.data.settings = ConfigDict(
+        {"num_train": 160, "num_test_good": 40, "num_test_per_defect": 15, "seed": 0}
+    )
+    config.data.heldout_fraction = 0.2
+
+    config.autoencoder.name = "tiny"
+    config.autoencoder.network = ConfigDict(
+        {"latent_channels": 8, "width": 32, "blocks": (1, 1, 1, 1)}
+    )
+    config.autoencoder.latent_scale = 0.0
+    config.autoencoder.feature_weight = 0.2
+    config.autoencoder.latent_weight = 1e-3
+    config.autoencoder.crop_size = 64
+    config.autoencoder.training = default.training_settings(steps=500, batch_size=16)
+    config.autoencoder.training.learning_rate = 2e-3
+    config.autoencoder.training.schedule = "cosine"
+    config.autoencoder.training.warmup_steps = 50
+    config.autoencoder.training.ema_decay = 0.98
+
+    config.denoiser.network = ConfigDict(
+        {
+            "base_channels": 32,
+            "channel_multipliers": (1, 2, 4),
+            "attention_resolutions": (8,),
+            "num_heads": 4,
+        }
+    )
+    config.denoiser.max_timestep = 100
+    config.denoiser.training = default.training_settings(steps=300, batch_size=16)
+    config.denoiser.training.learning_rate = 1e-3
+    config.denoiser.training.schedule = "cosine"
+    config.denoiser.training.warmup_steps = 30
+    config.denoiser.training.ema_decay = 0.98
+
+    config.extractor.name = "efficientnet_lite0"
+    config.extractor.weights = "efficientnet_lite0"
+    return config
