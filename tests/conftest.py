@@ -5,8 +5,17 @@ import os
 from pathlib import Path
 from zlib import crc32
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from ddad_jax.data.synthetic import synthetic_source
+from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.detector import Settings
+from ddad_jax.detection.networks import build_networks
+from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.models import initialise
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -52,3 +61,59 @@ def shared() -> Path:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+NETWORKS = {
+    "autoencoder": {"name": "tiny", "network": {"width": 8, "blocks": [1, 1, 1, 1]}},
+    "denoiser": {
+        "network": {
+            "base_channels": 32,
+            "channel_multipliers": [1, 2],
+            "attention_resolutions": [4],
+            "num_heads": 2,
+        }
+    },
+    "extractor": {"name": "efficientnet_lite0", "network": {}},
+    "image_size": 64,
+    "dtype": "float32",
+}
+
+
+@pytest.fixture(scope="session")
+def network_description() -> dict:
+    """What builds the small networks of `detector`."""
+    return NETWORKS
+
+
+@pytest.fixture(scope="session")
+def part_images() -> np.ndarray:
+    """Twenty generated good parts at 64², uint8."""
+    source = synthetic_source(image_size=64, num_train=20, num_test_good=0, num_test_per_defect=0)
+    return np.stack([source.read_image(sample) for sample in source.samples])
+
+
+@pytest.fixture(scope="session")
+def detector(part_images):
+    """A detector of small networks with drawn weights, its banks and calibration of real parts."""
+    networks = build_networks(**NETWORKS)
+    drawn = {
+        name: initialise(getattr(networks, name), jax.random.key(index))
+        for index, name in enumerate(("autoencoder", "denoiser", "extractor"))
+    }
+    # The denoiser's last layer starts at zero; drawn anew, it makes a difference.
+    last = drawn["denoiser"]["params"]["out_2"]["kernel"]
+    drawn["denoiser"]["params"]["out_2"]["kernel"] = 0.05 * jax.random.normal(
+        jax.random.key(3), last.shape
+    )
+    return build_detector(
+        networks,
+        Settings(image_size=64, blur=1.0, num_neighbours=5),
+        BuildSettings(patch_bank_size=64, batch_size=8),
+        **drawn,
+        latent_shift=jnp.zeros(4),
+        latent_scale=jnp.ones(4),
+        alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
+        train_images=part_images[:14],
+        heldout_images=part_images[14:],
+        seed=0,
+    )

@@ -8,7 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from ddad_jax.detection import anomaly_map, noise_level, patches
 from ddad_jax.detection.nearest import Metric
@@ -16,6 +16,9 @@ from ddad_jax.detection.noise_level import BinSpacing
 from ddad_jax.diffusion import sampler, schedule
 
 Variables = Mapping[str, Any]
+# A field of a pytree: an array, whose shape its docstring gives, or whatever a transformation of
+# JAX puts in its place.
+Leaf = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +94,16 @@ class Calibration:
     """What normal images that no network was trained on look like to the detector.
 
     Attributes:
-      location: of each kind of evidence, the value that maps to 0.
-      scale: of each kind of evidence, the distance from `location` that maps to 1.
-      threshold: the score above which an image is called anomalous.
-      spread: the scale of normal images' scores about their median, in units of the score.
+      location: of each kind of evidence, the value that maps to 0; scalars.
+      scale: of each kind of evidence, the distance from `location` that maps to 1; scalars.
+      threshold: scalar; the score above which an image is called anomalous.
+      spread: scalar; the scale of normal images' scores about their median, in units of the score.
     """
 
-    location: dict[str, Float[Array, ""]]
-    scale: dict[str, Float[Array, ""]]
-    threshold: Float[Array, ""]
-    spread: Float[Array, ""]
+    location: dict[str, Leaf]
+    scale: dict[str, Leaf]
+    threshold: Leaf
+    spread: Leaf
 
 
 @flax.struct.dataclass
@@ -109,23 +112,23 @@ class Detector:
 
     Attributes:
       autoencoder, denoiser, extractor: variables of the networks.
-      latent_shift, latent_scale: z = (E(x) - shift) · scale, per channel.
-      alpha_bar: the noise schedule's table.
-      bank: pooled features of the training images.
-      bin_edges: edges of the distance bins.
-      patch_bank: features of normal patches; empty where scoring is "paper".
+      latent_shift, latent_scale: z = (E(x) - shift) · scale, float [c].
+      alpha_bar: the noise schedule's table, float [timesteps + 1].
+      bank: pooled features of the training images, float [n, d].
+      bin_edges: edges of the distance bins, float [bins + 1].
+      patch_bank: features of normal patches, float [m, p]; empty where scoring is "paper".
       calibration: see `Calibration`.
     """
 
     autoencoder: Variables
     denoiser: Variables
     extractor: Variables
-    latent_shift: Float[Array, " c"]
-    latent_scale: Float[Array, " c"]
-    alpha_bar: Float[Array, " table"]
-    bank: Float[Array, "n d"]
-    bin_edges: Float[Array, " edges"]
-    patch_bank: Float[Array, "m p"]
+    latent_shift: Leaf
+    latent_scale: Leaf
+    alpha_bar: Leaf
+    bank: Leaf
+    bin_edges: Leaf
+    patch_bank: Leaf
     calibration: Calibration
     networks: Networks = flax.struct.field(pytree_node=False)
     settings: Settings = flax.struct.field(pytree_node=False)
@@ -136,16 +139,16 @@ class Evidence:
     """What is known of each image before calibration.
 
     Attributes:
-      maps: by kind ("latent", "feature", "patch"), how unlike normal each pixel is.
-      noise_level: T̂ used.
-      knn_distance: d(x), the distance that chose it.
-      reconstruction: the image as it would look without defect, in [-1, 1].
+      maps: by kind ("latent", "feature", "patch"), how unlike normal each pixel is, [b, h, w].
+      noise_level: T̂ used, int [b].
+      knn_distance: d(x), the distance that chose it, float [b].
+      reconstruction: the image as it would look without defect, in [-1, 1], [b, h, w, 3].
     """
 
-    maps: dict[str, Float[Array, "b size size"]]
-    noise_level: Int[Array, " b"]
-    knn_distance: Float[Array, " b"]
-    reconstruction: Float[Array, "b size size 3"]
+    maps: dict[str, Leaf]
+    noise_level: Leaf
+    knn_distance: Leaf
+    reconstruction: Leaf
 
 
 @flax.struct.dataclass
@@ -153,17 +156,17 @@ class Detections:
     """What `detect` says of each image.
 
     Attributes:
-      score: the maximum of the anomaly map, unbounded.
-      calibrated_score: in [0, 1]; 0.5 at the threshold.
-      decision: whether the image is called anomalous.
-      anomaly_map: per pixel, on the scale of the score.
+      score: the maximum of the anomaly map, unbounded, [b].
+      calibrated_score: in [0, 1]; 0.5 at the threshold, [b].
+      decision: whether the image is called anomalous, bool [b].
+      anomaly_map: per pixel, on the scale of the score, [b, h, w].
       evidence: what the map was made from.
     """
 
-    score: Float[Array, " b"]
-    calibrated_score: Float[Array, " b"]
-    decision: Bool[Array, " b"]
-    anomaly_map: Float[Array, "b size size"]
+    score: Leaf
+    calibrated_score: Leaf
+    decision: Leaf
+    anomaly_map: Leaf
     evidence: Evidence
 
 

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 Metrics = dict[str, Array]
 # (parameters, frozen variables, batch, key) -> (loss, metrics)
@@ -52,18 +52,18 @@ class TrainState:
     """The state of one training, a pytree.
 
     Attributes:
-      step: optimiser steps taken.
+      step: optimiser steps taken, an int32 scalar.
       params: the parameters.
       ema: their moving average.
       optimiser: the state of optax.
-      skipped: non-finite steps in a row up to now.
+      skipped: non-finite steps in a row up to now, an int32 scalar.
     """
 
-    step: Int[Array, ""]
+    step: PyTree
     params: PyTree
     ema: PyTree
     optimiser: PyTree
-    skipped: Int[Array, ""]
+    skipped: PyTree
 
 
 def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:

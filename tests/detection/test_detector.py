@@ -1,0 +1,101 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddad_jax.detection import anomaly_map
+from ddad_jax.detection.batching import batched, concatenate
+from ddad_jax.detection.detector import detect, gather_evidence
+
+
+@pytest.fixture(scope="module")
+def together(detector, part_images):
+    return jax.device_get(detect(detector, part_images[:6]))
+
+
+def with_settings(detector, **changes):
+    return detector.replace(settings=dataclasses.replace(detector.settings, **changes))
+
+
+def assert_same(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        scale = max(float(np.ptp(np.float64(b))), 1e-3)
+        np.testing.assert_allclose(np.float64(a), np.float64(b), atol=1e-4 * scale)
+
+
+def test_an_image_is_judged_alone(detector, part_images, together):
+    for row in (0, 5):
+        alone = detect(detector, part_images[row : row + 1])
+        assert_same(alone, jax.tree.map(lambda array: array[row : row + 1], together))  # noqa: B023
+
+
+def test_permuting_a_batch_permutes_the_result(detector, part_images, together):
+    order = np.array([3, 0, 5, 1, 4, 2])
+    found = detect(detector, part_images[:6][order])
+    assert_same(found, jax.tree.map(lambda array: array[order], together))
+
+
+def test_the_same_input_gives_the_same_bits(detector, part_images, together):
+    again = jax.device_get(detect(detector, part_images[:6]))
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(together), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bytes_and_floats_are_the_same_image(detector, part_images, together):
+    floats = part_images[:6].astype(np.float32) / 127.5 - 1.0
+    assert_same(detect(detector, jnp.asarray(floats)), together)
+
+
+def test_the_program_never_leaves_the_device(detector, part_images):
+    compiled = detect.lower(detector, part_images[:2]).compile().as_text()
+    for transfer in ("outfeed", "infeed", "callback", "SendToHost", "RecvFromHost"):
+        assert transfer not in compiled
+
+
+def test_score_is_the_peak_and_decides(detector, together):
+    np.testing.assert_array_equal(together.score, together.anomaly_map.max((1, 2)))
+    threshold = detector.calibration.threshold
+    np.testing.assert_array_equal(together.decision, together.score > threshold)
+    np.testing.assert_array_equal(together.calibrated_score > 0.5, together.decision)
+
+
+def test_noise_levels_are_those_of_the_method(together):
+    assert set(together.evidence.noise_level.tolist()) <= {20, 30, 40, 50, 60, 70, 80}
+
+
+def test_static_noise_level_is_one_for_all(detector, part_images):
+    static = with_settings(detector, noise_level="static", max_noise_level=40)
+    levels = gather_evidence(static, part_images[:3]).noise_level
+    np.testing.assert_array_equal(levels, [40, 40, 40])
+
+
+def test_paper_scoring_is_the_weighted_sum_of_two_maps(detector, part_images):
+    found = detect(with_settings(detector, scoring="paper"), part_images[:2])
+    calibration = detector.calibration
+    parts = {
+        kind: anomaly_map.normalise(
+            found.evidence.maps[kind], calibration.location[kind], calibration.scale[kind]
+        )
+        for kind in ("latent", "feature")
+    }
+    expected = 0.85 * parts["latent"] + 0.15 * parts["feature"]
+    np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-4)
+    assert set(found.evidence.maps) == {"latent", "feature"}
+
+
+def test_a_planted_defect_is_where_the_map_peaks(detector, part_images):
+    image = part_images[14].copy()
+    image[20:30, 40:50] = [255, 0, 255]
+    before, after = (detect(detector, part[None]) for part in (part_images[14], image))
+    row, column = np.unravel_index(int(after.anomaly_map.argmax()), (64, 64))
+    assert 16 <= row < 34
+    assert 36 <= column < 54
+    assert after.score[0] > before.score[0]
+    assert after.evidence.knn_distance[0] > before.evidence.knn_distance[0]
+
+
+def test_padding_the_last_batch_changes_nothing(detector, part_images, together):
+    found = concatenate(batched(lambda batch: detect(detector, batch), part_images[:6], 4, "test"))
+    assert_same(found, together)
