@@ -21,8 +21,9 @@ MODE = flags.DEFINE_enum(
     "mode",
     "fit",
     list(workflow.MODES),
-    "fit: all of it; train: autoencoder and denoiser; adapt: also the extractor; evaluate: score "
-    "the test images; predict: score the images of --images.",
+    "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
+    "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
+    "score the images of --images.",
 )
 IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ddad_jax import builders, pretrained
 from ddad_jax.data.loader import training_batches
 from ddad_jax.data.prepare import ImageSet, prepare
+from ddad_jax.data.report import DatasetReport, inspect
 from ddad_jax.data.split import split_normals
 from ddad_jax.deploy.artifact import load_detector, save_detector
 from ddad_jax.detection import detector as detection
@@ -71,6 +72,11 @@ class Run:
                     f"is {now}; choose another --workdir, or the setting it was begun with"
                 )
         path.write_text(json.dumps(resolved, indent=2) + "\n")
+
+    def inspect(self) -> DatasetReport:
+        """Reads every image and mask and says what there is, and what would spoil a result."""
+        data = self.config.data
+        return inspect(self._source, data.size, data.resize, data.on_unreadable)
 
     @cached_property
     def images(self) -> dict[str, ImageSet]:
@@ -129,6 +135,13 @@ class Run:
 
     @cached_property
     def _raw_latents(self) -> Float[np.ndarray, "n h w c"]:
+        """The frozen autoencoder's latents of the training images, kept on disk."""
+        key = hashlib.blake2b(digest_size=8)
+        for array in (*jax.tree.leaves(self.autoencoder), self.train_images):
+            key.update(np.ascontiguousarray(array))
+        path = self.workdir / f"latents-{key.hexdigest()}.npy"
+        if path.exists():
+            return np.load(path)
         network = self.networks.autoencoder
 
         @jax.jit
@@ -138,7 +151,11 @@ class Run:
 
         function = partial(encode, self.autoencoder)
         parts = batched(function, self.train_images, self.build.batch_size, "encode")
-        return np.concatenate(list(parts))
+        latents = np.concatenate(list(parts))
+        unfinished = path.with_suffix(".unfinished.npy")
+        np.save(unfinished, latents)
+        unfinished.replace(path)
+        return latents
 
     @cached_property
     def latent_scaling(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
@@ -219,16 +236,29 @@ class Run:
             mesh=self._mesh,
         )
 
+    def load_weights(self) -> None:
+        """Reads all foreign weights now, so that a wrong path is said before the long work."""
+        for section in ("autoencoder", "denoiser"):
+            if self.config[section].weights:
+                getattr(self, section)
+        _ = self._pretrained_extractor
+
+    def stored_detector(self) -> Detector | None:
+        """The fitted detector of these settings and images, if there is one."""
+        path = self._detector_path
+        if not path.exists():
+            return None
+        stored = load_detector(path)
+        return stored.detector if stored.fingerprint == self._fingerprint() else None
+
     @cached_property
     def detector(self) -> Detector:
         """The fitted detector: the stored one where it is of these settings, or built anew."""
-        path = self.workdir / "detector.safetensors"
-        fingerprint = self._fingerprint()
-        if path.exists():
-            stored = load_detector(path)
-            if stored.fingerprint == fingerprint:
-                logging.info("%s: is of these settings, used as it is", path)
-                return stored.detector
+        stored = self.stored_detector()
+        if stored is not None:
+            logging.info("%s: is of these settings, used as it is", self._detector_path)
+            return stored
+        self.load_weights()
         shift, scale = self.latent_scaling
         built = build_detector(
             self.networks,
@@ -244,8 +274,13 @@ class Run:
             heldout_images=self.heldout_images,
             seed=self.config.seed,
         )
-        save_detector(path, built, builders.describe_networks(self.config), fingerprint)
+        description = builders.describe_networks(self.config)
+        save_detector(self._detector_path, built, description, self._fingerprint())
         return built
+
+    @property
+    def _detector_path(self) -> Path:
+        return self.workdir / "detector.safetensors"
 
     def _fingerprint(self) -> str:
         """Changes whenever a setting or an image that the detector depends on does."""

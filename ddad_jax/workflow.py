@@ -11,6 +11,7 @@ from ddad_jax.data.categories import find_categories
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
 from ddad_jax.deploy.artifact import load_detector
+from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
@@ -18,38 +19,57 @@ from ddad_jax.evaluation.predict import predict_images
 from ddad_jax.run import Run
 
 
+def _prepare(run: Run) -> None:
+    report = run.inspect()
+    print(report)
+    if report.is_spoiled:
+        raise UserError("data: holds what would spoil a result, as listed above; mend it first")
+    _ = run.images
+
+
 def _train(run: Run) -> None:
+    run.load_weights()
     _ = run.denoiser
 
 
 def _adapt(run: Run) -> None:
+    run.load_weights()
     _ = run.extractor
 
 
 def _evaluate(run: Run) -> None:
-    if not (run.workdir / "detector.safetensors").exists():
+    detector = run.stored_detector()
+    if detector is None:
         raise UserError(
-            f"--workdir={run.workdir}: holds no detector to evaluate; make one with --mode=fit"
+            f"--workdir={run.workdir}: holds no detector of these settings and images to evaluate; "
+            "make one with --mode=fit"
         )
-    _fit(run)
+    _score_test_images(run, detector)
 
 
 def _fit(run: Run) -> None:
-    detector = run.detector
+    _score_test_images(run, run.detector)
+
+
+def _score_test_images(run: Run, detector: Detector) -> None:
     test = run.images["test"]
     if len(test) == 0:
-        logging.info("no test images; the detector is fitted and ready for --mode=predict")
+        logging.info("no test images; the detector is ready for --mode=predict")
         return
     predictions = predict_images(detector, test, run.build.batch_size)
     metrics = compute_metrics(predictions)
     write_metrics(run.workdir, metrics)
     write_scores(run.workdir, predictions)
     write_pictures(run.workdir, predictions)
-    _report(metrics)
+    for name in ("image_auroc", "pixel_auroc", "aupro"):
+        value = metrics[name]
+        shown = metrics["undefined"][name] if value is None else f"{value:.4f}"
+        logging.info("%s: %s", name, shown)
 
 
 STAGES: dict[str, Callable[[Run], None]] = {
     "fit": _fit,
+    "prepare": _prepare,
     "train": _train,
     "adapt": _adapt,
     "evaluate": _evaluate,
@@ -107,8 +127,3 @@ def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     write_pictures(output, predictions)
     anomalous = int(predictions.decisions.sum())
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)
-
-
-def _report(metrics: dict) -> None:
-    shown = ("image_auroc", "pixel_auroc", "aupro")
-    logging.info("  ".join(f"{name} {metrics[name]}" for name in shown))

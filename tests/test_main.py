@@ -1,0 +1,191 @@
+"""The command line as a user meets it: each call is a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddad_jax.data.synthetic import synthetic_source, write_mvtec
+
+ROOT = Path(__file__).parents[1]
+# Networks of the least size; with them a whole fit takes a minute.
+TINY = """
+from ml_collections import ConfigDict
+from configs import default
+
+def get_config():
+    config = default.get_config()
+    config.data.size = 64
+    config.data.heldout_fraction = 0.25
+    config.autoencoder.name = "tiny"
+    config.autoencoder.network = ConfigDict({"width": 8, "blocks": (1, 1, 1, 1)})
+    config.autoencoder.latent_scale = 0.0
+    config.autoencoder.crop_size = 32
+    config.autoencoder.training.steps = 4
+    config.autoencoder.training.batch_size = 4
+    config.denoiser.network = ConfigDict({"base_channels": 32, "channel_multipliers": (1, 2)})
+    config.denoiser.training.steps = 4
+    config.denoiser.training.batch_size = 4
+    config.extractor.name = config.extractor.weights = "efficientnet_lite0"
+    config.extractor.training.steps = 2
+    config.extractor.training.batch_size = 2
+    config.build.batch_size = 4
+    return config
+"""
+
+
+def ddad(*arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default"}
+    return subprocess.run(
+        [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Twelve good parts and a few to test, in the layout of MVTec AD."""
+    source = synthetic_source(
+        category="plate", image_size=64, num_train=12, num_test_good=2, num_test_per_defect=1
+    )
+    write_mvtec(source, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def assert_refused(result, *parts):
+    """Exit code 2 and, but for the log, one line that holds all parts."""
+    assert result.returncode == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
+def test_missing_root(config, tmp_path):
+    result = ddad(f"--config={config}", f"--workdir={tmp_path}", "--config.data.root=nowhere")
+    assert_refused(result, "data.root", "nowhere", "does not exist")
+
+
+def test_empty_train_folder(config, data, tmp_path):
+    for image in (data / "plate/train/good").iterdir():
+        image.unlink()
+    result = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
+    assert_refused(result, "data.root", "train/good", "no images")
+
+
+def test_truncated_image_is_an_error_and_can_be_skipped(config, data, tmp_path):
+    path = data / "plate/train/good/0003.png"
+    path.write_bytes(path.read_bytes()[:500])
+    arguments = (f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
+    assert_refused(ddad(*arguments), "0003.png")
+    arguments += ("--config.data.on_unreadable=skip", "--mode=prepare")
+    result = ddad(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "0003.png" in result.stderr
+
+
+def test_mask_of_another_size(config, data, tmp_path):
+    mask = data / "plate/ground_truth/small/0000_mask.png"
+    Image.new("L", (32, 64)).save(mask)
+    result = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
+    assert_refused(result, "0000_mask.png", "32×64", "64×64")
+
+
+def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
+    folder = data / "plate/train/good"
+    Image.open(folder / "0000.png").convert("RGBA").save(folder / "0000.png")
+    Image.fromarray(np.full((64, 64), 40000, np.uint16)).save(folder / "0001.png")
+    result = ddad(
+        f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}",
+        "--mode=prepare",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "verdict: ready" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--config.detection.num_stepz=3"], ["num_stepz", "did you mean 'num_steps'"]),
+        (["--config.detectoin.blur=3"], ["detectoin", "did you mean 'detection'"]),
+        (["--wrkdir=x"], ["--wrkdir", "did you mean --workdir"]),
+        (["--config.detection.num_steps=many"], ["num_steps", "many"]),
+        (["--config.detection.scoring=best"], ["detection.scoring", "best", "fused, paper"]),
+        (["--config.autoencoder.network.width=8", "--config.dtype=int8"], ["dtype", "int8"]),
+        (["--mode=predict"], ["--images"]),
+    ],
+)
+def test_wrong_settings(config, data, tmp_path, arguments, parts):
+    result = ddad(
+        f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}", *arguments
+    )
+    assert_refused(result, *parts)
+
+
+def test_missing_config_and_workdir(config, tmp_path):
+    assert_refused(ddad(f"--workdir={tmp_path}"), "--config is missing")
+    assert_refused(ddad(f"--config={config}"), "--workdir is missing")
+    assert_refused(ddad("--config=configs/nowhere.py", f"--workdir={tmp_path}"), "nowhere.py")
+
+
+def test_workdir_that_cannot_be_written(config, data, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    result = ddad(f"--config={config}", f"--workdir={file}/run", f"--config.data.root={data}")
+    assert_refused(result, "--workdir", "cannot be written")
+
+
+@pytest.mark.slow
+def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = (f"--config={config}", f"--workdir={workdir}", f"--config.data.root={data}")
+    result = ddad(*arguments)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["counts"] == {"normal": 2, "anomalous": 4, "unlabelled": 0, "with_mask": 4}
+    assert set(metrics["per_defect"]) == {"hairline", "small", "large", "missing_component"}
+    assert 0.0 <= metrics["aupro"] <= 1.0
+    rows = (workdir / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert len(list((workdir / "pictures").rglob("*.png"))) == 6
+
+    before = (workdir / "detector.safetensors").stat().st_mtime_ns
+    again = ddad(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "used as it is" in again.stderr
+    assert (workdir / "detector.safetensors").stat().st_mtime_ns == before
+    assert (workdir / "scores.csv").read_text().splitlines() == rows
+
+    images = data / "plate/test/large"
+    predicted = ddad(*arguments, "--mode=predict", f"--images={images}")
+    assert predicted.returncode == 0, predicted.stderr
+    alone = (workdir / "predictions/scores.csv").read_text().splitlines()[1].split(",")
+    known = next(row for row in rows if "test/large/0000" in row).split(",")
+    assert float(alone[3]) == pytest.approx(float(known[3]), abs=1e-3)
+
+    other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
+    assert_refused(other, "denoiser.network.base_channels", "32", "64")
+    (workdir / "config.json").unlink()
+    (workdir / "detector.safetensors").unlink()
+    other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
+    assert_refused(other, "checkpoint is of another architecture", "denoiser")
+    whole = ddad(*arguments)
+    assert whole.returncode == 0, whole.stderr
+    assert (workdir / "scores.csv").read_text().splitlines() == rows
