@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
 
     config.autoencoder = ConfigDict()
     config.autoencoder.name = "kl"
+    # The module's attributes, in ddad_jax/models; networks below likewise.
     config.autoencoder.network = ConfigDict()
     # Weights by name or path; empty: trained from scratch.
     config.autoencoder.weights = ""
@@ -45,10 +46,19 @@ def get_config() -> ConfigDict:
     config.autoencoder.latent_weight = 1e-6
     # Side in pixels of the random squares it is trained on; 0: whole images.
     config.autoencoder.crop_size = 0
-    config.autoencoder.training = training_settings(steps=20_000, batch_size=16)
+    config.autoencoder.training = training_settings(batch_size=16, epochs=600)
 
     config.denoiser = ConfigDict()
-    config.denoiser.network = ConfigDict()
+    config.denoiser.network = ConfigDict(
+        {
+            "base_channels": 192,
+            "channel_multipliers": (1, 2, 2, 4, 4),
+            "num_res_blocks": 2,
+            "attention_resolutions": (32, 16, 8, 4),
+            "num_heads": 8,
+            "remat": False,
+        }
+    )
     config.denoiser.weights = ""
     # Training timesteps are drawn below this; 0: from the whole schedule.
     config.denoiser.max_timestep = 0
@@ -56,15 +66,15 @@ def get_config() -> ConfigDict:
     config.denoiser.prediction = "noise"
     # "plain" or "min_snr".
     config.denoiser.weighting = "plain"
-    config.denoiser.training = training_settings(steps=3_000, batch_size=30)
+    config.denoiser.training = training_settings(batch_size=30, epochs=300)
 
     config.extractor = ConfigDict()
     config.extractor.name = "resnet34"
     config.extractor.network = ConfigDict()
     config.extractor.weights = "resnet34"
-    # Adaptation; 0 steps leave the extractor as it is.
+    # Adaptation to the domain; 0 steps and 0 epochs leave the extractor as it is.
     config.extractor.distillation_weight = 0.0
-    config.extractor.training = training_settings(steps=0, batch_size=16)
+    config.extractor.training = training_settings(batch_size=16)
 
     # As `ddad_jax.detection.detector.Settings` documents them.
     config.detection = ConfigDict()
@@ -102,10 +112,11 @@ def get_config() -> ConfigDict:
     return config.lock()
 
 
-def training_settings(steps: int, batch_size: int) -> ConfigDict:
+def training_settings(batch_size: int, steps: int = 0, epochs: int = 0) -> ConfigDict:
     """As `ddad_jax.training.state.TrainSettings` documents them."""
     settings = ConfigDict()
     settings.steps = steps
+    settings.epochs = epochs
     settings.batch_size = batch_size
     settings.learning_rate = 1e-4
     settings.schedule = "constant"

@@ -27,22 +27,18 @@ def get_config() -> ConfigDict:
     config.autoencoder.feature_weight = 0.2
     config.autoencoder.latent_weight = 1e-3
     config.autoencoder.crop_size = 64
-    config.autoencoder.training = default.training_settings(steps=500, batch_size=16)
+    config.autoencoder.training = default.training_settings(batch_size=16, steps=500)
     config.autoencoder.training.learning_rate = 2e-3
     config.autoencoder.training.schedule = "cosine"
     config.autoencoder.training.warmup_steps = 50
     config.autoencoder.training.ema_decay = 0.98
 
-    config.denoiser.network = ConfigDict(
-        {
-            "base_channels": 32,
-            "channel_multipliers": (1, 2, 4),
-            "attention_resolutions": (8,),
-            "num_heads": 4,
-        }
-    )
+    config.denoiser.network.base_channels = 32
+    config.denoiser.network.channel_multipliers = (1, 2, 4)
+    config.denoiser.network.attention_resolutions = (8,)
+    config.denoiser.network.num_heads = 4
     config.denoiser.max_timestep = 100
-    config.denoiser.training = default.training_settings(steps=300, batch_size=16)
+    config.denoiser.training = default.training_settings(batch_size=16, steps=300)
     config.denoiser.training.learning_rate = 1e-3
     config.denoiser.training.schedule = "cosine"
     config.denoiser.training.warmup_steps = 30

@@ -7,28 +7,27 @@ python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs import mvtec
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = mvtec.get_config()
     config.autoencoder.name = "taef2"
     config.autoencoder.weights = "taef2"
     config.autoencoder.latent_scale = 0.0
 
-    config.denoiser.network = ConfigDict(
-        {
-            "base_channels": 64,
-            "channel_multipliers": (1, 2, 2, 4),
-            "attention_resolutions": (16, 8),
-            "num_heads": 4,
-        }
-    )
-    config.denoiser.training.steps = 580
-    config.denoiser.training.learning_rate = 3e-4
+    config.denoiser.network.base_channels = 64
+    config.denoiser.network.channel_multipliers = (1, 2, 2, 4)
+    config.denoiser.network.attention_resolutions = (16, 8)
+    config.denoiser.network.num_heads = 4
+    # Inference starts at T_max = 80 and below; a short training is best spent there.
+    config.denoiser.max_timestep = 100
+    config.denoiser.training.steps = 320
+    config.denoiser.training.batch_size = 16
+    config.denoiser.training.learning_rate = 5e-4
     config.denoiser.training.schedule = "cosine"
     config.denoiser.training.warmup_steps = 20
-    config.denoiser.training.ema_decay = 0.99
+    config.denoiser.training.ema_decay = 0.98
 
     config.extractor.name = "efficientnet_lite0"
     config.extractor.weights = "efficientnet_lite0"

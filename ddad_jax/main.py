@@ -60,6 +60,7 @@ def _log_to(path: Path) -> None:
     """Copies the log to a file, and keeps other libraries' chatter out of both."""
     handler = standard_logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.PythonFormatter())
+    logging.use_absl_handler()
     logging.get_absl_logger().addHandler(handler)
     logging.set_verbosity(logging.INFO)
     package = str(Path(__file__).parent)
@@ -74,12 +75,21 @@ def _log_to(path: Path) -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake becomes one line that says what to do."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        # A config file that cannot be read is said only when a setting is first asked for.
+        if CONFIG.value is not None:
+            CONFIG.value.to_dict()
+        return rest
     except flags.UnrecognizedFlagError as error:
         raise UserError(_unknown_flag(error)) from error
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_setting(argv, str(error))) from error
-    except (flags.Error, OSError, TypeError, ValueError) as error:
+    except OSError as error:
+        reason = str(error).rpartition("]")[2].strip()
+        raise UserError(
+            f"--config: {reason}; choose a file, such as --config=configs/demo.py"
+        ) from error
+    except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 

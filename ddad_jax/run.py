@@ -26,12 +26,13 @@ from ddad_jax.detection.build import build_detector
 from ddad_jax.detection.detector import Detector, Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
-from ddad_jax.models import initialise
+from ddad_jax.models import initialise, parameter_count
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.autoencoder import autoencoder_loss
 from ddad_jax.training.denoiser import denoiser_loss
 from ddad_jax.training.loop import train
+from ddad_jax.training.state import TrainSettings
 
 # Sections whose change makes a half-finished run another run.
 TRAINED_BY = ("seed", "data", "diffusion", "autoencoder", "denoiser", "extractor")
@@ -116,6 +117,8 @@ class Run:
         settings, network = self.config.autoencoder, self.networks.autoencoder
         if settings.weights:
             return pretrained.load(settings.weights, network)
+        if not parameter_count(network):
+            return {}
         loss = autoencoder_loss(
             network,
             self.networks.extractor,
@@ -195,7 +198,7 @@ class Run:
     @cached_property
     def extractor(self) -> Variables:
         """The extractor, adapted to the domain where it is trained at all."""
-        if self.train_settings["extractor"].steps == 0:
+        if self._train_settings("extractor").steps == 0:
             return self._pretrained_extractor
         loss = adaptation_loss(
             self.networks,
@@ -223,7 +226,7 @@ class Run:
     def _train(
         self, network: str, loss: Any, params: Any, frozen: Any, arrays: dict[str, np.ndarray]
     ) -> Any:
-        settings = self.train_settings[network]
+        settings = self._train_settings(network)
         batches = training_batches(arrays, settings.batch_size, self.config.seed)
         return train(
             loss,
@@ -235,6 +238,9 @@ class Run:
             seed=self.config.seed,
             mesh=self._mesh,
         )
+
+    def _train_settings(self, network: str) -> TrainSettings:
+        return self.train_settings[network].for_images(len(self.train_images))
 
     def load_weights(self) -> None:
         """Reads all foreign weights now, so that a wrong path is said before the long work."""

@@ -47,7 +47,7 @@ def build_source(name: str, root: str | Path, category: str, **settings: Any) ->
     for setting in settings:
         if setting not in known:
             raise UserError(
-                f"data.{setting}: source '{name}' has no such setting; it has "
+                f"data.settings.{setting}: source '{name}' has no such setting; it has "
                 f"{', '.join(known) or 'none of its own'}"
             )
     return build(root=root, category=category, **settings)

@@ -35,7 +35,9 @@ def elpv_source(
     if category not in ("", *CELL_TYPES):
         raise UserError(f"data.category: '{category}' is neither 'mono', 'poly' nor empty (both)")
     if not 0 < test_good_fraction < 1:
-        raise UserError(f"data.test_good_fraction: {test_good_fraction} is not between 0 and 1")
+        raise UserError(
+            f"data.settings.test_good_fraction: {test_good_fraction} is not between 0 and 1"
+        )
     home = Path(root) if str(root) else _package_folder()
     table = home / "labels.csv"
     if not table.is_file():
@@ -81,6 +83,6 @@ def _package_folder() -> Path:
     if package is None:
         raise UserError(
             "data.source: 'elpv' needs the package elpv-dataset; "
-            "install it with: pip install 'ddad-jax[elpv]'"
+            "install it with: pip install elpv-dataset"
         )
     return Path(package.origin).parent / "data"

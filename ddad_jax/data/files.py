@@ -31,7 +31,7 @@ class FileSource:
         read.check_mask_rule(self.mask_rule)
         if not 0 < self.white_level <= read.FULL_RANGE:
             raise UserError(
-                f"data.white_level: {self.white_level} is outside 1 to {read.FULL_RANGE}"
+                f"data.settings.white_level: {self.white_level} is outside 1 to {read.FULL_RANGE}"
             )
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
@@ -138,7 +138,7 @@ def group_of(path: Path, pattern: str) -> str | None:
         match = re.search(pattern, path.name)
     except re.error as error:
         raise UserError(
-            f"data.group_pattern: '{pattern}' is no regular expression ({error})"
+            f"data.settings.group_pattern: '{pattern}' is no regular expression ({error})"
         ) from error
     return match and match.group(1 if match.re.groups else 0)
 

@@ -52,7 +52,7 @@ def folder_source(
         UserError: a folder is missing or empty, or no mask belongs to any image.
     """
     root = require_root(root)
-    hint = "Put the good images there, or set data.recursive=True to look below it."
+    hint = "Put the good images there, or set data.settings.recursive=True to look below it."
     if (root / "train").is_dir():
         hint = "For a data set in the layout of MVTec AD use --config=configs/mvtec.py."
     samples = [
@@ -70,7 +70,9 @@ def folder_source(
     if str(test):
         samples += _test_samples(Path(test), str(masks), category, group_pattern)
     elif str(masks):
-        raise UserError("data.masks: is set, but data.test is not; set it to the images they mark")
+        raise UserError(
+            "data.settings.masks: is set, but data.settings.test is not; set it to the images they mark"
+        )
     return FileSource(category, tuple(samples), mask_rule, white_level)
 
 
@@ -88,7 +90,7 @@ def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RAN
 
 
 def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> list[Sample]:
-    require_folder(test, "data.test", "Leave it empty if there are no test images.")
+    require_folder(test, "data.settings.test", "Leave it empty if there are no test images.")
     if masks:
         require_folder(Path(masks), "data.masks", "Leave it empty if there are no masks.")
     samples = [_unknown(f"test/{path.name}", path, category) for path in find_images(test)]
@@ -111,10 +113,12 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
                 )
             )
     if not samples:
-        raise UserError(f"data.test: '{test}' holds no images, neither directly nor one level down")
+        raise UserError(
+            f"data.settings.test: '{test}' holds no images, neither directly nor one level down"
+        )
     if masks and all(sample.mask is None for sample in samples):
         raise UserError(
-            f"data.masks: '{masks}' holds no mask of any image in '{test}' "
+            f"data.settings.masks: '{masks}' holds no mask of any image in '{test}' "
             "(looked for [<defect>/]<stem>.png and [<defect>/]<stem>_mask.png)"
         )
     return samples

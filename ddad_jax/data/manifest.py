@@ -105,8 +105,7 @@ def _read_parquet(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
         raise UserError(
-            f"data.root: '{table}' needs the package pyarrow; "
-            "install it with: pip install 'ddad-jax[parquet]'"
+            f"data.root: '{table}' needs the package pyarrow; install it with: pip install pyarrow"
         ) from error
     try:
         rows = parquet.read_table(table).to_pylist()

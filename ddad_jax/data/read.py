@@ -116,7 +116,7 @@ def decode_mask(encoded: bytes, name: str, rule: str = "auto") -> Bool[np.ndarra
 def check_mask_rule(rule: str) -> None:
     """Raises UserError unless `rule` is one of `MASK_RULES`."""
     if rule not in MASK_RULES:
-        raise UserError(f"data.mask_rule: '{rule}' is not one of {', '.join(MASK_RULES)}")
+        raise UserError(f"data.settings.mask_rule: '{rule}' is not one of {', '.join(MASK_RULES)}")
 
 
 def _read_bytes(path: Path) -> bytes:

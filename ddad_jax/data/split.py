@@ -37,7 +37,8 @@ def split_normals(
     if len(parts) < 2:
         raise UserError(
             f"data: {len(samples)} training image(s) of {len(parts)} part(s); at least 2 parts are "
-            "needed to hold one out for calibration. Add images, or change data.group_pattern."
+            "needed to hold one out for calibration. Add images, or change "
+            "data.settings.group_pattern."
         )
     order = np.random.default_rng(seed).permutation(len(parts))
     names = sorted(parts)

@@ -126,11 +126,13 @@ def synthetic_source(
     }
     for name, value in counts.items():
         if value < 0:
-            raise UserError(f"data.{name}: {value} is negative")
+            raise UserError(f"data.settings.{name}: {value} is negative")
     if num_train < 1:
-        raise UserError("data.num_train: 0 parts to learn from; at least 1 is needed")
+        raise UserError("data.settings.num_train: 0 parts to learn from; at least 1 is needed")
     if image_size < 32:
-        raise UserError(f"data.image_size: {image_size} pixels show no part; use 32 or more")
+        raise UserError(
+            f"data.settings.image_size: {image_size} pixels show no part; use 32 or more"
+        )
     return SyntheticSource(
         category=category or "machined_part",
         image_size=image_size,

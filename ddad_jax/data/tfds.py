@@ -97,7 +97,7 @@ def tfds_source(root: str | Path, category: str, dataset: str = "mvtec_ad") -> T
 
 def _newest_version(root: str | Path, dataset: str, category: str) -> epath.Path:
     if dataset not in DATASETS:
-        raise UserError(f"data.dataset: '{dataset}' is not one of {', '.join(DATASETS)}")
+        raise UserError(f"data.settings.dataset: '{dataset}' is not one of {', '.join(DATASETS)}")
     if not str(root):
         raise UserError("data.root: is not set. Use --config.data.root=<TFDS data directory>.")
     home = epath.Path(root) / dataset

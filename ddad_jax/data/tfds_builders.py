@@ -114,7 +114,9 @@ def write_tfds(dataset: str, category: str, manual_dir: str | Path, data_dir: st
     """
     builders = {builder.name: builder for builder in (MvtecAd, Visa, Btad)}
     if dataset not in builders:
-        raise UserError(f"data.dataset: '{dataset}' is not one of {', '.join(sorted(builders))}")
+        raise UserError(
+            f"data.settings.dataset: '{dataset}' is not one of {', '.join(sorted(builders))}"
+        )
     manual = require_root(manual_dir)
     published = {config.name: config for config in builders[dataset].BUILDER_CONFIGS}
     builder = builders[dataset](

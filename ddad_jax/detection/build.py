@@ -91,6 +91,7 @@ def build_detector(
     evidence = concatenate(
         batched(partial(gather_evidence, detector), heldout_images, build.batch_size, "calibrate")
     )
+    evidence = jax.tree.map(jnp.asarray, evidence)
     return detector.replace(calibration=calibrate(evidence, settings, build.false_alarm_rate))
 
 

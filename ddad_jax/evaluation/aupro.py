@@ -15,9 +15,10 @@ EIGHT_CONNECTED = np.ones((3, 3), int)
 def pro_curve(
     maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """False positive rate and per-region overlap at every distinct value of the maps.
+    """False positive rate and per-region overlap, as the threshold falls through every value.
 
-    Both rise from 0 to 1. Every pixel outside a region is a normal one.
+    Both rise from 0 to 1. Points that lie on a level stretch between two others are left out: only
+    where a region gains a pixel does the curve bend. Every pixel outside a region is a normal one.
 
     Args:
       maps: anomaly maps, higher is more anomalous.
@@ -26,31 +27,36 @@ def pro_curve(
     Raises:
       ValueError: no region, or nothing else.
     """
-    gain = np.zeros(maps.shape)
-    regions = 0
-    for mask, weights in zip(masks, gain, strict=True):
-        if not mask.any():
-            continue
+    values, gains, regions = _region_pixels(maps, masks)
+    normal = np.sort(maps[~masks])
+    if regions == 0 or len(normal) == 0:
+        raise ValueError(
+            f"{regions} regions and {len(normal)} normal pixels; each must be at least 1"
+        )
+    thresholds, step = np.unique(-values, return_inverse=True)
+    gain = np.bincount(step, gains) / regions
+    overlap = np.minimum(np.cumsum(gain), 1.0)
+    # Pixels of one value are found together: between its two points the curve is a straight line.
+    above, from_here = (
+        (len(normal) - np.searchsorted(normal, -thresholds, side=side)) / len(normal)
+        for side in ("right", "left")
+    )
+    rates = np.stack([above, from_here], axis=1).ravel()
+    overlaps = np.stack([np.append(0.0, overlap[:-1]), overlap], axis=1).ravel()
+    return np.concatenate([[0.0], rates, [1.0]]), np.concatenate([[0.0], overlaps, [1.0]])
+
+
+def _region_pixels(
+    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], int]:
+    """The value of every pixel in a region, its share of the region, and how many regions."""
+    shares, regions = [], 0
+    for mask in masks:
         labels, count = ndimage.label(mask, EIGHT_CONNECTED)
         sizes = np.bincount(labels.ravel())
-        weights[mask] = 1.0 / sizes[labels[mask]]
+        shares.append(1.0 / sizes[labels[mask]])
         regions += count
-    normal = masks.size - int(masks.sum())
-    if regions == 0 or normal == 0:
-        raise ValueError(f"{regions} regions and {normal} normal pixels; each must be at least 1")
-
-    values = maps.ravel()
-    order = np.argsort(-values)
-    values = values[order]
-    false_positives = np.cumsum(~masks.ravel()[order]) / normal
-    overlap = np.cumsum(gain.ravel()[order]) / regions
-    # Pixels of one value are found together: the curve has a point at the last of each.
-    last = np.append(values[1:] != values[:-1], True)
-    zero = np.zeros(1)
-    return (
-        np.concatenate([zero, false_positives[last]]),
-        np.concatenate([zero, np.minimum(overlap[last], 1.0)]),
-    )
+    return maps[masks], np.concatenate(shares), regions
 
 
 def area_up_to(

@@ -45,7 +45,7 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
                     sample.defect,
                     f"{p.scores[row]:.6f}",
                     f"{p.calibrated_scores[row]:.6f}",
-                    decision_name(p.decisions[row]),
+                    decision_name(bool(p.decisions[row])),
                     int(p.noise_levels[row]),
                     f"{p.knn_distances[row]:.6f}",
                 ]
@@ -93,7 +93,7 @@ def picture(predictions: Predictions, row: int) -> Image.Image:
     comparison = ">" if p.decisions[row] else "≤"
     truth = f", truth: {sample.defect}" if sample.label != UNKNOWN else ""
     title = (
-        f"{decision_name(p.decisions[row])}: score {p.scores[row]:.3f} {comparison} "
+        f"{decision_name(bool(p.decisions[row]))}: score {p.scores[row]:.3f} {comparison} "
         f"{p.threshold:.3f}{truth}, noise level {p.noise_levels[row]}"
     )
     draw.text((GAP, 2), title, "#b00020" if p.decisions[row] else "#1b5e20", font)

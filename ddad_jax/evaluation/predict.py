@@ -1,6 +1,5 @@
 """Running a detector over a set of images."""
 
-
 import numpy as np
 
 from ddad_jax.data.prepare import ImageSet

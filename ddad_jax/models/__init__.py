@@ -10,6 +10,7 @@ import flax.linen as nn
 from ddad_jax.errors import UserError
 from ddad_jax.models.autoencoder_kl import AutoencoderKL
 from ddad_jax.models.efficientnet_lite import EfficientNetLite
+from ddad_jax.models.pixel_space import PixelSpace
 from ddad_jax.models.resnet import ResNet
 from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
 from ddad_jax.models.unet import UNet
@@ -17,6 +18,7 @@ from ddad_jax.models.variables import abstract_variables, initialise, parameter_
 
 AUTOENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "kl": AutoencoderKL,
+    "pixels": PixelSpace,
     "tiny": TinyAutoencoder,
     "taesd": TinyAutoencoder,
     "taef2": partial(TinyAutoencoder, latent_channels=32, normalised=True),
@@ -37,6 +39,11 @@ EXTRACTORS: Mapping[str, Callable[..., nn.Module]] = {
 __all__ = [
     "AUTOENCODERS",
     "EXTRACTORS",
+    "AutoencoderKL",
+    "EfficientNetLite",
+    "PixelSpace",
+    "ResNet",
+    "TinyAutoencoder",
     "UNet",
     "abstract_variables",
     "build_autoencoder",

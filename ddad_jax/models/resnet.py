@@ -4,6 +4,8 @@ He et al., arXiv 1512.03385, in torchvision's form (the stride lies in a bottlen
 convolution); wide: Zagoruyko & Komodakis, arXiv 1605.07146.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -155,7 +157,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean((1, 2)))
 
 
-def _chain(blocks: list[nn.Module], x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
+def _chain(blocks: Sequence[nn.Module], x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
     for block in blocks:
         x = block(x)
     return x

@@ -1,24 +1,70 @@
-"""Weights that others published: found, read safely, renamed."""
+"""Weights that others published: found, read safely, renamed; and ours, written for others."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
+from ddad_jax.pretrained.download import default_cache
 from ddad_jax.pretrained.names import from_state_dict, to_state_dict
 from ddad_jax.pretrained.read import read_state_dict
-from ddad_jax.pretrained.registry import PACKAGES, locate
+from ddad_jax.pretrained.registry import REGISTRY, locate
+from ddad_jax.pretrained.write import check_target, write_state_dict
 
-__all__ = ["PACKAGES", "from_state_dict", "load", "read_state_dict", "to_state_dict"]
+__all__ = [
+    "REGISTRY",
+    "convert",
+    "from_state_dict",
+    "load",
+    "read_state_dict",
+    "save",
+    "to_state_dict",
+]
 
 
-def load(weights: str, network: nn.Module) -> dict[str, Any]:
+def load(weights: str, network: nn.Module, cache_dir: Path | None = None) -> dict[str, Any]:
     """The variables {"params": …, …} of a network.
 
     Args:
       weights: the name of a registered set of weights, or the path of a file or folder.
       network: what they are for.
+      cache_dir: where downloads are kept; by default $DDAD_JAX_CACHE or the user's cache folder.
 
     Raises:
       UserError: they cannot be found or fetched, are broken, or are another network's.
     """
-    return from_state_dict(read_state_dict(locate(weights)), network, weights)
+    files = locate(weights, cache_dir or default_cache())
+    return from_state_dict(read_state_dict(files), network, f"weights {weights!r}")
+
+
+def save(variables: Mapping[str, Any], network: nn.Module, target: Path) -> None:
+    """Writes a network's variables as a PyTorch state dict under its published names.
+
+    Args:
+      variables: of the network.
+      network: what they are of.
+      target: a .safetensors, .pth, .pt or .bin file.
+
+    Raises:
+      UserError: the target has another suffix.
+    """
+    write_state_dict(to_state_dict(variables, network), target)
+
+
+def convert(source: str, network: nn.Module, target: Path) -> None:
+    """Rewrites weights, checked against a network, as a plain and harmless state dict.
+
+    An official checkpoint comes out without the `module.` of DataParallel, without what its
+    training script wrapped around it, and, as .safetensors, without any pickle.
+
+    Args:
+      source: as `weights` of `load`.
+      network: what they are for.
+      target: a .safetensors, .pth, .pt or .bin file.
+
+    Raises:
+      UserError: as `load` and `save` do; the target is checked first.
+    """
+    check_target(target)
+    save(load(source, network), network, target)

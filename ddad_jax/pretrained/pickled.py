@@ -7,7 +7,8 @@ refuses by name.
 
 import pickletools
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -122,7 +123,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
-def read_pickle(stream: BinaryIO, name: str) -> Contents:
+def read_pickle(stream: BufferedIOBase, name: str) -> Contents:
     """What one pickle describes; the stream then stands behind it.
 
     Args:
@@ -154,7 +155,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
-    def run(self, stream: BinaryIO) -> Any:
+    def run(self, stream: BufferedIOBase) -> Any:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
                 return self.stack.pop()

@@ -20,7 +20,11 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder
         options = ocp.CheckpointManagerOptions(max_to_keep=1)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        # Named here so that a checkpoint's shapes can be read before it is restored.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(), options=options, item_handlers=handlers
+        )
 
     def save(self, state: TrainState, data_state: Any) -> None:
         """Starts writing a checkpoint of the state and of the data iterator's state."""
@@ -51,7 +55,7 @@ class Checkpoints:
         return restored["state"], restored["data"]
 
     def _check_architecture(self, step: int, template: TrainState) -> None:
-        stored = self._manager.item_metadata(step)["state"].params
+        stored = self._manager.item_metadata(step)["state"].tree["params"]
         found = _shapes(stored)
         for name, expected in _shapes(template.params).items():
             if found.get(name) != expected:

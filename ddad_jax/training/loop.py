@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.state import Loss, TrainSettings, initial_state, make_optimiser, make_step
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless iterator of batches whose place can be saved."""
 

@@ -1,7 +1,7 @@
 """What training changes: parameters, their average, the optimiser's state and the step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import flax.struct
@@ -20,7 +20,7 @@ class TrainSettings:
     """How one network is trained.
 
     Attributes:
-      steps: optimiser steps.
+      steps: optimiser steps; 0 takes `epochs` instead.
       batch_size: images a step, over all devices.
       learning_rate: the peak rate of AdamW.
       schedule: "constant" after warm-up, or "cosine" down to 0 at the last step.
@@ -32,6 +32,7 @@ class TrainSettings:
       checkpoint_every: steps between checkpoints.
       log_every: steps between written metrics.
       max_skipped: non-finite steps in a row after which training stops.
+      epochs: passes over the training images where `steps` is 0; with both 0 nothing is trained.
     """
 
     steps: int
@@ -45,6 +46,12 @@ class TrainSettings:
     checkpoint_every: int = 200
     log_every: int = 20
     max_skipped: int = 10
+    epochs: int = 0
+
+    def for_images(self, count: int) -> "TrainSettings":
+        """The same with `steps` set, for a training set of so many images."""
+        steps = self.steps or -(-self.epochs * count // self.batch_size)
+        return replace(self, steps=steps, epochs=0)
 
 
 @flax.struct.dataclass
@@ -108,7 +115,7 @@ def make_step(
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params, frozen, batch, step_key
         )
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         # A short history averages over what there is, so that the start leaves no bias.

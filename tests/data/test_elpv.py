@@ -52,7 +52,9 @@ def test_damaged_labels(tmp_path):
 def test_settings_out_of_range():
     with pytest.raises(UserError, match="data.category: 'thin' is neither 'mono', 'poly'"):
         elpv_source(category="thin")
-    with pytest.raises(UserError, match="data.test_good_fraction: 1.0 is not between 0 and 1"):
+    with pytest.raises(
+        UserError, match="data.settings.test_good_fraction: 1.0 is not between 0 and 1"
+    ):
         elpv_source(test_good_fraction=1.0)
 
 

@@ -65,7 +65,9 @@ def test_groups_are_found_in_file_names(pattern, expected):
 
 
 def test_a_pattern_that_is_none():
-    with pytest.raises(UserError, match=r"data.group_pattern: '\(' is no regular expression"):
+    with pytest.raises(
+        UserError, match=r"data.settings.group_pattern: '\(' is no regular expression"
+    ):
         group_of(Path("a.png"), "(")
 
 
@@ -80,9 +82,11 @@ def test_root_unset_missing_or_a_file(tmp_path):
 
 
 def test_settings_of_decoding_are_checked():
-    with pytest.raises(UserError, match="data.mask_rule: 'any' is not one of auto, nonzero, half"):
+    with pytest.raises(
+        UserError, match="data.settings.mask_rule: 'any' is not one of auto, nonzero, half"
+    ):
         FileSource("", (), mask_rule="any")
-    with pytest.raises(UserError, match="data.white_level: 70000 is outside 1 to 65535"):
+    with pytest.raises(UserError, match="data.settings.white_level: 70000 is outside 1 to 65535"):
         FileSource("", (), white_level=70_000)
 
 

@@ -81,7 +81,9 @@ def test_missing_root(tmp_path):
 
 
 def test_nothing_to_learn_from(tmp_path):
-    with pytest.raises(UserError, match="data.root: .* holds no images .* data.recursive=True"):
+    with pytest.raises(
+        UserError, match="data.root: .* holds no images .* data.settings.recursive=True"
+    ):
         folder_source(tmp_path)
 
 
@@ -91,21 +93,23 @@ def test_the_layout_of_mvtec_is_recognised(tmp_path):
 
 
 def test_test_folder_missing_or_empty(good, tmp_path):
-    with pytest.raises(UserError, match="data.test: .*nowhere' does not exist"):
+    with pytest.raises(UserError, match="data.settings.test: .*nowhere' does not exist"):
         folder_source(good, test=tmp_path / "nowhere")
     (tmp_path / "test").mkdir()
-    with pytest.raises(UserError, match="data.test: .* holds no images, neither"):
+    with pytest.raises(UserError, match="data.settings.test: .* holds no images, neither"):
         folder_source(good, test=tmp_path / "test")
 
 
 def test_masks_missing_or_of_nothing(good, tmp_path):
     save(picture(), tmp_path / "test/bad/1.png")
-    with pytest.raises(UserError, match="data.masks: .*nowhere' does not exist"):
+    with pytest.raises(UserError, match="data.settings.masks: .*nowhere' does not exist"):
         folder_source(good, test=tmp_path / "test", masks=tmp_path / "nowhere")
     save(square_mask(), tmp_path / "masks/7.png")
-    with pytest.raises(UserError, match="data.masks: .* holds no mask of any image"):
+    with pytest.raises(UserError, match="data.settings.masks: .* holds no mask of any image"):
         folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")
-    with pytest.raises(UserError, match="data.masks: is set, but data.test is not"):
+    with pytest.raises(
+        UserError, match="data.settings.masks: is set, but data.settings.test is not"
+    ):
         folder_source(good, masks=tmp_path / "masks")
 
 

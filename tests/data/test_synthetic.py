@@ -123,9 +123,9 @@ def test_digest_follows_the_settings():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"num_train": 0}, "data.num_train: 0 parts to learn from"),
-        ({"num_test_good": -1}, "data.num_test_good: -1 is negative"),
-        ({"image_size": 16}, "data.image_size: 16 pixels show no part"),
+        ({"num_train": 0}, "data.settings.num_train: 0 parts to learn from"),
+        ({"num_test_good": -1}, "data.settings.num_test_good: -1 is negative"),
+        ({"image_size": 16}, "data.settings.image_size: 16 pixels show no part"),
     ],
 )
 def test_settings_out_of_range(settings, message):

@@ -91,7 +91,7 @@ def test_nothing_written_yet(tmp_path):
     ],
 )
 def test_an_unknown_data_set(tmp_path, call):
-    with pytest.raises(UserError, match="data.dataset: 'mnist' is not one of"):
+    with pytest.raises(UserError, match="data.settings.dataset: 'mnist' is not one of"):
         call(tmp_path)
 
 

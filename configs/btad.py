@@ -1,0 +1,18 @@
+"""BTAD, all three products, the published networks and settings of D3AD (arXiv 2401.04463).
+
+    python -m ddad_jax.main --config=configs/btad.py --workdir=runs/btad \\
+        --config.data.root=<folder with 01, 02 and 03>
+
+As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mvtec
+
+
+def get_config() -> ConfigDict:
+    config = mvtec.get_config()
+    config.data.source = "btad"
+    config.data.settings = ConfigDict()
+    return config

@@ -1,0 +1,18 @@
+"""VisA, all twelve categories, the published networks and settings of D3AD (arXiv 2401.04463).
+
+    python -m ddad_jax.main --config=configs/visa.py --workdir=runs/visa \\
+        --config.data.root=<VisA, as released or rearranged>
+
+As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mvtec
+
+
+def get_config() -> ConfigDict:
+    config = mvtec.get_config()
+    config.data.source = "visa"
+    config.data.settings = ConfigDict()
+    return config

@@ -1,0 +1,43 @@
+"""No autoencoder: diffusion on pixels, as DDAD does it (arXiv 2305.15956)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+class PixelSpace(nn.Module):
+    """An autoencoder whose latent is the image itself; it has no parameters.
+
+    Attributes:
+      dtype: of the latent.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def latent_channels(self) -> int:
+        """Those of the image."""
+        return 3
+
+    @property
+    def downsampling(self) -> int:
+        """One latent pixel is one image pixel."""
+        return 1
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Shape and type that `init` may be called with."""
+        return (jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32),)
+
+    def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """The images themselves."""
+        return images.astype(self.dtype)
+
+    def decode(self, latent: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """The images themselves."""
+        return latent
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """The images themselves."""
+        return self.decode(self.encode(images))

@@ -1,0 +1,178 @@
+"""Files from the network: with progress, resumed, checked, and kept."""
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import filelock
+import huggingface_hub
+import huggingface_hub.constants
+import tqdm
+
+from ddad_jax.errors import UserError
+
+ATTEMPTS = 4
+TIMEOUT_SECONDS = 30.0
+CHUNK = 2**20
+
+
+def default_cache() -> Path:
+    """Where downloads are kept: $DDAD_JAX_CACHE, or ddad_jax under the user's cache folder."""
+    if chosen := os.environ.get("DDAD_JAX_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "ddad_jax", "weights")
+
+
+def fetch_url(
+    url: str, cache_dir: Path, sha256: str, weights: str, megabytes: float | None = None
+) -> Path:
+    """A file behind a plain address, from the cache or from the network.
+
+    A download that breaks off goes on where it stopped, in this call or in a later one. The file
+    appears in the cache when it is whole and its checksum is right, never before.
+
+    Args:
+      url: the address.
+      cache_dir: folder that keeps the file under the address's last part.
+      sha256: hexadecimal checksum or its beginning; empty checks nothing.
+      weights: what the file is for, to name it in errors.
+      megabytes: expected size, to tell the reader.
+
+    Raises:
+      UserError: it cannot be reached, or what arrives has another checksum.
+    """
+    target = cache_dir / Path(urlsplit(url).path).name
+    if target.is_file():
+        return target
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    # Processes that start together share the cache: one downloads, the others wait for it.
+    with filelock.FileLock(f"{target}.lock"):
+        if not target.is_file():
+            part = target.with_name(f"{target.name}.part")
+            _download(url, part, weights, target, megabytes)
+            found = _sha256(part)
+            if not found.startswith(sha256):
+                part.unlink()
+                raise UserError(
+                    f"weights {weights!r}: {url} has SHA-256 {found}, expected {sha256}; it was "
+                    f"thrown away: fetch it again, or put the right file at {target}"
+                )
+            part.replace(target)
+    return target
+
+
+def fetch_hugging_face(
+    repository: str,
+    file: str,
+    revision: str,
+    sha256: str,
+    weights: str,
+    *,
+    cache_dir: Path | None = None,
+    endpoint: str = huggingface_hub.constants.ENDPOINT,
+) -> Path:
+    """A file of a Hugging Face repository, from Hugging Face's cache or from the network.
+
+    Args:
+      repository: owner and name.
+      file: path inside the repository.
+      revision: branch, tag or commit.
+      sha256: hexadecimal checksum; empty checks nothing.
+      weights: what the file is for, to name it in errors.
+      cache_dir: another cache than Hugging Face's usual one.
+      endpoint: address of the hub.
+
+    Raises:
+      UserError: it cannot be reached, or has another checksum.
+    """
+    where = {"revision": revision, "cache_dir": cache_dir}
+    cached = huggingface_hub.try_to_load_from_cache(repository, file, **where)
+    try:
+        if not isinstance(cached, str):
+            _check_reachable(endpoint)
+            cached = huggingface_hub.hf_hub_download(repository, file, **where, endpoint=endpoint)
+    except OSError as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        raise UserError(
+            f"weights {weights!r}: cannot fetch {file} of {endpoint}/{repository}: {reason}; run "
+            f"`hf download {repository} {file} --revision {revision}` where there is a network, "
+            "or give the path of a local copy"
+        ) from problem
+    found = _sha256(Path(cached)) if sha256 else ""
+    if not found.startswith(sha256):
+        raise UserError(
+            f"weights {weights!r}: {cached} has SHA-256 {found}, expected {sha256}; delete it and "
+            "fetch it again"
+        )
+    return Path(cached)
+
+
+def _check_reachable(endpoint: str) -> None:
+    """Fails at once where there is no network; the hub's client would try for half a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise ConnectionError("HF_HUB_OFFLINE is set and the file is not in its cache")
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+
+
+def _download(url: str, part: Path, weights: str, target: Path, megabytes: float | None) -> None:
+    problem: Exception = EOFError("the connection was cut")
+    for _ in range(ATTEMPTS):
+        try:
+            if _continue(url, part):
+                return
+        except urllib.error.HTTPError as error:
+            problem = error
+            # The part is longer than the file: it belongs to another one.
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink(missing_ok=True)
+            elif error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+                break
+        except urllib.error.URLError as error:
+            problem = error
+            break
+        except (OSError, http.client.HTTPException) as error:
+            problem = error
+    size = f" ({megabytes} MB)" if megabytes else ""
+    raise UserError(
+        f"weights {weights!r}: cannot fetch {url}{size}: {problem}; fetch it elsewhere and put it "
+        f"at {target}, or give the path of a local copy"
+    ) from problem
+
+
+def _continue(url: str, part: Path) -> bool:
+    """Downloads what `part` lacks; returns whether that was all."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            have = 0
+        left = response.headers.get("Content-Length")
+        total = have + int(left) if left else None
+        bar = tqdm.tqdm(
+            desc=part.stem,
+            total=total,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        )
+        with bar, part.open("ab" if have else "wb") as stream:
+            while chunk := response.read(CHUNK):
+                stream.write(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+    return total is None or have == total
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+
+from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.metrics import PIXEL_FIGURES, compute_metrics
+
+
+def test_agrees_with_the_reference(golden, make_predictions):
+    tensors = np.load(golden / "metrics.npz")
+    expected = json.loads((golden / "metrics.json").read_text())
+    labels = tensors["labels"].astype(int)
+    found = compute_metrics(
+        make_predictions(labels, tensors["scores"], tensors["anomaly_maps"], tensors["masks"] > 0)
+    )
+    for name in ("image_auroc", "image_ap", "image_f1_max",
+                 "pixel_auroc", "pixel_ap", "pixel_f1_max"):  # fmt: skip
+        assert found[name] == pytest.approx(expected[name], abs=1e-6), name
+    assert found["aupro"] == pytest.approx(expected["aupro_exact_0p30"], abs=1e-4)
+    assert found["aupro_0.05"] == pytest.approx(expected["aupro_exact_0p05"], abs=1e-4)
+    assert found["undefined"] == {}
+
+
+@pytest.mark.parametrize(("label", "missing"), [(NORMAL, "anomalous"), (ANOMALOUS, "normal")])
+def test_one_kind_of_image_alone(make_predictions, label, missing):
+    found = compute_metrics(make_predictions([label] * 3, [0.1, 0.2, 0.9]))
+    assert found["image_auroc"] is None
+    assert missing in found["undefined"]["image_auroc"]
+    assert found["counts"][missing] == 0
+
+
+def test_no_masks(make_predictions):
+    found = compute_metrics(make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9]))
+    assert found["image_auroc"] == 1.0
+    assert found["counts"]["with_mask"] == 0
+    for name in PIXEL_FIGURES:
+        assert found[name] is None
+        assert "no test image has a mask" in found["undefined"][name]
+
+
+def test_all_scores_equal(make_predictions):
+    masks = np.zeros((4, 16, 16), bool)
+    masks[2:, 3:5, 3:5] = True
+    found = compute_metrics(make_predictions([0, 0, 1, 1], [0.3] * 4, masks=masks))
+    assert found["image_auroc"] == 0.5
+    assert found["image_ap"] == 0.5
+    assert found["pixel_auroc"] == 0.5
+    assert found["aupro"] == pytest.approx(0.15)
+
+
+def test_one_pixel_defect(make_predictions):
+    maps = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    masks = np.zeros((2, 16, 16), bool)
+    masks[1, 7, 8] = True
+    maps[1, 7, 8] = 2.0
+    found = compute_metrics(make_predictions([0, 1], maps=maps, masks=masks))
+    assert found["pixel_auroc"] == found["aupro"] == found["pixel_f1_max"] == 1.0
+
+
+def test_a_score_that_is_no_number_is_refused(make_predictions):
+    with pytest.raises(UserError, match="test/scratch/001.png: its score is not a finite number"):
+        make_predictions([NORMAL, ANOMALOUS], [0.1, float("nan")])
+
+
+def test_what_the_threshold_does(make_predictions):
+    found = compute_metrics(
+        make_predictions([0, 0, 0, 0, 1, 1, UNKNOWN], [0.1, 0.2, 0.3, 0.6, 0.4, 0.9, 5.0])
+    )
+    assert found["decision"] == {
+        "true_positives": 1,
+        "false_negatives": 1,
+        "false_positives": 1,
+        "true_negatives": 3,
+        "recall": 0.5,
+        "false_alarm_rate": 0.25,
+    }
+    assert found["counts"]["unlabelled"] == 1
+    assert found["image_auroc"] == pytest.approx(7 / 8)
+
+
+def test_each_defect_is_held_against_all_normal_images(make_predictions):
+    found = compute_metrics(make_predictions([0, 0, 1, 1], [0.1, 0.8, 0.7, 0.9]))
+    assert found["per_defect"]["scratch"]["images"] == 2
+    assert found["per_defect"]["scratch"]["recall"] == 1.0
+    assert found["per_defect"]["scratch"]["image_auroc"] == pytest.approx(0.75)

@@ -1,0 +1,63 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
+from ddad_jax.evaluation.outputs import (
+    heat_overlay,
+    picture,
+    write_metrics,
+    write_pictures,
+    write_scores,
+)
+
+
+@pytest.fixture
+def predictions(make_predictions):
+    masks = np.zeros((3, 16, 16), bool)
+    masks[1, 4:8, 4:8] = True
+    return make_predictions([NORMAL, ANOMALOUS, UNKNOWN], [0.25, 0.75, 0.5], masks=masks)
+
+
+def test_scores_have_a_row_an_image(predictions, tmp_path):
+    write_scores(tmp_path, predictions)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [sample.name for sample in predictions.samples]
+    assert [row["label"] for row in rows] == ["normal", "anomalous", ""]
+    assert [row["decision"] for row in rows] == ["normal", "anomalous", "normal"]
+    assert [float(row["score"]) for row in rows] == [0.25, 0.75, 0.5]
+    assert rows[0]["noise_level"] == "40"
+
+
+def test_metrics_are_plain_json(tmp_path):
+    write_metrics(tmp_path, {"aupro": 0.5, "image_auroc": None})
+    text = (tmp_path / "metrics.json").read_text()
+    assert json.loads(text) == {"aupro": 0.5, "image_auroc": None}
+    with pytest.raises(ValueError):
+        write_metrics(tmp_path, {"aupro": float("nan")})
+
+
+def test_pictures_lie_where_the_images_do(predictions, tmp_path):
+    write_pictures(tmp_path, predictions)
+    for sample in predictions.samples:
+        with Image.open(tmp_path / "pictures" / f"{sample.name}.png") as image:
+            assert image.width > 16
+
+
+def test_only_a_known_defect_has_a_ground_truth_panel(predictions):
+    widths = [picture(predictions, row).width for row in range(3)]
+    assert widths[1] > widths[0] == widths[2]
+
+
+def test_heat_is_clear_at_zero_and_bright_at_twice_the_threshold():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    overlay = heat_overlay(image, np.array([[0.0, 0.5, 1.0]], np.float32), 0.5)
+    brightness = overlay.mean(-1)[0]
+    assert brightness[0] < brightness[1] < brightness[2]
+    np.testing.assert_array_equal(
+        overlay[0, 2], heat_overlay(image, np.full((1, 3), 9.0, np.float32), 0.5)[0, 0]
+    )

@@ -1,0 +1,122 @@
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddad_jax.data.loader import training_batches
+from ddad_jax.errors import Interrupted, UserError
+from ddad_jax.training import mesh as meshes
+from ddad_jax.training.loop import train
+from ddad_jax.training.state import TrainSettings
+
+TARGET = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+INPUTS = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+
+
+def regression(params, frozen, batch, key):
+    """Linear regression with noise drawn anew at each step."""
+    noise = 0.01 * jax.random.normal(key, (batch["x"].shape[0], 2))
+    error = batch["x"] @ params["w"] + noise - batch["x"] @ frozen["target"]
+    return (error**2).mean(), {"spread": error.std()}
+
+
+def broken_after_two(params, frozen, batch, key):
+    loss, metrics = regression(params, frozen, batch, key)
+    far = jnp.abs(params["w"]).max() > 0.015
+    return jnp.where(far, jnp.nan, loss), metrics
+
+
+def run(folder, steps, loss=regression, batches=None, **changes):
+    settings = TrainSettings(
+        **{"steps": steps, "batch_size": 8, "learning_rate": 0.01, "checkpoint_every": 5,
+           "log_every": 5, "ema_decay": 0.9} | changes
+    )  # fmt: skip
+    return train(
+        loss,
+        {"w": jnp.zeros((3, 2))},
+        {"target": jnp.asarray(TARGET)},
+        batches or training_batches({"x": INPUTS}, 8, seed=0),
+        settings,
+        folder=folder,
+        seed=0,
+        mesh=meshes.make_mesh(),
+    )
+
+
+class Signalled:
+    """Batches that send this process a signal on the way."""
+
+    def __init__(self, at, number):
+        self._batches = training_batches({"x": INPUTS}, 8, seed=0)
+        self._left, self._number = at, number
+
+    def __next__(self):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), self._number)
+        return next(self._batches)
+
+    def get_state(self):
+        return self._batches.get_state()
+
+    def set_state(self, state):
+        self._batches.set_state(state)
+
+
+def test_training_learns(tmp_path):
+    params = run(tmp_path, 600, learning_rate=0.05, weight_decay=0.0)
+    np.testing.assert_allclose(params["w"], TARGET, atol=0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, number):
+    expected = run(tmp_path / "whole", 23)
+    with pytest.raises(Interrupted, match=r"step 13 of 23"):
+        run(tmp_path / "cut", 23, batches=Signalled(13, number))
+    found = run(tmp_path / "cut", 23)
+    np.testing.assert_array_equal(found["w"], expected["w"])
+    assert signal.getsignal(number) is not None
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    expected = run(tmp_path, 10)
+    log = (tmp_path / "metrics.jsonl").read_text()
+    found = run(tmp_path, 10, batches=Signalled(1, signal.SIGTERM))
+    np.testing.assert_array_equal(found["w"], expected["w"])
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def test_metrics_are_written_as_json_lines(tmp_path):
+    run(tmp_path, 12)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert {"loss", "gradient_norm", "images_per_second", "spread", "skipped"} <= set(lines[0])
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_a_loss_that_stays_broken_stops_the_run_with_the_last_good_state(tmp_path):
+    with pytest.raises(UserError, match=r"not finite 8 steps in a row, last at step 10 on images"):
+        run(tmp_path, 50, loss=broken_after_two, max_skipped=5)
+    params = run(tmp_path, 10, loss=broken_after_two, max_skipped=5, ema_decay=0.0)
+    assert np.isfinite(params["w"]).all()
+    assert np.abs(params["w"]).max() < 0.03
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
+    run(tmp_path, 5)
+    settings = TrainSettings(steps=5, batch_size=8)
+    with pytest.raises(UserError, match=r"another architecture: it has w of shape \(3, 2\)"):
+        train(
+            regression,
+            {"w": jnp.zeros((3, 4))},
+            {"target": jnp.asarray(TARGET)},
+            training_batches({"x": INPUTS}, 8, seed=0),
+            settings,
+            folder=tmp_path,
+            seed=0,
+            mesh=meshes.make_mesh(),
+        )
