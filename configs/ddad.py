@@ -1,6 +1,6 @@
-"""DDAD (arXiv 2305.15956), the predecessor: diffusion on pixels, one noise level, noise added.
+r"""DDAD (arXiv 2305.15956), the predecessor: diffusion on pixels, one noise level, noise added.
 
-    python -m ddad_jax.main --config=configs/ddad.py --workdir=runs/ddad \\
+    python -m ddad_jax.main --config=configs/ddad.py --workdir=runs/ddad \
         --config.data.root=<MVTec AD>
 
 WideResNet-101-2's weights are downloaded once (255 MB), or given as a path with

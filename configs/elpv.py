@@ -1,7 +1,7 @@
-"""Real solar cells (ELPV), learnt from those with defect probability 0, on one CPU machine.
+r"""Real solar cells (ELPV), learnt from those with defect probability 0, on one CPU machine.
 
     pip install elpv-dataset
-    python -m ddad_jax.main --config=configs/elpv.py --workdir=runs/elpv \\
+    python -m ddad_jax.main --config=configs/elpv.py --workdir=runs/elpv \
         --config.data.category=mono
 
 The category is "mono", "poly" or, for both together, empty. There are no masks, so there are

@@ -1,7 +1,7 @@
-"""Your own photographs of good parts, on one CPU machine.
+r"""Your own photographs of good parts, on one CPU machine.
 
-    python -m ddad_jax.main --config=configs/folder.py --workdir=runs/mine \\
-        --config.data.root=<folder of good images> \\
+    python -m ddad_jax.main --config=configs/folder.py --workdir=runs/mine \
+        --config.data.root=<folder of good images> \
         --config.data.settings.test=<folder with good/ and a folder for each kind of defect>
 
 The test folder is optional, and so are masks (--config.data.settings.masks). Afterwards

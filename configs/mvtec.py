@@ -1,6 +1,6 @@
-"""MVTec AD, all categories, the published networks and settings of D3AD (arXiv 2401.04463).
+r"""MVTec AD, all categories, the published networks and settings of D3AD (arXiv 2401.04463).
 
-    python -m ddad_jax.main --config=configs/mvtec.py --workdir=runs/mvtec \\
+    python -m ddad_jax.main --config=configs/mvtec.py --workdir=runs/mvtec \
         --config.data.root=<folder with bottle, cable, ...>
 
 One category with --config.data.category=bottle; a network of other size with, for example,

@@ -1,6 +1,6 @@
-"""VisA, all twelve categories, the published networks and settings of D3AD (arXiv 2401.04463).
+r"""VisA, all twelve categories, the published networks and settings of D3AD (arXiv 2401.04463).
 
-    python -m ddad_jax.main --config=configs/visa.py --workdir=runs/visa \\
+    python -m ddad_jax.main --config=configs/visa.py --workdir=runs/visa \
         --config.data.root=<VisA, as released or rearranged>
 
 As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.

@@ -71,7 +71,8 @@ def folder_source(
         samples += _test_samples(Path(test), str(masks), category, group_pattern)
     elif str(masks):
         raise UserError(
-            "data.settings.masks: is set, but data.settings.test is not; set it to the images they mark"
+            "data.settings.masks: is set, but data.settings.test is not; set it to the images they "
+            "mark"
         )
     return FileSource(category, tuple(samples), mask_rule, white_level)
 
