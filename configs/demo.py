@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     config.autoencoder.latent_scale = 0.0
     config.autoencoder.feature_weight = 0.2
     config.autoencoder.latent_weight = 1e-3
-    config.autoencoder.crop_size = 64
-    config.autoencoder.training = default.training_settings(batch_size=16, steps=500)
+    config.autoencoder.crop_size = 48
+    config.autoencoder.training = default.training_settings(batch_size=16, steps=400)
     config.autoencoder.training.learning_rate = 2e-3
     config.autoencoder.training.schedule = "cosine"
     config.autoencoder.training.warmup_steps = 50

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from ddad_jax.detection import anomaly_map, detector
 from ddad_jax.training.state import Loss, Metrics
@@ -36,10 +36,11 @@ def autoencoder_loss(
     def loss(
         params: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1.0
+        images = batch["image"]
         crop_key, sample_key = jax.random.split(key)
         if crop_size:
             images = _random_crops(crop_key, images, crop_size)
+        images = images.astype(jnp.float32) / 127.5 - 1.0
         variables = {"params": params}
         if variational:
             mean, logvar = autoencoder.apply(variables, images, method="posterior")
@@ -64,12 +65,12 @@ def autoencoder_loss(
 
 
 def _random_crops(
-    key: Key[Array, ""], images: Float[Array, "b h w 3"], size: int
-) -> Float[Array, "b size size 3"]:
+    key: Key[Array, ""], images: UInt8[Array, "b h w 3"], size: int
+) -> UInt8[Array, "b size size 3"]:
     b, h, w, c = images.shape
     corners = jax.random.randint(key, (b, 2), 0, jnp.array([h - size + 1, w - size + 1]))
 
-    def crop(image: Float[Array, "h w 3"], corner: Int[Array, " 2"]) -> Float[Array, "_ _ 3"]:
+    def crop(image: UInt8[Array, "h w 3"], corner: Int[Array, " 2"]) -> UInt8[Array, "_ _ 3"]:
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, c))
 
     return jax.vmap(crop)(images, corners)
