@@ -115,10 +115,10 @@ class Run:
     def autoencoder(self) -> Variables:
         """The autoencoder, pretrained or trained here."""
         settings, network = self.config.autoencoder, self.networks.autoencoder
-        if settings.weights:
-            return pretrained.load(settings.weights, network)
         if not parameter_count(network):
             return {}
+        if settings.weights:
+            return pretrained.load(settings.weights, network)
         loss = autoencoder_loss(
             network,
             self.networks.extractor,

@@ -90,11 +90,10 @@ def picture(predictions: Predictions, row: int) -> Image.Image:
     )
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(13)
-    comparison = ">" if p.decisions[row] else "≤"
     truth = f", truth: {sample.defect}" if sample.label != UNKNOWN else ""
     title = (
-        f"{decision_name(bool(p.decisions[row]))}: score {p.scores[row]:.3f} {comparison} "
-        f"{p.threshold:.3f}{truth}, noise level {p.noise_levels[row]}"
+        f"{decision_name(bool(p.decisions[row]))}: score {p.scores[row]:.3f}, "
+        f"threshold {p.threshold:.3f}{truth}, noise level {p.noise_levels[row]}"
     )
     draw.text((GAP, 2), title, "#b00020" if p.decisions[row] else "#1b5e20", font)
     for column, (name, pixels) in enumerate(panels):

@@ -1,0 +1,180 @@
+"""Files that are broken or mean harm: each is refused in one line, and nothing of them runs."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from ddad_jax.errors import UserError
+from ddad_jax.pretrained.read import read_state_dict
+
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def saved(value, legacy=False):
+    stream = io.BytesIO()
+    torch.save(value, stream, _use_new_zipfile_serialization=not legacy)
+    return stream.getvalue()
+
+
+def repacked(content, change, compression=zipfile.ZIP_STORED):
+    """A zip archive with its entries, a dict of bytes by name, changed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def named(files, end):
+    return next(name for name in files if name.endswith(end))
+
+
+def with_pickle(data):
+    def change(files):
+        files[named(files, "data.pkl")] = data
+
+    return change
+
+
+def storage_of(size, kind=b"FloatStorage"):
+    """A pickle of one tensor over a storage of so many numbers."""
+    return (
+        b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
+        b"ctorch\n" + kind + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ"
+        + struct.pack("<i", size) + b"tQK\x00J" + struct.pack("<i", size)
+        + b"\x85K\x01\x85\x89}tRs."
+    )  # fmt: skip
+
+
+GOOD = saved({"w": torch.arange(64.0)})
+OLD = saved({"w": torch.arange(64.0)}, legacy=True)
+MARKER = "executed"
+
+HOSTILE = {
+    "calls os.system": (saved(Calls(os.system, f"touch {MARKER}")), "posix.system"),
+    "calls os.system, old format": (
+        saved(Calls(os.system, f"touch {MARKER}"), legacy=True),
+        "posix.system",
+    ),
+    "calls eval inside a dict": (
+        saved({"w": torch.ones(1), "x": Calls(eval, f"open('{MARKER}', 'w')")}),
+        "__builtin__.eval",
+    ),
+    "a plain pickle that opens a file": (
+        pickle.dumps(Calls(open, MARKER, "w"), protocol=2),
+        "io.open",
+    ),
+    "imports by another instruction": (
+        repacked(GOOD, with_pickle(b"(S'touch executed'\nios\nsystem\n.")),
+        "instruction INST",
+    ),
+    "asks for an extension": (repacked(GOOD, with_pickle(b"\x80\x02\x82\x01.")), "EXT1"),
+    "calls a number": (repacked(GOOD, with_pickle(b"\x80\x02K\x01)R.")), "not a function"),
+    "nests a hundred thousand tuples": (
+        repacked(GOOD, with_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".")),
+        "no state dict",
+    ),
+    "a compressed bomb": (
+        repacked(
+            GOOD,
+            lambda files: files.update({named(files, "data/0"): bytes(50_000_000)}),
+            zipfile.ZIP_DEFLATED,
+        ),
+        "is compressed",
+    ),
+    "a pickle without end": (repacked(GOOD, with_pickle(b"\x80\x02}")), "not a readable"),
+    "a tensor larger than its storage": (
+        repacked(GOOD, with_pickle(storage_of(1_000_000))),
+        "holds 256 bytes, but 4000000 bytes are expected",
+    ),
+    "an unknown storage": (
+        repacked(GOOD, with_pickle(storage_of(64, b"EvilStorage"))),
+        "torch.EvilStorage",
+    ),
+    "a storage that is missing": (
+        repacked(GOOD, lambda files: files.pop(named(files, "data/0"))),
+        "storage '0' is missing",
+    ),
+    "a big-endian file": (
+        repacked(GOOD, lambda files: files.update({named(files, "byteorder"): b"big"})),
+        "byte order",
+    ),
+    "TorchScript": (
+        repacked(GOOD, lambda files: files.update({"archive/constants.pkl": b""})),
+        "TorchScript",
+    ),
+    "bytes after the end": (OLD + b"surplus", "7 bytes after its last storage"),
+    "a list instead of a dict": (saved([torch.ones(1)]), "holds no state dict but a list"),
+    "a dict of numbers": (saved({"lr": 0.1}), "key 'lr' holds no tensor but a float"),
+    "text": (b"weights, honestly", "is not a PyTorch file"),
+    "nothing": (b"", "is not a PyTorch file"),
+}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Function: content -> the one line that refuses it."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(content, name="weights.pth"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(UserError) as problem:
+            read_state_dict(path)
+        assert not (tmp_path / MARKER).exists()
+        message = str(problem.value)
+        assert name in message
+        assert "\n" not in message
+        return message
+
+    return read
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_is_refused_and_not_executed(refused, name):
+    content, reason = HOSTILE[name]
+    assert reason in refused(content)
+
+
+@pytest.mark.parametrize("content", [GOOD, OLD], ids=["zip", "legacy"])
+def test_cut_anywhere(refused, content):
+    for end in np.linspace(1, len(content) - 1, 40, dtype=int):
+        refused(content[:end])
+
+
+def test_broken_safetensors(refused):
+    whole = safetensors.numpy.save({"w": np.arange(8.0)})
+    for content in (
+        b"", whole[:20], whole[:-8], whole + b"more",
+        struct.pack("<Q", 1 << 60) + whole[8:], whole.replace(b"F64", b"F99"),
+    ):  # fmt: skip
+        assert "safetensors" in refused(content, "weights.safetensors")
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="nowhere.pth: no such file"):
+        read_state_dict(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match=r"holds 0 files of weights \(none\)"):
+        read_state_dict(tmp_path)
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"holds 2 files of weights \(a.pth, b.pth\)"):
+        read_state_dict(tmp_path)

