@@ -57,6 +57,7 @@ class Run:
             for network in ("autoencoder", "denoiser", "extractor")
         }
         self._source = builders.source(config, category)
+        self.name = self._source.category or workdir.resolve().name
         self._mesh = meshes.make_mesh(config.mesh.data)
         self._check_same_run()
 
