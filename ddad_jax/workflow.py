@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -60,7 +61,8 @@ def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
         logging.info("no test images; the detector is ready for --mode=predict")
         return None
     predictions = predict_images(detector, test, run.build.batch_size)
-    part = _write_results(run.workdir, run.name, predictions)
+    metrics = compute_metrics(predictions, run.resized_masks())
+    part = _write_results(run.workdir, run.name, predictions, metrics)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = part.metrics[name]
         shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
@@ -68,9 +70,10 @@ def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
     return part
 
 
-def _write_results(folder: Path, name: str, predictions: Predictions) -> ReportPart:
+def _write_results(
+    folder: Path, name: str, predictions: Predictions, metrics: dict[str, Any]
+) -> ReportPart:
     """Everything that is written about a set of images; what a report over several needs of it."""
-    metrics = compute_metrics(predictions)
     curves = compute_curves(predictions)
     write_metrics(folder, metrics)
     write_scores(folder, predictions)
@@ -142,6 +145,7 @@ def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     )
     predictions = predict_images(stored.detector, prepared["test"], config.build.batch_size)
     output.mkdir(exist_ok=True)
-    _write_results(output, Path(images).resolve().name, predictions)
+    name = Path(images).resolve().name
+    _write_results(output, name, predictions, compute_metrics(predictions))
     anomalous = int(predictions.decisions.sum())
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation.aupro import pro_curve
+from ddad_jax.evaluation.aupro import pro_curve, tell_apart
 from ddad_jax.evaluation.metrics import PRO_LIMIT
 from ddad_jax.evaluation.predictions import Predictions
 
@@ -49,5 +49,5 @@ def _drawn_pro(maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"
     if not masks.any() or masks.all():
         return None
     rates = PRO_LIMIT * np.linspace(0.0, 1.0, PRO_POINTS) ** 2
-    overlaps = np.interp(rates, *pro_curve(maps, masks))
+    overlaps = np.interp(rates, *pro_curve(tell_apart(maps, masks)))
     return np.append(0.0, rates), np.append(0.0, overlaps)

@@ -19,6 +19,7 @@ from ddad_jax.evaluation.curves import Curves
 from ddad_jax.evaluation.encode import encode_row
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report_tables import figure_table, tiles
+from ddad_jax.evaluation.shown import PROTOCOL_NOTES
 
 PAGE = files("ddad_jax.evaluation") / "page"
 
@@ -112,7 +113,8 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
         where = f"threshold {parts[0].metrics['threshold']:.3f}"
     else:
         where = f"{len(parts)} categories, each with its own threshold"
-    return f"{count} images; {where}, set on held-out normal images without any test label."
+    note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
+    return f"{count} images; {where}, set on held-out normal images without any test label. {note}"
 
 
 def _embedded(parts: Sequence[ReportPart]) -> str:

@@ -16,6 +16,16 @@ NAMES = {
     "pixel_auroc_d3ad": "pixel AUROC, D3AD's code",
 }
 
+# What the figures of a protocol are, in one sentence.
+PROTOCOL_NOTES = {
+    "exact": "Protocol exact: masks binarised, per-region overlap by MVTec AD's definition.",
+    "paper": (
+        "Protocol paper: figures named after D3AD's code are computed as there, with masks that "
+        "are not binarised and an overlap curve of 200 rescaled thresholds; all others by MVTec "
+        "AD's definition."
+    ),
+}
+
 
 def shown(value: float | int | None) -> str:
     """Four decimals, a count as it is, a dash for what cannot be had."""

@@ -53,7 +53,10 @@ def test_figures_are_those_of_the_metrics(make_part, tmp_path):
     write_report(tmp_path / "report.html", "plate", [part])
     page = (tmp_path / "report.html").read_text()
     for name in ("image_auroc", "image_ap", "pixel_auroc", "aupro"):
+        low, high = part.metrics["intervals"][name]
         assert f"<dd>{part.metrics[name]:.4f}</dd>" in page
+        assert f"95 %: {low:.4f} to {high:.4f}" in page
+    assert "Protocol exact" in page
 
 
 def test_without_labels_the_page_counts_what_is_called_anomalous(make_part, tmp_path):
