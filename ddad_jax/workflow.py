@@ -20,6 +20,7 @@ from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_sco
 from ddad_jax.evaluation.predict import predict_images
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import ReportPart, report_part, write_report
+from ddad_jax.evaluation.results import write_results
 from ddad_jax.run import Run
 
 
@@ -127,6 +128,7 @@ def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> Non
             parts.append(part)
     if len(parts) > 1:
         write_report(workdir / "report.html", workdir.resolve().name, parts)
+        write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
 
 
 def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:

@@ -4,8 +4,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ddad_jax.evaluation.results import mean_figures
 from ddad_jax.evaluation.shown import NAMES, shown
-from ddad_jax.evaluation.tables import mean_figures
 
 TILES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 COLUMNS = (
