@@ -1,10 +1,11 @@
 """What each mode of the command line does, for one category or for all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from absl import logging
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from ddad_jax import builders
@@ -14,6 +15,8 @@ from ddad_jax.data.prepare import prepare
 from ddad_jax.deploy.artifact import load_detector
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.bootstrap import resample
+from ddad_jax.evaluation.compare import compare_runs, write_resampled
 from ddad_jax.evaluation.curves import compute_curves
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
@@ -62,8 +65,7 @@ def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
         logging.info("no test images; the detector is ready for --mode=predict")
         return None
     predictions = predict_images(detector, test, run.build.batch_size)
-    metrics = compute_metrics(predictions, run.resized_masks())
-    part = _write_results(run.workdir, run.name, predictions, metrics)
+    part = _write_results(run.workdir, run.name, predictions, run.resized_masks())
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = part.metrics[name]
         shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
@@ -72,11 +74,17 @@ def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
 
 
 def _write_results(
-    folder: Path, name: str, predictions: Predictions, metrics: dict[str, Any]
+    folder: Path,
+    name: str,
+    predictions: Predictions,
+    resized_masks: Float[np.ndarray, "n h w"] | None = None,
 ) -> ReportPart:
     """Everything that is written about a set of images; what a report over several needs of it."""
+    resampled = resample(predictions)
+    metrics = compute_metrics(predictions, resampled, resized_masks)
     curves = compute_curves(predictions)
     write_metrics(folder, metrics)
+    write_resampled(folder, resampled)
     write_scores(folder, predictions)
     write_pictures(folder, predictions)
     part = report_part(name, predictions, metrics, curves)
@@ -92,14 +100,14 @@ STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
     "adapt": _adapt,
     "evaluate": _evaluate,
 }
-MODES = (*STAGES, "predict")
+MODES = (*STAGES, "predict", "compare")
 
 
 def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> None:
     """Carries out a mode.
 
     Args:
-      mode: one of `MODES`.
+      mode: one of `MODES` but "compare".
       config: the resolved config.
       workdir: a writable folder; each of several categories gets a folder in it.
       images: with "predict", a folder of images or one image.
@@ -131,6 +139,23 @@ def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> Non
         write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
 
 
+def compare(folders: Sequence[str], workdir: Path | None) -> None:
+    """Prints how two runs differ, and writes it where a workdir is named.
+
+    Raises:
+      UserError: the folders are not two, or hold no results of the same images.
+    """
+    if len(folders) != 2:
+        raise UserError(
+            f"--mode=compare: takes two run folders, found {len(folders)}; for example "
+            "--mode=compare runs/a runs/b"
+        )
+    text = compare_runs(*map(Path, folders))
+    print(text, end="")
+    if workdir is not None:
+        (workdir / "compare.md").write_text(text, encoding="utf-8")
+
+
 def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     if not images:
         raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
@@ -147,7 +172,6 @@ def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     )
     predictions = predict_images(stored.detector, prepared["test"], config.build.batch_size)
     output.mkdir(exist_ok=True)
-    name = Path(images).resolve().name
-    _write_results(output, name, predictions, compute_metrics(predictions))
+    _write_results(output, Path(images).resolve().name, predictions)
     anomalous = int(predictions.decisions.sum())
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
 EIGHT_CONNECTED = np.ones((3, 3), int)
 
 
@@ -94,7 +95,7 @@ def area_up_to(
 
 
 def aupro(
-    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"], limit: float = 0.3
+    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"], limit: float = PRO_LIMIT
 ) -> float:
     """AUPRO up to a false positive rate, in [0, 1]; raises ValueError as `tell_apart`."""
     return area_up_to(*pro_curve(tell_apart(maps, masks)), limit)

@@ -1,12 +1,16 @@
 """What figures would be had other images been tested: the bootstrap over images.
 
 Normal and anomalous images are drawn anew separately, so that each figure is defined every time.
+Which images are drawn depends on the labels alone: the resamples of two runs over the same images
+are pairs.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ddad_jax.evaluation.aupro import region_gains
+from ddad_jax.data.sample import ANOMALOUS, NORMAL
+from ddad_jax.evaluation.aupro import PRO_LIMIT, region_gains
+from ddad_jax.evaluation.predictions import Predictions
 
 RESAMPLES = 1000
 # Steps of the false positive rate in which the curves over pixels are followed; finer near 0.
@@ -29,6 +33,32 @@ def draw_counts(
 def interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
     """The ends of the 95 % percentile interval."""
     return np.percentile(values, [2.5, 97.5]).tolist()
+
+
+def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resamples"]]:
+    """Every figure that is defined, for each of `RESAMPLES` draws of the test images.
+
+    Returns:
+      `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`.
+    """
+    p = predictions
+    normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
+    labelled = normal | anomalous
+    counts = np.zeros((RESAMPLES, len(p)), np.int64)
+    counts[:, labelled] = draw_counts(anomalous[labelled])
+    drawn = {
+        name: counts[:, chosen] @ p.decisions[chosen] / chosen.sum()
+        for name, chosen in (("recall", anomalous), ("false_alarm_rate", normal))
+        if chosen.any()
+    }
+    if normal.any() and anomalous.any():
+        drawn |= image_figures(anomalous[labelled], p.scores[labelled], counts[:, labelled])
+    masked = labelled & p.has_mask
+    masks = p.masks[masked]
+    if masks.any() and not masks.all():
+        counts = draw_counts(anomalous[masked])
+        drawn |= pixel_figures(p.maps[masked], masks, counts, PRO_LIMIT)
+    return drawn
 
 
 def image_figures(

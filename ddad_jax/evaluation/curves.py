@@ -7,8 +7,7 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation.aupro import pro_curve, tell_apart
-from ddad_jax.evaluation.metrics import PRO_LIMIT
+from ddad_jax.evaluation.aupro import PRO_LIMIT, pro_curve, tell_apart
 from ddad_jax.evaluation.predictions import Predictions
 
 PRO_POINTS = 200

@@ -4,6 +4,7 @@ A figure that cannot be had, because the test set lacks what it compares, is Non
 says why.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.evaluation import bootstrap
-from ddad_jax.evaluation.aupro import area_up_to, pro_curve, tell_apart
+from ddad_jax.evaluation.aupro import PRO_LIMIT, STRICT_PRO_LIMIT, area_up_to, pro_curve, tell_apart
 from ddad_jax.evaluation.binary import binary_figures
 from ddad_jax.evaluation.d3ad import d3ad_figures
 from ddad_jax.evaluation.predictions import Predictions
@@ -21,7 +22,6 @@ PIXEL_FIGURES = (
     "pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "aupro_0.05",
 )  # fmt: skip
 PROTOCOLS = ("exact", "paper")
-PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
 
 
 def pixel_figures(
@@ -37,20 +37,23 @@ def pixel_figures(
 
 
 def compute_metrics(
-    predictions: Predictions, resized_masks: Float[np.ndarray, "n h w"] | None = None
+    predictions: Predictions,
+    resampled: Mapping[str, Float[np.ndarray, " resamples"]],
+    resized_masks: Float[np.ndarray, "n h w"] | None = None,
 ) -> dict[str, Any]:
     """All figures of one category, ready for JSON.
 
     Args:
       predictions: what the detector said.
+      resampled: of the same predictions, as `bootstrap.resample` makes them.
       resized_masks: with protocol "paper", the masks as `d3ad.resized_masks` makes them.
 
     Returns:
       The figures of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
       does (`decision`), the same for each defect type and each quarter of the defects by size
-      against all normal images (`per_defect`, `per_size`), 95 % intervals of the first figures by
-      the bootstrap over images (`intervals`), counts, and `undefined`: the reason for every figure
-      that is None. With protocol "paper" also the figures of `d3ad_figures`.
+      against all normal images (`per_defect`, `per_size`), the 95 % intervals (`intervals`),
+      counts, and `undefined`: the reason for every figure that is None. With protocol
+      "paper" also the figures of `d3ad_figures`.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
@@ -69,7 +72,7 @@ def compute_metrics(
     if resized_masks is not None:
         masked = (normal | anomalous) & p.has_mask
         metrics |= d3ad_figures(p.maps[masked], resized_masks[masked])
-    metrics["intervals"] = _intervals(p, normal, anomalous)
+    metrics["intervals"] = {name: bootstrap.interval(values) for name, values in resampled.items()}
     metrics["decision"] = _decisions(p, normal, anomalous)
     metrics["per_defect"] = {
         defect: _part(p, normal, chosen) for defect, chosen in _defects(p, anomalous).items()
@@ -117,23 +120,6 @@ def _against_normal(
     else:
         figures |= pixel_figures(p.maps[masked], masks)
     return figures
-
-
-def _intervals(
-    p: Predictions, normal: Bool[np.ndarray, " n"], anomalous: Bool[np.ndarray, " n"]
-) -> dict[str, list[float]]:
-    """The 95 % interval of every figure that is defined and has one."""
-    drawn: dict[str, Float[np.ndarray, " resamples"]] = {}
-    if normal.any() and anomalous.any():
-        labelled = normal | anomalous
-        truth = anomalous[labelled]
-        drawn |= bootstrap.image_figures(truth, p.scores[labelled], bootstrap.draw_counts(truth))
-    masked = (normal | anomalous) & p.has_mask
-    masks = p.masks[masked]
-    if masks.any() and not masks.all():
-        counts = bootstrap.draw_counts(anomalous[masked])
-        drawn |= bootstrap.pixel_figures(p.maps[masked], masks, counts, PRO_LIMIT)
-    return {name: bootstrap.interval(values) for name, values in drawn.items()}
 
 
 def _decisions(

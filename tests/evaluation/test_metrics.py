@@ -5,7 +5,8 @@ import pytest
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.metrics import PIXEL_FIGURES, compute_metrics
+from ddad_jax.evaluation.metrics import PIXEL_FIGURES
+from tests.evaluation.conftest import compute_metrics
 
 
 def test_agrees_with_the_reference(golden, make_predictions):
@@ -99,9 +100,12 @@ def test_intervals_hold_the_figure_and_narrow_with_more_images(make_predictions)
         maps = (rng.random(masks.shape) + 0.3 * masks).astype(np.float32)
         scores = rng.normal(labels, 1.0)
         found = compute_metrics(make_predictions(labels, scores, maps, masks))
-        assert set(found["intervals"]) == {"image_auroc", "image_ap", "pixel_auroc", "aupro"}
+        figures = found | found["decision"]
+        assert set(found["intervals"]) == {
+            "image_auroc", "image_ap", "pixel_auroc", "aupro", "recall", "false_alarm_rate",
+        }  # fmt: skip
         for name, (low, high) in found["intervals"].items():
-            assert low <= found[name] <= high, name
+            assert low <= figures[name] <= high, name
         widths.append(np.diff(found["intervals"]["image_auroc"]).item())
     assert widths[1] < 0.7 * widths[0]
 

@@ -9,8 +9,8 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.data.synthetic import synthetic_source
 from ddad_jax.evaluation.curves import compute_curves
 from ddad_jax.evaluation.encode import encode_row
-from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.report import report_part, write_report
+from tests.evaluation.conftest import compute_metrics
 
 
 @pytest.fixture

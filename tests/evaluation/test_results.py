@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import write_results
+from tests.evaluation.conftest import compute_metrics
 
 
 @pytest.fixture
