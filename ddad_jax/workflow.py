@@ -18,6 +18,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.compare import compare_runs, write_resampled
 from ddad_jax.evaluation.curves import compute_curves
+from ddad_jax.evaluation.figures import write_figures, write_training_loss
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
 from ddad_jax.evaluation.predict import predict_images
@@ -66,6 +67,7 @@ def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
         return None
     predictions = predict_images(detector, test, run.build.batch_size)
     part = _write_results(run.workdir, run.name, predictions, run.resized_masks())
+    write_training_loss(run.workdir / "figures", run.workdir)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = part.metrics[name]
         shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
@@ -87,6 +89,7 @@ def _write_results(
     write_resampled(folder, resampled)
     write_scores(folder, predictions)
     write_pictures(folder, predictions)
+    write_figures(folder / "figures", predictions, curves)
     part = report_part(name, predictions, metrics, curves)
     write_report(folder / "report.html", name, [part])
     logging.info("see %s", folder / "report.html")

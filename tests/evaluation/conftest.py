@@ -14,7 +14,7 @@ def compute_metrics(predictions, resized_masks=None):
     return metrics.compute_metrics(predictions, resample(predictions), resized_masks)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_predictions():
     """Function: labels, scores, maps and masks -> predictions over grey images."""
 
