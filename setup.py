@@ -21,10 +21,12 @@ setup(
     extras_require={
         "elpv": ["elpv-dataset>=1.0.0"],
         "test": [
+            "axe-playwright-python>=0.1.4",
             "beartype>=0.20",
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
             "import-linter>=2.3",
+            "playwright>=1.50",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",

@@ -11,6 +11,7 @@ from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.metrics import PROTOCOLS
 from ddad_jax.training.state import TrainSettings
 
 # What an artifact needs to build the networks again.
@@ -101,6 +102,13 @@ def train_settings(config: ConfigDict, network: str) -> TrainSettings:
             f"{settings.steps} steps for training; choose fewer"
         )
     return settings
+
+
+def evaluation_protocol(config: ConfigDict) -> str:
+    """The protocol of the figures, "exact" or "paper"."""
+    protocol = config.evaluation.protocol
+    _require_choice("evaluation.protocol", protocol, PROTOCOLS)
+    return protocol
 
 
 def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -23,13 +23,16 @@ MODE = flags.DEFINE_enum(
     list(workflow.MODES),
     "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
     "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
-    "score the images of --images.",
+    "score the images of --images. compare: two run folders, --mode=compare runs/a runs/b.",
 )
 IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
 
 
 def main(argv: list[str]) -> None:
     """Runs the chosen mode and turns the ways it may end into exit codes."""
+    if MODE.value == "compare":
+        workflow.compare(argv[1:], WORKDIR.value and _writable(Path(WORKDIR.value)))
+        return
     if len(argv) > 1:
         raise UserError(f"'{argv[1]}' is no flag; every setting is given as --config.name=value")
     if CONFIG.value is None:

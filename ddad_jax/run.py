@@ -26,6 +26,7 @@ from ddad_jax.detection.build import build_detector
 from ddad_jax.detection.detector import Detector, Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation import d3ad
 from ddad_jax.models import initialise, parameter_count
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
@@ -56,7 +57,9 @@ class Run:
             network: builders.train_settings(config, network)
             for network in ("autoencoder", "denoiser", "extractor")
         }
+        self._protocol = builders.evaluation_protocol(config)
         self._source = builders.source(config, category)
+        self.name = self._source.category or workdir.resolve().name
         self._mesh = meshes.make_mesh(config.mesh.data)
         self._check_same_run()
 
@@ -85,6 +88,16 @@ class Run:
         data = self.config.data
         cache = builders.cache_folder(self.config, self.workdir)
         return prepare(self._source, data.size, cache, data.resize, data.on_unreadable)
+
+    def resized_masks(self) -> Float[np.ndarray, "n size size"] | None:
+        """The test images' masks as the official code resizes them, if its figures are asked for.
+
+        `evaluation.d3ad` says how they differ.
+        """
+        if self._protocol == "exact":
+            return None
+        data = self.config.data
+        return d3ad.resized_masks(self._source, self.images["test"].samples, data.size, data.resize)
 
     @cached_property
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +304,8 @@ class Run:
     def _fingerprint(self) -> str:
         """Changes whenever a setting or an image that the detector depends on does."""
         settings = json.loads(self.config.to_json_best_effort())
-        settings.pop("mesh")
+        for section in ("mesh", "evaluation"):
+            settings.pop(section)
         samples = [sample.name for sample in self.images["train"].samples]
         text = json.dumps([settings, samples], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,9 +1,11 @@
 """What each mode of the command line does, for one category or for all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import logging
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from ddad_jax import builders
@@ -13,9 +15,16 @@ from ddad_jax.data.prepare import prepare
 from ddad_jax.deploy.artifact import load_detector
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.bootstrap import resample
+from ddad_jax.evaluation.compare import compare_runs, write_resampled
+from ddad_jax.evaluation.curves import compute_curves
+from ddad_jax.evaluation.figures import write_figures, write_training_loss
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
 from ddad_jax.evaluation.predict import predict_images
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.report import ReportPart, report_part, write_report
+from ddad_jax.evaluation.results import write_results
 from ddad_jax.run import Run
 
 
@@ -37,51 +46,71 @@ def _adapt(run: Run) -> None:
     _ = run.extractor
 
 
-def _evaluate(run: Run) -> None:
+def _evaluate(run: Run) -> ReportPart | None:
     detector = run.stored_detector()
     if detector is None:
         raise UserError(
             f"--workdir={run.workdir}: holds no detector of these settings and images to evaluate; "
             "make one with --mode=fit"
         )
-    _score_test_images(run, detector)
+    return _score_test_images(run, detector)
 
 
-def _fit(run: Run) -> None:
-    _score_test_images(run, run.detector)
+def _fit(run: Run) -> ReportPart | None:
+    return _score_test_images(run, run.detector)
 
 
-def _score_test_images(run: Run, detector: Detector) -> None:
+def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
     test = run.images["test"]
     if len(test) == 0:
         logging.info("no test images; the detector is ready for --mode=predict")
-        return
+        return None
     predictions = predict_images(detector, test, run.build.batch_size)
-    metrics = compute_metrics(predictions)
-    write_metrics(run.workdir, metrics)
-    write_scores(run.workdir, predictions)
-    write_pictures(run.workdir, predictions)
+    part = _write_results(run.workdir, run.name, predictions, run.resized_masks())
+    write_training_loss(run.workdir / "figures", run.workdir)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
-        value = metrics[name]
-        shown = metrics["undefined"][name] if value is None else f"{value:.4f}"
+        value = part.metrics[name]
+        shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
         logging.info("%s: %s", name, shown)
+    return part
 
 
-STAGES: dict[str, Callable[[Run], None]] = {
+def _write_results(
+    folder: Path,
+    name: str,
+    predictions: Predictions,
+    resized_masks: Float[np.ndarray, "n h w"] | None = None,
+) -> ReportPart:
+    """Everything that is written about a set of images; what a report over several needs of it."""
+    resampled = resample(predictions)
+    metrics = compute_metrics(predictions, resampled, resized_masks)
+    curves = compute_curves(predictions)
+    write_metrics(folder, metrics)
+    write_resampled(folder, resampled)
+    write_scores(folder, predictions)
+    write_pictures(folder, predictions)
+    write_figures(folder / "figures", predictions, curves)
+    part = report_part(name, predictions, metrics, curves)
+    write_report(folder / "report.html", name, [part])
+    logging.info("see %s", folder / "report.html")
+    return part
+
+
+STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
     "fit": _fit,
     "prepare": _prepare,
     "train": _train,
     "adapt": _adapt,
     "evaluate": _evaluate,
 }
-MODES = (*STAGES, "predict")
+MODES = (*STAGES, "predict", "compare")
 
 
 def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> None:
     """Carries out a mode.
 
     Args:
-      mode: one of `MODES`.
+      mode: one of `MODES` but "compare".
       config: the resolved config.
       workdir: a writable folder; each of several categories gets a folder in it.
       images: with "predict", a folder of images or one image.
@@ -102,9 +131,32 @@ def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> Non
     runs = [
         Run(config, category, folder) for category, folder in zip(categories, folders, strict=True)
     ]
+    parts = []
     while runs:
         # Each run is let go when it is done: its images and networks leave the memory.
-        STAGES[mode](runs.pop(0))
+        part = STAGES[mode](runs.pop(0))
+        if part is not None:
+            parts.append(part)
+    if len(parts) > 1:
+        write_report(workdir / "report.html", workdir.resolve().name, parts)
+        write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
+
+
+def compare(folders: Sequence[str], workdir: Path | None) -> None:
+    """Prints how two runs differ, and writes it where a workdir is named.
+
+    Raises:
+      UserError: the folders are not two, or hold no results of the same images.
+    """
+    if len(folders) != 2:
+        raise UserError(
+            f"--mode=compare: takes two run folders, found {len(folders)}; for example "
+            "--mode=compare runs/a runs/b"
+        )
+    text = compare_runs(*map(Path, folders))
+    print(text, end="")
+    if workdir is not None:
+        (workdir / "compare.md").write_text(text, encoding="utf-8")
 
 
 def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
@@ -123,7 +175,6 @@ def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     )
     predictions = predict_images(stored.detector, prepared["test"], config.build.batch_size)
     output.mkdir(exist_ok=True)
-    write_scores(output, predictions)
-    write_pictures(output, predictions)
+    _write_results(output, Path(images).resolve().name, predictions)
     anomalous = int(predictions.decisions.sum())
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)

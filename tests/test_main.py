@@ -152,6 +152,11 @@ def test_workdir_that_cannot_be_written(config, data, tmp_path):
     assert_refused(result, "--workdir", "cannot be written")
 
 
+def test_runs_that_cannot_be_compared(tmp_path):
+    assert_refused(ddad("--mode=compare", tmp_path), "two run folders, found 1")
+    assert_refused(ddad("--mode=compare", tmp_path, tmp_path), str(tmp_path), "no metrics.json")
+
+
 @pytest.mark.slow
 def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     workdir = tmp_path / "run"
@@ -165,6 +170,7 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     rows = (workdir / "scores.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     assert len(list((workdir / "pictures").rglob("*.png"))) == 6
+    assert f"{metrics['image_auroc']:.4f}" in (workdir / "report.html").read_text()
 
     before = (workdir / "detector.safetensors").stat().st_mtime_ns
     again = ddad(*arguments)
@@ -173,9 +179,17 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     assert (workdir / "detector.safetensors").stat().st_mtime_ns == before
     assert (workdir / "scores.csv").read_text().splitlines() == rows
 
+    compared = ddad("--mode=compare", workdir, workdir)
+    assert compared.returncode == 0, compared.stderr
+    assert "| image AUROC |" in compared.stdout
+    paper = ddad(*arguments, "--mode=evaluate", "--config.evaluation.protocol=paper")
+    assert paper.returncode == 0, paper.stderr
+    assert json.loads((workdir / "metrics.json").read_text())["pixel_auroc_d3ad"] is not None
+
     images = data / "plate/test/large"
     predicted = ddad(*arguments, "--mode=predict", f"--images={images}")
     assert predicted.returncode == 0, predicted.stderr
+    assert "unlabelled images" in (workdir / "predictions/report.html").read_text()
     alone = (workdir / "predictions/scores.csv").read_text().splitlines()[1].split(",")
     known = next(row for row in rows if "test/large/0000" in row).split(",")
     assert float(alone[3]) == pytest.approx(float(known[3]), abs=1e-3)

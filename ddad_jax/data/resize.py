@@ -27,10 +27,17 @@ def fit_image(
 
 def fit_mask(mask: Bool[np.ndarray, "h w"], size: int, mode: str) -> Bool[np.ndarray, "size size"]:
     """Scales a mask as `fit_image` scales its image; True where at least half is defect."""
+    return mask_share(mask, size, mode) >= 0.5
+
+
+def mask_share(
+    mask: Bool[np.ndarray, "h w"], size: int, mode: str
+) -> Float[np.ndarray, "size size"]:
+    """The share of each pixel, in [0, 1], that is defect once the mask is scaled."""
     left, top, width, height = _placement(mask.shape[1], mask.shape[0], size, mode)
     share = Image.fromarray(mask.astype(np.float32))
     scaled = np.asarray(share.resize((width, height), Image.Resampling.BILINEAR))
-    return _place(scaled >= 0.5, left, top, size, mode="constant")
+    return _place(scaled, left, top, size, mode="constant")
 
 
 def restore_map(

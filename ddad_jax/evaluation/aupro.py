@@ -5,20 +5,35 @@ defective regions (8-connected) of the share of the region that is found; it is 
 the false positive rate of normal pixels up to a limit, and divided by the limit.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
 EIGHT_CONNECTED = np.ones((3, 3), int)
 
 
-def pro_curve(
-    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]
-) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """False positive rate and per-region overlap, as the threshold falls through every value.
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The pixels of some maps, told apart by their masks.
 
-    Both rise from 0 to 1. Points that lie on a level stretch between two others are left out: only
-    where a region gains a pixel does the curve bend. Every pixel outside a region is a normal one.
+    Attributes:
+      normal: values outside of every region, ascending.
+      defective: values inside, in no order.
+      gains: for each of those, the share of its region that it is; each region sums to 1.
+      regions: how many there are.
+    """
+
+    normal: Float[np.ndarray, " k"]
+    defective: Float[np.ndarray, " m"]
+    gains: Float[np.ndarray, " m"]
+    regions: int
+
+
+def tell_apart(maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]) -> Pixels:
+    """Sorts the pixels; every pixel outside a region is a normal one.
 
     Args:
       maps: anomaly maps, higher is more anomalous.
@@ -27,14 +42,35 @@ def pro_curve(
     Raises:
       ValueError: no region, or nothing else.
     """
-    values, gains, regions = _region_pixels(maps, masks)
+    gains, regions = region_gains(masks)
     normal = np.sort(maps[~masks])
     if regions == 0 or len(normal) == 0:
         raise ValueError(
             f"{regions} regions and {len(normal)} normal pixels; each must be at least 1"
         )
-    thresholds, step = np.unique(-values, return_inverse=True)
-    gain = np.bincount(step, gains) / regions
+    return Pixels(normal, maps[masks], gains, regions)
+
+
+def region_gains(masks: Bool[np.ndarray, "n h w"]) -> tuple[Float[np.ndarray, " m"], int]:
+    """The share of its region that each pixel in one is, in the order of `maps[masks]`."""
+    shares, regions = [np.zeros(0)], 0
+    for mask in masks:
+        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+        sizes = np.bincount(labels.ravel())
+        shares.append(1.0 / sizes[labels[mask]])
+        regions += count
+    return np.concatenate(shares), regions
+
+
+def pro_curve(pixels: Pixels) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """False positive rate and per-region overlap, as the threshold falls through every value.
+
+    Both rise from 0 to 1. Points that lie on a level stretch between two others are left out: only
+    where a region gains a pixel does the curve bend.
+    """
+    normal = pixels.normal
+    thresholds, step = np.unique(-pixels.defective, return_inverse=True)
+    gain = np.bincount(step, pixels.gains) / pixels.regions
     overlap = np.minimum(np.cumsum(gain), 1.0)
     # Pixels of one value are found together: between its two points the curve is a straight line.
     above, from_here = (
@@ -44,19 +80,6 @@ def pro_curve(
     rates = np.stack([above, from_here], axis=1).ravel()
     overlaps = np.stack([np.append(0.0, overlap[:-1]), overlap], axis=1).ravel()
     return np.concatenate([[0.0], rates, [1.0]]), np.concatenate([[0.0], overlaps, [1.0]])
-
-
-def _region_pixels(
-    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]
-) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"], int]:
-    """The value of every pixel in a region, its share of the region, and how many regions."""
-    shares, regions = [], 0
-    for mask in masks:
-        labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-        sizes = np.bincount(labels.ravel())
-        shares.append(1.0 / sizes[labels[mask]])
-        regions += count
-    return maps[masks], np.concatenate(shares), regions
 
 
 def area_up_to(
@@ -72,7 +95,7 @@ def area_up_to(
 
 
 def aupro(
-    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"], limit: float = 0.3
+    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"], limit: float = PRO_LIMIT
 ) -> float:
-    """AUPRO up to a false positive rate, in [0, 1]; raises ValueError as `pro_curve`."""
-    return area_up_to(*pro_curve(maps, masks), limit)
+    """AUPRO up to a false positive rate, in [0, 1]; raises ValueError as `tell_apart`."""
+    return area_up_to(*pro_curve(tell_apart(maps, masks)), limit)

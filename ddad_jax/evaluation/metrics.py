@@ -4,67 +4,62 @@ A figure that cannot be had, because the test set lacks what it compares, is Non
 says why.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation.aupro import area_up_to, pro_curve
+from ddad_jax.evaluation import bootstrap
+from ddad_jax.evaluation.aupro import PRO_LIMIT, STRICT_PRO_LIMIT, area_up_to, pro_curve, tell_apart
+from ddad_jax.evaluation.binary import binary_figures
+from ddad_jax.evaluation.d3ad import d3ad_figures
 from ddad_jax.evaluation.predictions import Predictions
 
 IMAGE_FIGURES = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")
 PIXEL_FIGURES = (
     "pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "aupro_0.05",
 )  # fmt: skip
-PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
-
-
-def binary_figures(
-    prefix: str, truth: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
-) -> dict[str, float]:
-    """AUROC, average precision, and the largest F1 with the threshold that reaches it.
-
-    Args:
-      prefix: "image" or "pixel"; the figures are named after it.
-      truth: which are anomalous; both kinds must occur.
-      scores: higher is more anomalous; at or above the threshold counts as found.
-    """
-    precision, recall, thresholds = precision_recall_curve(truth, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    best = int(np.argmax(f1[:-1]))
-    return {
-        f"{prefix}_auroc": float(roc_auc_score(truth, scores)),
-        f"{prefix}_ap": float(average_precision_score(truth, scores)),
-        f"{prefix}_f1_max": float(f1[best]),
-        f"{prefix}_f1_max_threshold": float(thresholds[best]),
-    }
+PROTOCOLS = ("exact", "paper")
 
 
 def pixel_figures(
     maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]
 ) -> dict[str, float]:
     """The binary figures over all pixels, and AUPRO up to 0.3 and to 0.05."""
-    curve = pro_curve(maps, masks)
-    return binary_figures("pixel", masks.ravel(), maps.ravel()) | {
+    pixels = tell_apart(maps, masks)
+    curve = pro_curve(pixels)
+    return binary_figures("pixel", pixels.normal, pixels.defective) | {
         "aupro": area_up_to(*curve, PRO_LIMIT),
         "aupro_0.05": area_up_to(*curve, STRICT_PRO_LIMIT),
     }
 
 
-def compute_metrics(predictions: Predictions) -> dict[str, Any]:
+def compute_metrics(
+    predictions: Predictions,
+    resampled: Mapping[str, Float[np.ndarray, " resamples"]],
+    resized_masks: Float[np.ndarray, "n h w"] | None = None,
+) -> dict[str, Any]:
     """All figures of one category, ready for JSON.
+
+    Args:
+      predictions: what the detector said.
+      resampled: of the same predictions, as `bootstrap.resample` makes them.
+      resized_masks: with protocol "paper", the masks as `d3ad.resized_masks` makes them.
 
     Returns:
       The figures of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
-      does (`decision`), the same for each defect type against all normal images (`per_defect`),
-      counts, and `undefined`: the reason for every figure that is None.
+      does (`decision`), the same for each defect type and each quarter of the defects by size
+      against all normal images (`per_defect`, `per_size`), the 95 % intervals (`intervals`),
+      counts, and `undefined`: the reason for every figure that is None. With protocol
+      "paper" also the figures of `d3ad_figures`.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
     undefined: dict[str, str] = {}
     metrics: dict[str, Any] = {
+        "protocol": "exact" if resized_masks is None else "paper",
         "counts": {
             "normal": int(normal.sum()),
             "anomalous": int(anomalous.sum()),
@@ -74,14 +69,29 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         "threshold": p.threshold,
     }
     metrics |= _against_normal(p, normal, anomalous, undefined)
+    if resized_masks is not None:
+        masked = (normal | anomalous) & p.has_mask
+        metrics |= d3ad_figures(p.maps[masked], resized_masks[masked])
+    metrics["intervals"] = {name: bootstrap.interval(values) for name, values in resampled.items()}
     metrics["decision"] = _decisions(p, normal, anomalous)
     metrics["per_defect"] = {
-        defect: _against_normal(p, normal, chosen, {})
-        | {"images": int(chosen.sum()), "recall": float(p.decisions[chosen].mean())}
-        for defect, chosen in _defects(p, anomalous).items()
+        defect: _part(p, normal, chosen) for defect, chosen in _defects(p, anomalous).items()
     }
+    metrics["per_size"] = [
+        {"size": size} | _part(p, normal, chosen) for size, chosen in _sizes(p, anomalous)
+    ]
     metrics["undefined"] = undefined
     return metrics
+
+
+def _part(
+    p: Predictions, normal: Bool[np.ndarray, " n"], chosen: Bool[np.ndarray, " n"]
+) -> dict[str, float | int | None]:
+    """The figures of some anomalous images, how many there are, and how many are found."""
+    return _against_normal(p, normal, chosen, {}) | {
+        "images": int(chosen.sum()),
+        "recall": float(p.decisions[chosen].mean()),
+    }
 
 
 def _against_normal(
@@ -100,8 +110,7 @@ def _against_normal(
     if missing:
         undefined |= dict.fromkeys(IMAGE_FIGURES, missing[0])
     else:
-        labelled = normal | anomalous
-        figures |= binary_figures("image", anomalous[labelled], p.scores[labelled])
+        figures |= binary_figures("image", np.sort(p.scores[normal]), p.scores[anomalous])
 
     masked = (normal | anomalous) & p.has_mask
     masks = p.masks[masked]
@@ -133,3 +142,20 @@ def _defects(
 ) -> dict[str, Bool[np.ndarray, " n"]]:
     names = np.array([sample.defect for sample in p.samples])
     return {str(name): anomalous & (names == name) for name in np.unique(names[anomalous])}
+
+
+def _sizes(
+    p: Predictions, anomalous: Bool[np.ndarray, " n"]
+) -> list[tuple[str, Bool[np.ndarray, " n"]]]:
+    """Quarters of the images with masks by the share that is defect, smallest first."""
+    shares = p.masks.mean((1, 2))
+    rows = np.flatnonzero(anomalous & (shares > 0))
+    rows = rows[np.argsort(shares[rows], kind="stable")]
+    quarters = []
+    for quarter in np.array_split(rows, 4):
+        if len(quarter):
+            low, high = 100 * shares[quarter[0]], 100 * shares[quarter[-1]]
+            chosen = np.zeros(len(p), bool)
+            chosen[quarter] = True
+            quarters.append((f"{low:.2g} to {high:.2g} % of the image", chosen))
+    return quarters

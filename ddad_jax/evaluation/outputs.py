@@ -107,11 +107,16 @@ def heat_overlay(
     image: UInt8[np.ndarray, "h w 3"], heat: Float[np.ndarray, "h w"], threshold: float
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The map in colour over the greyed image: 0 and below is clear, twice the threshold white."""
-    share = np.clip(heat / (2.0 * max(threshold, np.finfo(np.float32).tiny)), 0.0, 1.0)
+    share = heat_share(heat, threshold)
     colour = COLOURS[(share * 255).astype(np.uint8)].astype(np.float32)
     grey = image.mean(-1, keepdims=True).astype(np.float32)
     opacity = 0.25 + 0.6 * share[..., None]
     return (opacity * colour + (1.0 - opacity) * grey).astype(np.uint8)
+
+
+def heat_share(heat: Float[np.ndarray, "h w"], threshold: float) -> Float[np.ndarray, "h w"]:
+    """The map in [0, 1]: 0 stays 0, the threshold becomes a half, twice the threshold 1."""
+    return np.clip(heat / (2.0 * max(threshold, np.finfo(np.float32).tiny)), 0.0, 1.0)
 
 
 def _outlined(image: UInt8[np.ndarray, "h w 3"], mask: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
+from ddad_jax.evaluation import metrics
+from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.predictions import Predictions
 
 
-@pytest.fixture
+def compute_metrics(predictions, resized_masks=None):
+    """All figures, with the intervals of the same predictions."""
+    return metrics.compute_metrics(predictions, resample(predictions), resized_masks)
+
+
+@pytest.fixture(scope="session")
 def make_predictions():
     """Function: labels, scores, maps and masks -> predictions over grey images."""
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ddad_jax.evaluation.aupro import area_up_to, aupro, pro_curve
+from ddad_jax.evaluation.aupro import area_up_to, aupro, pro_curve, tell_apart
 
 
 @pytest.mark.parametrize(("limit", "name"), [(0.3, "aupro_exact_0p30"), (0.05, "aupro_exact_0p05")])
@@ -43,7 +43,7 @@ def test_follows_the_definition_also_with_ties(levels):
     rng = np.random.default_rng(0)
     masks = rng.random((4, 12, 12)) < 0.15
     maps = np.round(rng.random((4, 12, 12)) * levels + 0.5 * levels * masks).astype(np.float32)
-    rates, overlaps = pro_curve(maps, masks)
+    rates, overlaps = pro_curve(tell_apart(maps, masks))
     assert np.all(np.diff(rates) >= 0)
     assert np.all(np.diff(overlaps) >= 0)
     assert (rates[-1], overlaps[-1]) == (1.0, 1.0)
@@ -65,7 +65,7 @@ def test_a_region_counts_as_one_whatever_its_size():
     masks[0, 10:20, 10:20] = True
     maps = np.zeros((1, 20, 20), np.float32)
     maps[0, 0, 0] = 1.0
-    _, overlaps = pro_curve(maps, masks)
+    _, overlaps = pro_curve(tell_apart(maps, masks))
     assert overlaps[2] == 0.5
 
 
@@ -73,14 +73,14 @@ def test_diagonal_neighbours_are_one_region():
     masks = np.eye(4, dtype=bool)[None]
     maps = np.zeros((1, 4, 4), np.float32)
     maps[0, 0, 0] = 1.0
-    _, overlaps = pro_curve(maps, masks)
+    _, overlaps = pro_curve(tell_apart(maps, masks))
     assert overlaps[2] == 0.25
 
 
 @pytest.mark.parametrize("fill", [False, True])
 def test_masks_without_region_or_without_normal_pixels_are_refused(fill):
     with pytest.raises(ValueError, match="regions and"):
-        pro_curve(np.zeros((1, 4, 4), np.float32), np.full((1, 4, 4), fill))
+        tell_apart(np.zeros((1, 4, 4), np.float32), np.full((1, 4, 4), fill))
 
 
 def test_limit_between_points_is_interpolated():

@@ -5,18 +5,21 @@ import pytest
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.metrics import PIXEL_FIGURES, compute_metrics
+from ddad_jax.evaluation.metrics import PIXEL_FIGURES
+from tests.evaluation.conftest import compute_metrics
 
 
 def test_agrees_with_the_reference(golden, make_predictions):
     tensors = np.load(golden / "metrics.npz")
     expected = json.loads((golden / "metrics.json").read_text())
     labels = tensors["labels"].astype(int)
+    masks = tensors["masks"]
     found = compute_metrics(
-        make_predictions(labels, tensors["scores"], tensors["anomaly_maps"], tensors["masks"] > 0)
+        make_predictions(labels, tensors["scores"], tensors["anomaly_maps"], masks > 0),
+        resized_masks=masks.astype(np.float32),
     )
     for name in ("image_auroc", "image_ap", "image_f1_max",
-                 "pixel_auroc", "pixel_ap", "pixel_f1_max"):  # fmt: skip
+                 "pixel_auroc", "pixel_ap", "pixel_f1_max", "pro_d3ad"):  # fmt: skip
         assert found[name] == pytest.approx(expected[name], abs=1e-6), name
     assert found["aupro"] == pytest.approx(expected["aupro_exact_0p30"], abs=1e-4)
     assert found["aupro_0.05"] == pytest.approx(expected["aupro_exact_0p05"], abs=1e-4)
@@ -85,3 +88,46 @@ def test_each_defect_is_held_against_all_normal_images(make_predictions):
     assert found["per_defect"]["scratch"]["images"] == 2
     assert found["per_defect"]["scratch"]["recall"] == 1.0
     assert found["per_defect"]["scratch"]["image_auroc"] == pytest.approx(0.75)
+
+
+def test_intervals_hold_the_figure_and_narrow_with_more_images(make_predictions):
+    widths = []
+    for copies in (1, 4):
+        rng = np.random.default_rng(0)
+        labels = np.repeat([0, 1], 30 * copies)
+        masks = np.zeros((len(labels), 16, 16), bool)
+        masks[labels == 1, 3:6, 3:6] = True
+        maps = (rng.random(masks.shape) + 0.3 * masks).astype(np.float32)
+        scores = rng.normal(labels, 1.0)
+        found = compute_metrics(make_predictions(labels, scores, maps, masks))
+        figures = found | found["decision"]
+        assert set(found["intervals"]) == {
+            "image_auroc", "image_ap", "pixel_auroc", "aupro", "recall", "false_alarm_rate",
+        }  # fmt: skip
+        for name, (low, high) in found["intervals"].items():
+            assert low <= figures[name] <= high, name
+        widths.append(np.diff(found["intervals"]["image_auroc"]).item())
+    assert widths[1] < 0.7 * widths[0]
+
+
+def test_quarters_by_size_of_the_defect(make_predictions):
+    masks = np.zeros((6, 16, 16), bool)
+    for row, side in enumerate((2, 4, 8, 16)):
+        masks[row + 2, :side, : min(side, 15)] = True
+    maps = masks.astype(np.float32) * np.array([0, 0, 0.4, 0.6, 0.7, 0.9]).reshape(-1, 1, 1)
+    found = compute_metrics(
+        make_predictions([0, 0, 1, 1, 1, 1], maps=maps.astype(np.float32), masks=masks)
+    )
+    assert [part["images"] for part in found["per_size"]] == [1, 1, 1, 1]
+    assert [part["recall"] for part in found["per_size"]] == [0, 1, 1, 1]
+    assert found["per_size"][0]["size"] == "1.6 to 1.6 % of the image"
+
+
+def test_the_protocol_is_named(make_predictions):
+    predictions = make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9])
+    exact = compute_metrics(predictions)
+    assert exact["protocol"] == "exact"
+    assert "pro_d3ad" not in exact
+    paper = compute_metrics(predictions, np.zeros((2, 16, 16), np.float32))
+    assert paper["protocol"] == "paper"
+    assert paper["pro_d3ad"] is None

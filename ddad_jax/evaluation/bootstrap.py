@@ -1,0 +1,138 @@
+"""What figures would be had other images been tested: the bootstrap over images.
+
+Normal and anomalous images are drawn anew separately, so that each figure is defined every time.
+Which images are drawn depends on the labels alone: the resamples of two runs over the same images
+are pairs.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ddad_jax.data.sample import ANOMALOUS, NORMAL
+from ddad_jax.evaluation.aupro import PRO_LIMIT, region_gains
+from ddad_jax.evaluation.predictions import Predictions
+
+RESAMPLES = 1000
+# Steps of the false positive rate in which the curves over pixels are followed; finer near 0.
+STEPS = 1000
+
+
+def draw_counts(
+    anomalous: Bool[np.ndarray, " n"], resamples: int = RESAMPLES, seed: int = 0
+) -> Int[np.ndarray, "resamples n"]:
+    """How often each image is drawn, as many of each kind as there are, with replacement."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((resamples, len(anomalous)), np.int64)
+    for kind in (anomalous, ~anomalous):
+        size = int(kind.sum())
+        if size:
+            counts[:, kind] = rng.multinomial(size, np.full(size, 1 / size), resamples)
+    return counts
+
+
+def interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
+    """The ends of the 95 % percentile interval."""
+    return np.percentile(values, [2.5, 97.5]).tolist()
+
+
+def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resamples"]]:
+    """Every figure that is defined, for each of `RESAMPLES` draws of the test images.
+
+    Returns:
+      `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`.
+    """
+    p = predictions
+    normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
+    labelled = normal | anomalous
+    counts = np.zeros((RESAMPLES, len(p)), np.int64)
+    counts[:, labelled] = draw_counts(anomalous[labelled])
+    drawn = {
+        name: counts[:, chosen] @ p.decisions[chosen] / chosen.sum()
+        for name, chosen in (("recall", anomalous), ("false_alarm_rate", normal))
+        if chosen.any()
+    }
+    if normal.any() and anomalous.any():
+        drawn |= image_figures(anomalous[labelled], p.scores[labelled], counts[:, labelled])
+    masked = labelled & p.has_mask
+    masks = p.masks[masked]
+    if masks.any() and not masks.all():
+        counts = draw_counts(anomalous[masked])
+        drawn |= pixel_figures(p.maps[masked], masks, counts, PRO_LIMIT)
+    return drawn
+
+
+def image_figures(
+    anomalous: Bool[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    counts: Int[np.ndarray, "resamples n"],
+) -> dict[str, Float[np.ndarray, " resamples"]]:
+    """`image_auroc` and `image_ap` of every resample; both kinds of image must occur."""
+    values, group = np.unique(-scores, return_inverse=True)
+    member = (group[:, None] == np.arange(len(values))).astype(np.float64)
+    # Images found and false alarms at each score from the highest, one row a resample.
+    found, alarms = ((counts * kind) @ member for kind in (anomalous, ~anomalous))
+    all_found, all_alarms = found.sum(1), alarms.sum(1)
+    lower = all_alarms[:, None] - np.cumsum(alarms, 1) + 0.5 * alarms
+    called = np.cumsum(found + alarms, 1)
+    precision = np.cumsum(found, 1) / np.maximum(called, 1)
+    return {
+        "image_auroc": (found * lower).sum(1) / (all_found * all_alarms),
+        "image_ap": (found * precision).sum(1) / all_found,
+    }
+
+
+def pixel_figures(
+    maps: Float[np.ndarray, "n h w"],
+    masks: Bool[np.ndarray, "n h w"],
+    counts: Int[np.ndarray, "resamples n"],
+    limit: float,
+) -> dict[str, Float[np.ndarray, " resamples"]]:
+    """`pixel_auroc` and `aupro` of every resample, within some 1e-4.
+
+    Each image is looked at once: what it adds to the curves in each of some thousand steps. A
+    resample is a weighted sum of that.
+    """
+    normal_pixels = np.sort(maps[~masks])
+    share = np.linspace(0.0, 1.0, STEPS + 1)[1:] ** 2
+    place = np.ceil((1.0 - share) * (len(normal_pixels) - 1)).astype(np.int64)
+    edges = np.unique(normal_pixels[place])[::-1]
+    normal, defective, gains = (np.zeros((len(maps), len(edges) + 1)) for _ in range(3))
+    regions = np.zeros(len(maps))
+    for row, (values, mask) in enumerate(zip(maps, masks, strict=True)):
+        normal[row] = _steps(values[~mask], edges)
+        defective[row] = _steps(values[mask], edges)
+        pixel_gains, regions[row] = region_gains(mask[None])
+        gains[row] = _steps(values[mask], edges, pixel_gains)
+    rate = _rising(counts @ normal, (counts @ normal).sum(1))
+    recall = _rising(counts @ defective, (counts @ defective).sum(1))
+    overlap = _rising(counts @ gains, counts @ regions)
+    return {
+        "pixel_auroc": _area(rate, recall, 1.0),
+        "aupro": _area(rate, overlap, limit),
+    }
+
+
+def _steps(
+    values: Float[np.ndarray, " m"],
+    edges: Float[np.ndarray, " steps"],
+    weights: Float[np.ndarray, " m"] | None = None,
+) -> Float[np.ndarray, " _steps"]:
+    """What lies at or above each falling edge but below the last one, and the rest."""
+    step = np.searchsorted(-edges, -values, side="left")
+    return np.bincount(step, weights, minlength=len(edges) + 1).astype(np.float64)
+
+
+def _rising(
+    steps: Float[np.ndarray, "resamples steps"], total: Float[np.ndarray, " resamples"]
+) -> Float[np.ndarray, "resamples _points"]:
+    return np.pad(np.cumsum(steps, axis=1) / total[:, None], ((0, 0), (1, 0)))
+
+
+def _area(
+    x: Float[np.ndarray, "resamples points"], y: Float[np.ndarray, "resamples points"], limit: float
+) -> Float[np.ndarray, " resamples"]:
+    """Trapezoids under each row's curve up to x = limit, divided by the limit."""
+    widths, rises = np.diff(x), np.diff(y)
+    inside = np.clip(limit - x[:, :-1], 0.0, widths)
+    part = inside / np.maximum(widths, np.finfo(float).tiny)
+    return (inside * (y[:, :-1] + 0.5 * part * rises)).sum(1) / limit

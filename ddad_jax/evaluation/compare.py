@@ -1,0 +1,118 @@
+"""How two runs over the same test images differ, and whether that is more than chance."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.bootstrap import interval
+from ddad_jax.evaluation.shown import NAMES, shown
+
+RESAMPLED = "resampled.npz"
+# Of each of two runs, figures by name: numbers, or one value a resample.
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+def write_resampled(folder: Path, resampled: Mapping[str, Float[np.ndarray, " resamples"]]) -> None:
+    """Writes resampled.npz: every figure of every bootstrap draw, for comparing runs."""
+    np.savez(folder / RESAMPLED, **resampled)
+
+
+def compare_runs(first: Path, second: Path) -> str:
+    """A Markdown table of both runs' figures, their differences and 95 % paired intervals.
+
+    Where the runs have several categories, there is one table for each, and one of the means.
+
+    Raises:
+      UserError: a folder holds no results, or the two are of different images.
+    """
+    folders = _categories(first), _categories(second)
+    if folders[0].keys() != folders[1].keys():
+        names = [", ".join(sorted(found)) or "one category" for found in folders]
+        raise UserError(
+            f"{second}: holds {names[1]}, but {first} holds {names[0]}; compare runs of the same"
+        )
+    tables, all_resampled, all_figures = [], [], []
+    for name in folders[0]:
+        pair = folders[0][name], folders[1][name]
+        _require_same_images(*pair)
+        resampled = _resampled(pair[0]), _resampled(pair[1])
+        figures = _figures(pair[0]), _figures(pair[1])
+        tables.append(_table(name, resampled, figures))
+        all_resampled.append(resampled)
+        all_figures.append(figures)
+    if len(tables) > 1:
+        tables.append(_table("mean", _mean_pair(all_resampled), _mean_pair(all_figures)))
+    return f"A is {first}, B is {second}; differences are B - A.\n\n" + "\n".join(tables)
+
+
+def _categories(folder: Path) -> dict[str, Path]:
+    if (folder / "metrics.json").exists():
+        return {"": folder}
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/metrics.json"))}
+    found.pop("predictions", None)
+    if not found:
+        raise UserError(f"{folder}: holds no metrics.json; make one with --mode=evaluate")
+    return found
+
+
+def _require_same_images(first: Path, second: Path) -> None:
+    rows = []
+    for folder in (first, second):
+        with (folder / "scores.csv").open(encoding="utf-8") as file:
+            rows.append([(row["path"], row["label"]) for row in csv.DictReader(file)])
+    if rows[0] != rows[1]:
+        raise UserError(
+            f"{second}/scores.csv: is not of the images in {first}/scores.csv, or labels or order "
+            "differ; compare runs over the same test images"
+        )
+
+
+def _resampled(folder: Path) -> dict[str, Float[np.ndarray, " resamples"]]:
+    if not (folder / RESAMPLED).exists():
+        raise UserError(f"{folder}: holds no {RESAMPLED}; write it again with --mode=evaluate")
+    with np.load(folder / RESAMPLED) as stored:
+        return dict(stored)
+
+
+def _figures(folder: Path) -> dict[str, float]:
+    """Every figure that is defined."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics |= metrics["decision"]
+    return {name: metrics[name] for name in NAMES if metrics.get(name) is not None}
+
+
+def _mean_pair(pairs: Sequence[Pair]) -> Pair:
+    """Of each of the two runs, the mean over categories of every figure that all have."""
+    first, second = (
+        {
+            name: sum(each[name] for each in side) / len(side)
+            for name in set.intersection(*map(set, side))
+        }
+        for side in zip(*pairs, strict=True)
+    )
+    return first, second
+
+
+def _table(name: str, resampled: Pair, figures: Pair) -> str:
+    """One row a figure that can be resampled in both."""
+    lines = [
+        f"| {name or 'figure'} | A | B | difference | 95 % interval | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for figure in NAMES:
+        if figure not in resampled[0] or figure not in resampled[1]:
+            continue
+        a, b = (float(each[figure]) for each in figures)
+        low, high = interval(resampled[1][figure] - resampled[0][figure])
+        clear = "differs" if low > 0 or high < 0 else ""
+        lines.append(
+            f"| {NAMES[figure]} | {shown(a)} | {shown(b)} | {b - a:+.4f} "
+            f"| {low:+.4f} to {high:+.4f} | {clear} |"
+        )
+    return "\n".join(lines) + "\n"

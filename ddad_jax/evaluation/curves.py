@@ -1,0 +1,52 @@
+"""The curves that a report and a paper show."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from ddad_jax.data.sample import ANOMALOUS, NORMAL
+from ddad_jax.evaluation.aupro import PRO_LIMIT, pro_curve, tell_apart
+from ddad_jax.evaluation.predictions import Predictions
+
+PRO_POINTS = 200
+
+Curve = tuple[Float[np.ndarray, " _points"], Float[np.ndarray, " _points"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Points (x, y) of each curve; None where the test set lacks what it compares.
+
+    Attributes:
+      roc: false alarm rate and recall of images.
+      precision_recall: recall and precision of images.
+      pro: false positive rate of pixels, up to 0.3, and per-region overlap.
+    """
+
+    roc: Curve | None
+    precision_recall: Curve | None
+    pro: Curve | None
+
+
+def compute_curves(predictions: Predictions) -> Curves:
+    """All points of the image curves, and so many of the overlap curve that the eye misses none."""
+    p = predictions
+    labelled = (p.labels == NORMAL) | (p.labels == ANOMALOUS)
+    truth, scores = p.labels[labelled] == ANOMALOUS, p.scores[labelled]
+    roc = precision_recall = None
+    if truth.any() and not truth.all():
+        roc = roc_curve(truth, scores, drop_intermediate=False)[:2]
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        precision_recall = (recall[::-1].copy(), precision[::-1].copy())
+    masked = labelled & p.has_mask
+    return Curves(roc, precision_recall, _drawn_pro(p.maps[masked], p.masks[masked]))
+
+
+def _drawn_pro(maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]) -> Curve | None:
+    if not masks.any() or masks.all():
+        return None
+    rates = PRO_LIMIT * np.linspace(0.0, 1.0, PRO_POINTS) ** 2
+    overlaps = np.interp(rates, *pro_curve(tell_apart(maps, masks)))
+    return np.append(0.0, rates), np.append(0.0, overlaps)

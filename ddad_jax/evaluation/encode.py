@@ -1,0 +1,70 @@
+"""Pictures as data URIs, small enough that one page holds hundreds of images."""
+
+import base64
+import io
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from scipy import ndimage
+
+from ddad_jax.data.sample import ANOMALOUS
+from ddad_jax.evaluation.outputs import COLOURS, MASK_COLOUR, heat_share
+from ddad_jax.evaluation.predictions import Predictions
+
+# Longest side in pixels; 500 images of this size fit into 60 MB.
+MAX_SIDE = 384
+QUALITY = 80
+# Of twice the threshold: where the heat map begins to show, and where it hides the image.
+CLEAR, OPAQUE, OPACITIES = 0.15, 0.7, 30
+# Palette of the ground truth: nothing, the defect, its outline.
+MASK_OPACITY = bytes((0, 90, 255))
+
+
+def encode_row(predictions: Predictions, row: int) -> dict[str, str | None]:
+    """One image's pictures: image, reconstruction, heat map and ground truth to lay over it.
+
+    The heat map is clear well below the threshold and opaque well above it. The ground truth is
+    None where the image has none.
+    """
+    p = predictions
+    known = p.labels[row] == ANOMALOUS and p.has_mask[row]
+    return {
+        "image": _photograph(p.images[row]),
+        "reconstruction": _photograph(p.reconstructions[row]),
+        "heat": _heat(p.maps[row], p.threshold),
+        "truth": _truth(p.masks[row]) if known else None,
+    }
+
+
+def _photograph(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    return _uri(_shrunk(Image.fromarray(pixels)), "webp", quality=QUALITY)
+
+
+def _heat(heat: Float[np.ndarray, "h w"], threshold: float) -> str:
+    share = heat_share(heat, threshold)
+    opacity = np.clip((share - CLEAR) / (OPAQUE - CLEAR), 0.0, 1.0)
+    # Few levels of opacity: they are stored without loss.
+    opacity = (np.round(opacity * OPACITIES) * (255 / OPACITIES)).astype(np.uint8)
+    colour = COLOURS[(share * 255).astype(np.uint8)]
+    image = Image.fromarray(np.dstack([colour, opacity]))
+    return _uri(_shrunk(image), "webp", quality=QUALITY)
+
+
+def _truth(mask: Bool[np.ndarray, "h w"]) -> str:
+    small = np.asarray(_shrunk(Image.fromarray(mask.astype(np.uint8) * 255))) >= 128
+    levels = small.astype(np.uint8) + (small & ~ndimage.binary_erosion(small))
+    image = Image.fromarray(levels).convert("P")
+    image.putpalette(MASK_COLOUR * 3)
+    return _uri(image, "png", transparency=MASK_OPACITY, optimize=True)
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BILINEAR)
+    return image
+
+
+def _uri(image: Image.Image, kind: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

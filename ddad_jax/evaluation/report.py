@@ -1,0 +1,144 @@
+"""report.html: one file that holds an evaluation, opened without server or network."""
+
+import html
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from ddad_jax import __version__
+from ddad_jax.evaluation.curves import Curves
+from ddad_jax.evaluation.encode import encode_row
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.report_tables import figure_table, tiles
+from ddad_jax.evaluation.shown import PROTOCOL_NOTES
+
+PAGE = files("ddad_jax.evaluation") / "page"
+
+
+@dataclass(frozen=True, eq=False)
+class ReportPart:
+    """What a report needs of one category; its pictures are small, so many parts fit in memory.
+
+    Attributes:
+      name: the category.
+      metrics: as `compute_metrics` makes them.
+      curves: of the same predictions.
+      images: one entry an image, ready for JSON.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    curves: Curves
+    images: list[dict[str, Any]]
+
+
+def report_part(
+    name: str, predictions: Predictions, metrics: dict[str, Any], curves: Curves
+) -> ReportPart:
+    """Encodes the pictures of one category."""
+    p = predictions
+    with ThreadPoolExecutor() as pool:
+        encoded = pool.map(lambda row: encode_row(p, row), range(len(p)))
+        pictures = list(tqdm(encoded, total=len(p), desc="report", unit="image", disable=None))
+    images = [
+        {
+            "name": sample.name,
+            "label": sample.label,
+            "defect": sample.defect,
+            "score": float(score),
+            "noise_level": int(level),
+            **encoded,
+        }
+        for sample, score, level, encoded in zip(
+            p.samples, p.scores, p.noise_levels, pictures, strict=True
+        )
+    ]
+    return ReportPart(name, metrics, curves, images)
+
+
+def write_report(path: Path, title: str, parts: Sequence[ReportPart]) -> None:
+    """Writes the page of one category, or of several with their means."""
+    several = len(parts) > 1
+    page = Template((PAGE / "report.html").read_text("utf-8")).substitute(
+        title=html.escape(title),
+        verdict=html.escape(_verdict(parts)),
+        provenance=html.escape(_provenance(parts)),
+        tiles=tiles([part.metrics for part in parts]),
+        threshold_label="Threshold shift" if several else "Threshold",
+        tables=figure_table({part.name: part.metrics for part in parts}),
+        footer=f"Written by ddad_jax {__version__}.",
+        style=(PAGE / "report.css").read_text("utf-8"),
+        charts=(PAGE / "charts.js").read_text("utf-8"),
+        script=(PAGE / "report.js").read_text("utf-8"),
+        data=_embedded(parts),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _verdict(parts: Sequence[ReportPart]) -> str:
+    decisions = [part.metrics["decision"] for part in parts]
+    found, missed, alarms, passed = (
+        sum(decision[name] for decision in decisions)
+        for name in ("true_positives", "false_negatives", "false_positives", "true_negatives")
+    )
+    sentences = []
+    if found + missed:
+        sentences.append(f"{found} of {found + missed} defective images are found.")
+    if alarms + passed:
+        sentences.append(f"{alarms} of {alarms + passed} normal images raise a false alarm.")
+    unlabelled = [i for part in parts for i in part.images if i["label"] < 0]
+    if unlabelled:
+        called = sum(
+            image["score"] > part.metrics["threshold"]
+            for part in parts
+            for image in part.images
+            if image["label"] < 0
+        )
+        sentences.append(f"{called} of {len(unlabelled)} unlabelled images are called anomalous.")
+    return " ".join(sentences)
+
+
+def _provenance(parts: Sequence[ReportPart]) -> str:
+    count = sum(len(part.images) for part in parts)
+    if len(parts) == 1:
+        where = f"threshold {parts[0].metrics['threshold']:.3f}"
+    else:
+        where = f"{len(parts)} categories, each with its own threshold"
+    note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
+    return f"{count} images; {where}, set on held-out normal images without any test label. {note}"
+
+
+def _embedded(parts: Sequence[ReportPart]) -> str:
+    """The data of the page as JSON that cannot end its script element."""
+    data = {
+        "categories": [
+            {
+                "name": part.name,
+                "threshold": part.metrics["threshold"],
+                "curves": {
+                    name: curve and [_rounded(axis) for axis in curve]
+                    for name, curve in vars(part.curves).items()
+                },
+            }
+            for part in parts
+        ],
+        "images": [
+            {"category": index, **image}
+            for index, part in enumerate(parts)
+            for image in part.images
+        ],
+    }
+    return json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+
+
+def _rounded(axis: Float[np.ndarray, " points"]) -> list[float]:
+    return np.round(axis, 5).tolist()

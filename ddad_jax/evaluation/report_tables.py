@@ -1,0 +1,67 @@
+"""The figures of the report as HTML, readable without JavaScript."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddad_jax.evaluation.results import mean_figures
+from ddad_jax.evaluation.shown import NAMES, shown
+
+TILES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
+COLUMNS = (
+    "images", "recall", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
+    "pixel_f1_max", "aupro", "aupro_0.05", "pro_d3ad", "pixel_auroc_d3ad",
+)  # fmt: skip
+
+
+def tiles(metrics: Sequence[dict[str, Any]]) -> str:
+    """The figures that are looked at first; means over the categories where there are several."""
+    whole = metrics[0] if len(metrics) == 1 else mean_figures(metrics)
+    intervals = whole.get("intervals", {})
+    made = [
+        f"<div><dt>{NAMES[name]}</dt><dd>{shown(whole[name])}</dd>{_interval(intervals.get(name))}"
+        "</div>"
+        for name in TILES
+        if whole[name] is not None
+    ]
+    return f'<dl class="tiles">{"".join(made)}</dl>' if made else ""
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    if ends is None:
+        return ""
+    return f'<dd class="interval">95 %: {shown(ends[0])} to {shown(ends[1])}</dd>'
+
+
+def figure_table(metrics: Mapping[str, dict[str, Any]]) -> str:
+    """One row a defect type and size, or a category where there are several."""
+    if len(metrics) > 1:
+        rows = {name: _row(each) for name, each in metrics.items()}
+        rows["mean"] = _row(mean_figures(list(metrics.values())))
+        caption = "Figures by category"
+    else:
+        (whole,) = metrics.values()
+        rows = {"all test images": _row(whole)}
+        rows |= {f"defect: {name}": each for name, each in whole["per_defect"].items()}
+        rows |= {f"size: {each['size']}": each for each in whole.get("per_size", [])}
+        caption = "Figures by defect type and size"
+    columns = [c for c in COLUMNS if any(row.get(c) is not None for row in rows.values())]
+    head = "".join(f'<th scope="col">{NAMES[column]}</th>' for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        + "".join(f"<td>{shown(row.get(column))}</td>" for column in columns)
+        + "</tr>"
+        for name, row in rows.items()
+    )
+    return (
+        '<section class="card"><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{caption}"><table><caption>{caption}</caption>'
+        f'<thead><tr><th scope="col"></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        "</section>"
+    )
+
+
+def _row(metrics: dict[str, Any]) -> dict[str, Any]:
+    counts = metrics["counts"]
+    images = counts["normal"] + counts["anomalous"] + counts["unlabelled"]
+    return metrics | metrics["decision"] | {"images": images}

@@ -1,0 +1,112 @@
+"""Tables of a benchmark in Markdown and LaTeX, beside what is published on it; in percent."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddad_jax.evaluation.published import Benchmark
+
+MARK = "†"
+NOTE = (
+    "PRO by the code of D3AD and DDAD: masks not binarised, thresholds at equal distances of "
+    "score, rescaled. Not MVTec AD's AUPRO and not comparable with it."
+)
+Row = Sequence[str]
+
+
+def markdown(
+    metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
+) -> str:
+    """Our categories, then the comparison of means, then what the marks and protocols say."""
+    tables = [_per_category(metrics, mean, benchmark)]
+    if benchmark:
+        tables.append(_comparison(len(metrics), mean, benchmark))
+    parts = [_markdown_table(*table) for table in tables]
+    return "\n\n".join([*parts, *_notes(len(metrics), mean, benchmark)]) + "\n"
+
+
+def latex(
+    metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
+) -> str:
+    """The same as tabulars for the package booktabs, the notes as comments."""
+    tables = [_per_category(metrics, mean, benchmark)]
+    if benchmark:
+        tables.append(_comparison(len(metrics), mean, benchmark))
+    notes = [f"% {note}" for note in _notes(len(metrics), mean, benchmark)]
+    return "\n\n".join([*notes, *(_latex_table(*table) for table in tables)]) + "\n"
+
+
+def _per_category(
+    metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
+) -> tuple[Row, list[Row]]:
+    figures = ["image_auroc", "pixel_auroc", "aupro"]
+    header = ["category", "image AUROC", "pixel AUROC", "AUPRO"]
+    if mean["protocol"] == "paper":
+        figures += ["pixel_auroc_d3ad", "pro_d3ad"]
+        header += [f"pixel AUROC by D3AD's code{MARK}", f"PRO by D3AD's code{MARK}"]
+    known = benchmark.d3ad if benchmark else {}
+    rows = []
+    for name, each in {**metrics, "mean": mean}.items():
+        row = [name, *(_percent(each[figure]) for figure in figures)]
+        if known:
+            row += [f"{v:.1f}" for v in known[name]] if name in known else ["–", "–"]
+        rows.append(row)
+    return header + (["D3AD, image AUROC", f"D3AD, PRO{MARK}"] if known else []), rows
+
+
+def _comparison(
+    categories: int, mean: dict[str, Any], benchmark: Benchmark
+) -> tuple[Row, list[Row]]:
+    ours = f"ddad_jax, {categories} of {benchmark.categories} categories"
+    protocol = "one model a category, one setting for all, no test labels"
+    figures = [_percent(mean[name]) for name in ("image_auroc", "pixel_auroc", "aupro")]
+    rows = [[ours, *figures, f"{protocol}; protocol exact", "this run"]]
+    if mean["protocol"] == "paper":
+        image, pixel, pro = (
+            _percent(mean[name]) for name in ("image_auroc", "pixel_auroc_d3ad", "pro_d3ad")
+        )
+        rows.append([ours, image, pixel, pro + MARK, f"{protocol}; protocol paper", "this run"])
+    for each in benchmark.means:
+        pro = _published(each.pro) + (MARK if each.own_pro else "")
+        figures = [_published(each.image_auroc), _published(each.pixel_auroc), pro]
+        rows.append([each.method, *figures, each.protocol, each.source])
+    return ["method", "image AUROC", "pixel AUROC", "PRO", "protocol", "source"], rows
+
+
+def _notes(categories: int, mean: dict[str, Any], benchmark: Benchmark | None) -> list[str]:
+    notes = []
+    if benchmark or mean["protocol"] == "paper":
+        notes.append(f"{MARK} {NOTE}")
+    if benchmark and categories != benchmark.categories:
+        notes.append(
+            f"The published means are over all {benchmark.categories} categories of "
+            f"{benchmark.name}, this run's over {categories}: they do not compare."
+        )
+    return notes
+
+
+def _percent(figure: float | None) -> str:
+    return "–" if figure is None else f"{100 * figure:.1f}"
+
+
+def _published(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.1f}"
+
+
+def _markdown_table(header: Row, rows: Sequence[Row]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _latex_table(header: Row, rows: Sequence[Row]) -> str:
+    numbers = sum(1 for name in header if name not in ("category", "method", "protocol", "source"))
+    columns = "l" + "r" * numbers + "l" * (len(header) - 1 - numbers)
+    lines = [rf"{' & '.join(map(_escaped, line))} \\" for line in (header, *rows)]
+    return "\n".join(
+        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
+         r"\bottomrule", r"\end{tabular}"]
+    )  # fmt: skip
+
+
+def _escaped(cell: str) -> str:
+    replaced = {"_": r"\_", "%": r"\%", "&": r"\&", MARK: r"$^\dagger$", "–": "--"}
+    return "".join(replaced.get(letter, letter) for letter in cell)
