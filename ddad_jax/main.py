@@ -23,9 +23,16 @@ MODE = flags.DEFINE_enum(
     list(workflow.MODES),
     "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
     "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
-    "score the images of --images. compare: two run folders, --mode=compare runs/a runs/b.",
+    "score the images of --images. compare: two run folders, --mode=compare runs/a runs/b. "
+    "convert: write the weights of --network to --output for PyTorch.",
 )
 IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
+NETWORK = flags.DEFINE_enum(
+    "network", "denoiser", ["autoencoder", "denoiser", "extractor"], "With --mode=convert: which."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "With --mode=convert: a .safetensors, .pth, .pt or .bin file."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -37,6 +44,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"'{argv[1]}' is no flag; every setting is given as --config.name=value")
     if CONFIG.value is None:
         raise UserError("--config is missing; choose a file, such as --config=configs/demo.py")
+    if MODE.value == "convert":
+        workdir = Path(WORKDIR.value) if WORKDIR.value else None
+        workflow.convert(CONFIG.value, workdir, NETWORK.value, OUTPUT.value)
+        return
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; name the folder that the run may write to")
     workdir = _writable(Path(WORKDIR.value))

@@ -8,7 +8,7 @@ from absl import logging
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from ddad_jax import builders
+from ddad_jax import builders, pretrained
 from ddad_jax.data.categories import find_categories
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
@@ -103,14 +103,14 @@ STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
     "adapt": _adapt,
     "evaluate": _evaluate,
 }
-MODES = (*STAGES, "predict", "compare")
+MODES = (*STAGES, "predict", "compare", "convert")
 
 
 def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> None:
     """Carries out a mode.
 
     Args:
-      mode: one of `MODES` but "compare".
+      mode: one of `MODES` but "compare" and "convert".
       config: the resolved config.
       workdir: a writable folder; each of several categories gets a folder in it.
       images: with "predict", a folder of images or one image.
@@ -157,6 +157,38 @@ def compare(folders: Sequence[str], workdir: Path | None) -> None:
     print(text, end="")
     if workdir is not None:
         (workdir / "compare.md").write_text(text, encoding="utf-8")
+
+
+def convert(config: ConfigDict, workdir: Path | None, network: str, output: str | None) -> None:
+    """Writes a network's weights as a PyTorch state dict under the published names.
+
+    Args:
+      config: its <network>.weights name the weights; where empty, they are the fitted detector's.
+      workdir: holds the fitted detector.
+      network: "autoencoder", "denoiser" or "extractor".
+      output: the file to write.
+
+    Raises:
+      UserError: nothing to convert, weights of another network, or an output of unknown format.
+    """
+    if not output:
+        raise UserError("--output is missing; with --mode=convert name a .safetensors or .pth file")
+    pretrained.check_target(Path(output))
+    weights = config[network].weights
+    # An extractor's setting names where it started from; the fitted one may have been adapted.
+    if weights and (workdir is None or network != "extractor"):
+        module = getattr(builders.networks(config), network)
+        pretrained.convert(weights, module, Path(output))
+    elif workdir is not None:
+        detector = load_detector(workdir / "detector.safetensors").detector
+        module = getattr(detector.networks, network)
+        pretrained.save(getattr(detector, network), module, Path(output))
+    else:
+        raise UserError(
+            f"{network}.weights: is empty; name the weights to convert, or with --workdir a fitted "
+            "detector"
+        )
+    logging.info("wrote %s", output)
 
 
 def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:

@@ -2,15 +2,20 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddad_jax import builders
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
+from ddad_jax.models import initialise
+from ddad_jax.pretrained import to_state_dict
 
 ROOT = Path(__file__).parents[1]
 # Networks of the least size; with them a whole fit takes a minute.
@@ -56,6 +61,11 @@ def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(TINY)
     return path
+
+
+def config_file(path):
+    """The config that a file makes."""
+    return runpy.run_path(str(path))["get_config"]()
 
 
 @pytest.fixture
@@ -203,3 +213,24 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     whole = ddad(*arguments)
     assert whole.returncode == 0, whole.stderr
     assert (workdir / "scores.csv").read_text().splitlines() == rows
+
+
+def test_convert_to_and_from_pytorch(config, tmp_path):
+    torch = pytest.importorskip("torch")
+    network = builders.networks(config_file(config)).denoiser
+    weights = to_state_dict(initialise(network, jax.random.key(0)), network)
+    official = {f"module.{key}": torch.tensor(value) for key, value in weights.items()}
+    torch.save({"model": official, "epoch": 3}, tmp_path / "official.pth")
+    arguments = (f"--config={config}", "--mode=convert", "--network=denoiser")
+    output = tmp_path / "plain.pth"
+    assert_refused(ddad(*arguments), "--output is missing")
+    assert_refused(ddad(*arguments, f"--output={output}"), "denoiser.weights: is empty")
+    source = f"--config.denoiser.weights={tmp_path}/official.pth"
+    result = ddad(*arguments, f"--output={output}", source)
+    assert result.returncode == 0, result.stderr
+    found = torch.load(output, weights_only=True)
+    assert found.keys() == weights.keys()
+    for key, value in weights.items():
+        np.testing.assert_array_equal(found[key].numpy(), value)
+    other = "--config.denoiser.network.base_channels=64"
+    assert_refused(ddad(*arguments, f"--output={output}", source, other), "has shape", "expected")

@@ -14,6 +14,7 @@ from ddad_jax.pretrained.write import check_target, write_state_dict
 
 __all__ = [
     "REGISTRY",
+    "check_target",
     "convert",
     "from_state_dict",
     "load",

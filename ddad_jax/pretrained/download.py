@@ -131,6 +131,7 @@ def _download(url: str, part: Path, weights: str, target: Path, megabytes: float
                 return
         except urllib.error.HTTPError as error:
             problem = error
+            error.close()
             # The part is longer than the file: it belongs to another one.
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 part.unlink(missing_ok=True)
