@@ -38,7 +38,8 @@ OUTPUT = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Runs the chosen mode and turns the ways it may end into exit codes."""
     if MODE.value == "compare":
-        workflow.compare(argv[1:], WORKDIR.value and _writable(Path(WORKDIR.value)))
+        written_to = None if WORKDIR.value is None else _writable(Path(WORKDIR.value))
+        workflow.compare(argv[1:], written_to)
         return
     if len(argv) > 1:
         raise UserError(f"'{argv[1]}' is no flag; every setting is given as --config.name=value")

@@ -210,6 +210,8 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     (workdir / "detector.safetensors").unlink()
     other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
     assert_refused(other, "checkpoint is of another architecture", "denoiser")
+    # The refused run has left its settings.
+    (workdir / "config.json").unlink()
     whole = ddad(*arguments)
     assert whole.returncode == 0, whole.stderr
     assert (workdir / "scores.csv").read_text().splitlines() == rows

@@ -1,9 +1,11 @@
 """What figures would be had other images been tested: the bootstrap over images.
 
 Normal and anomalous images are drawn anew separately, so that each figure is defined every time.
-Which images are drawn depends on the labels alone: the resamples of two runs over the same images
-are pairs.
+Which images are drawn depends on their names and labels alone: the resamples of two runs over the
+same images are pairs, those of two categories are independent.
 """
+
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,7 +20,7 @@ STEPS = 1000
 
 
 def draw_counts(
-    anomalous: Bool[np.ndarray, " n"], resamples: int = RESAMPLES, seed: int = 0
+    anomalous: Bool[np.ndarray, " n"], resamples: int, seed: int
 ) -> Int[np.ndarray, "resamples n"]:
     """How often each image is drawn, as many of each kind as there are, with replacement."""
     rng = np.random.default_rng(seed)
@@ -44,8 +46,9 @@ def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resample
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
     labelled = normal | anomalous
+    seed = crc32("\n".join(f"{s.category} {s.name}" for s in p.samples).encode())
     counts = np.zeros((RESAMPLES, len(p)), np.int64)
-    counts[:, labelled] = draw_counts(anomalous[labelled])
+    counts[:, labelled] = draw_counts(anomalous[labelled], RESAMPLES, seed)
     drawn = {
         name: counts[:, chosen] @ p.decisions[chosen] / chosen.sum()
         for name, chosen in (("recall", anomalous), ("false_alarm_rate", normal))
@@ -56,7 +59,7 @@ def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resample
     masked = labelled & p.has_mask
     masks = p.masks[masked]
     if masks.any() and not masks.all():
-        counts = draw_counts(anomalous[masked])
+        counts = draw_counts(anomalous[masked], RESAMPLES, seed)
         drawn |= pixel_figures(p.maps[masked], masks, counts, PRO_LIMIT)
     return drawn
 

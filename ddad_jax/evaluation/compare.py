@@ -64,7 +64,7 @@ def _categories(folder: Path) -> dict[str, Path]:
 def _require_same_images(first: Path, second: Path) -> None:
     rows = []
     for folder in (first, second):
-        with (folder / "scores.csv").open(encoding="utf-8") as file:
+        with _existing(folder / "scores.csv").open(encoding="utf-8") as file:
             rows.append([(row["path"], row["label"]) for row in csv.DictReader(file)])
     if rows[0] != rows[1]:
         raise UserError(
@@ -74,10 +74,14 @@ def _require_same_images(first: Path, second: Path) -> None:
 
 
 def _resampled(folder: Path) -> dict[str, Float[np.ndarray, " resamples"]]:
-    if not (folder / RESAMPLED).exists():
-        raise UserError(f"{folder}: holds no {RESAMPLED}; write it again with --mode=evaluate")
-    with np.load(folder / RESAMPLED) as stored:
+    with np.load(_existing(folder / RESAMPLED)) as stored:
         return dict(stored)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path}: is missing; write it again with --mode=evaluate")
+    return path
 
 
 def _figures(folder: Path) -> dict[str, float]:

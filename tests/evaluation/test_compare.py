@@ -73,5 +73,7 @@ def test_what_cannot_be_compared(make_run, tmp_path):
     with pytest.raises(UserError, match="is not of the images in"):
         compare_runs(run, make_run("fewer", 1.0, count=38))
     (run / "resampled.npz").unlink()
-    with pytest.raises(UserError, match=r"resampled.npz; write it again with --mode=evaluate"):
+    with pytest.raises(
+        UserError, match=r"resampled.npz: is missing; write it again with --mode=evaluate"
+    ):
         compare_runs(run, run)

@@ -97,7 +97,8 @@ def test_the_slider_recounts_and_recolours(open_report, part):
 
     slider.fill("600")
     shown = counts(page)
-    threshold = float(slider.get_attribute("aria-valuetext"))
+    threshold = float(page.locator("#threshold-value").inner_text())
+    assert f"{shown['found (TP)']} found (TP)" in slider.get_attribute("aria-valuetext")
     called = np.array([image["score"] for image in part.images]) > threshold
     labels = np.array([image["label"] for image in part.images])
     assert shown["found (TP)"] == str((called & (labels == ANOMALOUS)).sum())
@@ -181,6 +182,16 @@ def test_unlabelled_images_are_counted_by_decision(open_report, make_predictions
     )
     assert counts(page) == {"called anomalous": "2", "called normal": "1"}
     assert not page.locator("#roc").is_visible()
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1]])
+def test_one_kind_of_image_with_equal_scores(open_report, make_predictions, labels):
+    predictions = make_predictions(labels, [0.5] * len(labels))
+    page = open_report(
+        report_part("odd", predictions, compute_metrics(predictions), compute_curves(predictions))
+    )
+    assert counts(page)["recall" if labels[0] == NORMAL else "false-alarm rate"] == "–"
+    assert page.locator("#histogram rect.bar").count() == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

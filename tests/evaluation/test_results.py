@@ -5,7 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from ddad_jax.evaluation.curves import Curves
+from ddad_jax.evaluation.report import ReportPart, write_report
 from ddad_jax.evaluation.results import write_results
+from ddad_jax.evaluation.shown import NAMES
 from tests.evaluation.conftest import compute_metrics
 
 
@@ -68,3 +71,29 @@ def test_a_data_set_of_ones_own_has_no_published_figures(metrics, tmp_path):
     write_results(tmp_path, "folder", metrics)
     assert json.loads((tmp_path / "results.json").read_text())["published"] is None
     assert "| 01 | 100.0 | – | – |" in (tmp_path / "results.md").read_text()
+
+
+def test_report_table_and_metrics_agree_to_the_last_digit_shown(metrics, tmp_path):
+    nothing = Curves(None, None, None)
+    parts = [ReportPart(name, each, nothing, []) for name, each in metrics.items()]
+    write_results(tmp_path, "btad", metrics)
+    write_report(tmp_path / "report.html", "btad", parts)
+    page = (tmp_path / "report.html").read_text()
+    with (tmp_path / "results.csv").open() as file:
+        rows = {row["category"]: row for row in csv.DictReader(file)}
+    head, *body = re.findall(r"<tr>(.*?)</tr>", page)
+    names = re.findall(r"<th[^>]*>(.*?)</th>", head)[1:]
+    figures = {shown_name: name for name, shown_name in NAMES.items()}
+    assert len(body) == len(rows) == 3
+    for line in body:
+        row = rows[re.search(r"<th[^>]*>(.*?)</th>", line)[1]]
+        cells = dict(zip(names, re.findall(r"<td>(.*?)</td>", line), strict=True))
+        del cells["images"]
+        assert len(cells) == 11
+        for name, cell in cells.items():
+            exact = row[figures[name]]
+            assert float(cell) == pytest.approx(float(exact), abs=5.1e-5), name
+            if row["category"] != "mean":
+                found = metrics[row["category"]] | metrics[row["category"]]["decision"]
+                assert cell == f"{found[figures[name]]:.4f}"
+                assert exact == f"{found[figures[name]]:.6f}"

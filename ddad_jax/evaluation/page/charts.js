@@ -49,8 +49,9 @@ function yAxis(c, range, count = 5) {
 }
 
 /** Lines {points, faint}; the last that is not faint gets an area, `at` a marker. */
-function drawCurve(host, { label, lines, at, xTitle, xMax = 1 }) {
-  const c = chart(host, label, [0, xMax], [0, 1]);
+function drawCurve(host, { label, lines, at, xTitle, yTitle, xMax = 1 }) {
+  const c = chart(host, label, [0, xMax], [0, 1], { ...MARGIN, top: 26 });
+  c.svg.append(text(yTitle, 0, 11, "start"));
   yAxis(c, [0, 1]);
   xAxis(c, [0, xMax], xTitle, 4);
   for (const { points, faint } of lines) {
@@ -89,7 +90,7 @@ function drawHistogram(host, { label, kinds, range, threshold, xTitle }) {
       c.svg.append(element("rect", { x: c.left + bin * width + 0.5, y: base - height, width: width - 1, height, rx: 1.5, class: `bar ${key}` }));
     });
     c.svg.append(element("line", { x1: c.left, x2: c.right, y1: base, y2: base, class: "grid" }));
-    c.svg.append(text(`${name} (${values.length})`, c.right, base - row + 15, "end", true));
+    c.svg.append(text(`${values.length} ${name}, highest bar ${Math.max(...counts[k])}`, c.right, base - row + 15, "end", true));
   });
   xAxis(c, range, xTitle, 8);
   c.svg.append(element("line", { x1: cut, x2: cut, y1: c.top - 6, y2: c.bottom, class: "cut" }));
@@ -113,9 +114,11 @@ function drawLevels(host, { label, kinds }) {
     });
   });
   c.svg.append(element("line", { x1: c.left, x2: c.right, y1: c.bottom, y2: c.bottom, class: "axis" }));
-  c.svg.append(text("T̂, share of images", (c.left + c.right) / 2, c.bottom + 30));
+  c.svg.append(text("share of images", 0, 11, "start"));
+  c.svg.append(text("T̂", (c.left + c.right) / 2, c.bottom + 30));
   kinds.forEach(({ name, key }, k) => {
-    c.svg.append(element("rect", { x: c.left + k * 90, y: 4, width: 10, height: 10, rx: 2, class: `bar ${key}` }));
-    c.svg.append(text(name, c.left + k * 90 + 15, 13, "start"));
+    const x = c.right - 75 * (kinds.length - k);
+    c.svg.append(element("rect", { x, y: 2, width: 10, height: 10, rx: 2, class: `bar ${key}` }));
+    c.svg.append(text(name, x + 14, 11, "start"));
   });
 }

@@ -159,6 +159,7 @@ function showCounts(n) {
     if (key) made.dataset.outcome = key;
     return made;
   }));
+  return rows.map(([, name, value]) => `${value} ${name}`).join(", ");
 }
 
 function drawCharts(n) {
@@ -182,20 +183,20 @@ function drawCharts(n) {
     if (lines.length) drawCurve(byId(id), { lines, ...rest });
   };
   const recall = n.found / n.defective;
-  curve("roc", "roc", { label: "Recall over false-alarm rate of images", xTitle: "false-alarm rate → recall",
+  curve("roc", "roc", { label: "Recall over false-alarm rate of images", xTitle: "false-alarm rate", yTitle: "recall",
     at: !several && [n.alarm / n.good, recall] });
-  curve("precision-recall", "precision_recall", { label: "Precision over recall of images", xTitle: "recall → precision",
+  curve("precision-recall", "precision_recall", { label: "Precision over recall of images", xTitle: "recall", yTitle: "precision",
     at: !several && n.called && [recall, n.found / n.called] });
-  curve("pro", "pro", { label: "Per-region overlap over false positive rate of pixels, up to 0.3", xTitle: "pixel false positive rate → overlap", xMax: 0.3 });
+  curve("pro", "pro", { label: "Per-region overlap over false positive rate of pixels, up to 0.3", xTitle: "false positive rate of pixels", yTitle: "overlap", xMax: 0.3 });
 }
 
 function refresh() {
   const n = count();
   const shown = threshold.toFixed(3);
   byId("threshold-value").textContent = shown + (threshold === calibrated ? " (calibrated)" : "");
-  byId("threshold").setAttribute("aria-valuetext", shown);
   byId("calibrated").disabled = threshold === calibrated;
-  showCounts(n);
+  // Said by a screen reader as the slider moves.
+  byId("threshold").setAttribute("aria-valuetext", `${shown}: ${showCounts(n)}`);
   colour();
   filter();
   drawCharts(n);
