@@ -42,7 +42,7 @@ def _per_category(
     header = ["category", "image AUROC", "pixel AUROC", "AUPRO"]
     if mean["protocol"] == "paper":
         figures += ["pixel_auroc_d3ad", "pro_d3ad"]
-        header += [f"pixel AUROC by D3AD's code{MARK}", f"PRO by D3AD's code{MARK}"]
+        header += ["pixel AUROC by D3AD's code", f"PRO by D3AD's code{MARK}"]
     known = benchmark.d3ad if benchmark else {}
     rows = []
     for name, each in {**metrics, "mean": mean}.items():

@@ -78,9 +78,16 @@ def open_report(browser, tmp_path):
     assert complaints == []
 
 
+def settle(page):
+    """Waits until the page has drawn what was done to it."""
+    page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
 def counts(page):
     """The decisions as shown: name -> text."""
-    page.wait_for_timeout(100)
+    settle(page)
     names = page.locator("#counts dt").all_inner_texts()
     return dict(zip(names, page.locator("#counts dd").all_inner_texts(), strict=True))
 
@@ -106,6 +113,7 @@ def test_the_slider_recounts_and_recolours(open_report, part):
     assert shown["recall"] == f"{called[labels == ANOMALOUS].mean():.4f}"
 
     page.get_by_role("button", name="Reset").click()
+    settle(page)
     assert "calibrated" in page.locator("#threshold-value").inner_text()
     assert counts(page)["found (TP)"] == str(part.metrics["decision"]["true_positives"])
 
@@ -136,6 +144,7 @@ def test_filters(open_report, part):
     page.get_by_role("combobox", name="Defect").select_option("good")
     page.get_by_text(f"{decision['false_positives']} of 20 images").wait_for()
     page.get_by_role("slider", name="Threshold").press("End")
+    page.get_by_text("0 of 20 images").wait_for()
     page.get_by_role("button", name="Show all images").click()
     page.get_by_text("20 of 20 images").wait_for()
     scores = page.locator(".caption span:nth-child(2)").all_inner_texts()
@@ -172,6 +181,8 @@ def test_categories_share_a_slider_and_a_filter(open_report, part):
     assert counts(page)["found (TP)"] == str(2 * part.metrics["decision"]["true_positives"])
     page.get_by_role("combobox", name="Category").select_option("1")
     page.get_by_text("20 of 40 images").wait_for()
+    margin = max(image["score"] for image in part.images) - part.metrics["threshold"]
+    assert f"+{margin:.3f} from threshold" in page.locator("#gallery li").first.inner_text()
     assert page.locator("#roc path.faint").count() == 1
 
 
@@ -215,7 +226,7 @@ def test_of_500_images_only_those_near_the_screen_are_decoded(open_report, part)
     many = [{**part.images[row % 20], "name": str(row)} for row in range(500)]
     page = open_report(dataclasses.replace(part, images=many))
     assert page.locator("#gallery li").count() == 500
-    page.wait_for_timeout(300)
+    page.locator("#gallery img[src]").first.wait_for()
     assert page.locator("#gallery img[src]").count() < 200
     page.locator("#gallery li").last.scroll_into_view_if_needed()
     page.locator("#gallery li").last.locator("img[src]").first.wait_for()

@@ -42,6 +42,10 @@ function share(part, whole) {
   return whole ? (part / whole).toFixed(4) : "–";
 }
 
+function signed(value) {
+  return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
+}
+
 function node(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
@@ -70,7 +74,7 @@ function item(image) {
     panel(image, [["image", "grey"], ["heat", ""]]));
   image.badge = node("span", { className: "badge" });
   const caption = node("span", { className: "caption" }, image.badge,
-    node("span", { textContent: `score ${image.score.toFixed(3)}` }),
+    node("span", { textContent: several ? `${signed(image.value)} from threshold` : `score ${image.score.toFixed(3)}` }),
     node("span", { textContent: several ? `${data.categories[image.category].name}, ${image.defect}` : image.defect }),
     node("span", { textContent: `T̂ ${image.noise_level}` }),
     node("span", { className: "name" }, node("bdi", { textContent: image.name })));
