@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 from zlib import crc32
 
+# Tests compile hundreds of programs and run each of them once: halve the compiler's work. It is
+# read when JAX is first used, and by the processes that tests start.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,11 +73,12 @@ NETWORKS = {
         "network": {
             "base_channels": 32,
             "channel_multipliers": [1, 2],
+            "num_res_blocks": 1,
             "attention_resolutions": [4],
             "num_heads": 2,
         }
     },
-    "extractor": {"name": "efficientnet_lite0", "network": {}},
+    "extractor": {"name": "efficientnet_lite0", "network": {"depth": 0.25}},
     "image_size": 64,
     "dtype": "float32",
 }

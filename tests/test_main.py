@@ -33,7 +33,7 @@ def get_config():
     config.autoencoder.crop_size = 32
     config.autoencoder.training.steps = 4
     config.autoencoder.training.batch_size = 4
-    config.denoiser.network = ConfigDict({"base_channels": 32, "channel_multipliers": (1, 2)})
+    config.denoiser.network = ConfigDict({"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1})
     config.denoiser.training.steps = 4
     config.denoiser.training.batch_size = 4
     config.extractor.name = config.extractor.weights = "efficientnet_lite0"
@@ -217,6 +217,7 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     assert (workdir / "scores.csv").read_text().splitlines() == rows
 
 
+@pytest.mark.slow
 def test_convert_to_and_from_pytorch(config, tmp_path):
     torch = pytest.importorskip("torch")
     network = builders.networks(config_file(config)).denoiser

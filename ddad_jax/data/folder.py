@@ -93,7 +93,7 @@ def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RAN
 def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> list[Sample]:
     require_folder(test, "data.settings.test", "Leave it empty if there are no test images.")
     if masks:
-        require_folder(Path(masks), "data.masks", "Leave it empty if there are no masks.")
+        require_folder(Path(masks), "data.settings.masks", "Leave it empty if there are no masks.")
     samples = [_unknown(f"test/{path.name}", path, category) for path in find_images(test)]
     for kind in subfolders(test):
         is_good = kind.name.lower() in GOOD_NAMES

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.evaluation.aupro import PRO_LIMIT, pro_curve, tell_apart
@@ -32,6 +31,9 @@ class Curves:
 
 def compute_curves(predictions: Predictions) -> Curves:
     """All points of the image curves, and so many of the overlap curve that the eye misses none."""
+    # Imported late: it takes as long as all else that the command line imports.
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
     p = predictions
     labelled = (p.labels == NORMAL) | (p.labels == ANOMALOUS)
     truth, scores = p.labels[labelled] == ANOMALOUS, p.scores[labelled]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.metrics import auc
 
 from ddad_jax.data.resize import mask_share
 from ddad_jax.data.sample import Sample, Source
@@ -62,4 +61,7 @@ def _pro(maps: Float[np.ndarray, "n h w"], masks: Float[np.ndarray, "n h w"]) ->
     inside = rate < LIMIT
     rate, overlap = rate[inside], overlap[inside]
     # A single threshold below the limit spans no area.
-    return float(auc(rate / rate.max(), overlap)) if len(rate) > 1 and rate.max() > 0 else 0.0
+    if len(rate) < 2 or rate.max() == 0:
+        return 0.0
+    # The thresholds ascend, so that the rate descends.
+    return float(-np.trapezoid(overlap, rate / rate.max()))

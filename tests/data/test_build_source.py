@@ -18,7 +18,7 @@ def test_an_unknown_source():
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_a_setting_with_a_typo(name):
-    with pytest.raises(UserError, match=f"data.grup: source '{name}' has no such setting; it has"):
+    with pytest.raises(UserError, match=f"data.settings.grup: source '{name}' has no such setting"):
         build_source(name, "", "", grup=1)
 
 

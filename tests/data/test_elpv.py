@@ -61,6 +61,6 @@ def test_settings_out_of_range():
 def test_the_package_is_not_installed(monkeypatch):
     monkeypatch.setattr(elpv, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"needs the package elpv-dataset; install .*ddad-jax\[elpv\]"
+        UserError, match="needs the package elpv-dataset; .* pip install elpv-dataset"
     ):
         elpv_source()

@@ -42,6 +42,7 @@ def test_encoding_is_the_posterior_mean(golden_variables, apply):
     assert mean.shape == logvar.shape == (1, 16 // SMALL.downsampling, 4, 4)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_gradient(golden_variables):
     variables = golden_variables(SMALL, "vae_small")
     images = jax.random.uniform(jax.random.key(0), (1, 8, 8, 3), minval=-1)

@@ -68,7 +68,7 @@ class Signalled:
 
 
 def test_training_learns(tmp_path):
-    params = run(tmp_path, 600, learning_rate=0.05, weight_decay=0.0)
+    params = run(tmp_path, 600, learning_rate=0.05, weight_decay=0.0, checkpoint_every=300)
     np.testing.assert_allclose(params["w"], TARGET, atol=0.02)
 
 

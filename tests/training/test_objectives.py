@@ -76,7 +76,7 @@ def test_autoencoder_gradient_reaches_encoder_and_decoder(detector, part_images)
     )
     frozen = {"extractor": detector.extractor}
     batch = {"image": jnp.asarray(part_images[:2])}
-    gradient, metrics = jax.grad(loss, has_aux=True)(
+    gradient, metrics = jax.jit(jax.grad(loss, has_aux=True))(
         detector.autoencoder["params"], frozen, batch, jax.random.key(0)
     )
     for half in ("encoder", "decoder"):
@@ -84,6 +84,7 @@ def test_autoencoder_gradient_reaches_encoder_and_decoder(detector, part_images)
     assert set(metrics) == {"pixel", "feature", "latent"}
 
 
+@pytest.mark.slow
 def test_adaptation_moves_the_extractor_towards_the_reconstruction(detector, part_images):
     frozen = {
         "autoencoder": detector.autoencoder,
