@@ -142,12 +142,14 @@ class Evidence:
       maps: by kind ("latent", "feature", "patch"), how unlike normal each pixel is, [b, h, w].
       noise_level: T̂ used, int [b].
       knn_distance: d(x), the distance that chose it, float [b].
+      reconstructed_knn_distance: d(x̂), the same distance of the reconstruction, float [b].
       reconstruction: the image as it would look without defect, in [-1, 1], [b, h, w, 3].
     """
 
     maps: dict[str, Leaf]
     noise_level: Leaf
     knn_distance: Leaf
+    reconstructed_knn_distance: Leaf
     reconstruction: Leaf
 
 
@@ -277,8 +279,7 @@ def gather_evidence(
     d, s, n = detector, detector.settings, detector.networks
     pixels = to_network_range(images, s.image_size)
     features = extract(n.extractor, d.extractor, pixels)
-    pooled = noise_level.pool_features(features[s.knn_stage - 1])
-    distance = noise_level.mean_distance(pooled, d.bank, s.num_neighbours, s.metric)
+    distance = _knn_distance(d, features)
     level = choose_noise_level(d, distance)
 
     scaling = (d.latent_shift, d.latent_scale)
@@ -301,7 +302,15 @@ def gather_evidence(
             patches.distance_map(described, d.patch_bank), s.image_size
         )
     maps = {kind: anomaly_map.gaussian_blur(m, s.blur) for kind, m in maps.items()}
-    return Evidence(maps, level, distance, reconstruction)
+    return Evidence(maps, level, distance, _knn_distance(d, reconstructed_features), reconstruction)
+
+
+def _knn_distance(
+    detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
+) -> Float[Array, " b"]:
+    s = detector.settings
+    pooled = noise_level.pool_features(features[s.knn_stage - 1])
+    return noise_level.mean_distance(pooled, detector.bank, s.num_neighbours, s.metric)
 
 
 def _compared(

@@ -21,6 +21,7 @@ IMAGE_FIGURES = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_thresh
 PIXEL_FIGURES = (
     "pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "aupro_0.05",
 )  # fmt: skip
+RESTORED = "normality_restored"
 PROTOCOLS = ("exact", "paper")
 
 
@@ -51,7 +52,8 @@ def compute_metrics(
     Returns:
       The figures of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
       does (`decision`), the same for each defect type and each quarter of the defects by size
-      against all normal images (`per_defect`, `per_size`), the 95 % intervals (`intervals`),
+      against all normal images (`per_defect`, `per_size`), the 95 % intervals (`intervals`), how
+      near to normal the reconstructions are (`normality_restored` and `knn_distance`),
       counts, and `undefined`: the reason for every figure that is None. With protocol
       "paper" also the figures of `d3ad_figures`.
     """
@@ -73,6 +75,11 @@ def compute_metrics(
         masked = (normal | anomalous) & p.has_mask
         metrics |= d3ad_figures(p.maps[masked], resized_masks[masked])
     metrics["intervals"] = {name: bootstrap.interval(values) for name, values in resampled.items()}
+    metrics["knn_distance"] = {
+        kind: _median_distances(p, chosen)
+        for kind, chosen in (("normal", normal), ("anomalous", anomalous))
+        if chosen.any()
+    }
     metrics["decision"] = _decisions(p, normal, anomalous)
     metrics["per_defect"] = {
         defect: _part(p, normal, chosen) for defect, chosen in _defects(p, anomalous).items()
@@ -101,16 +108,19 @@ def _against_normal(
     undefined: dict[str, str],
 ) -> dict[str, float | None]:
     """The figures of some anomalous images against all normal ones."""
-    figures: dict[str, float | None] = dict.fromkeys((*IMAGE_FIGURES, *PIXEL_FIGURES))
+    figures: dict[str, float | None] = dict.fromkeys((*IMAGE_FIGURES, *PIXEL_FIGURES, RESTORED))
     missing = [
         f"the test set holds no {kind} image"
         for kind, chosen in (("normal", normal), ("anomalous", anomalous))
         if not chosen.any()
     ]
     if missing:
-        undefined |= dict.fromkeys(IMAGE_FIGURES, missing[0])
+        undefined |= dict.fromkeys((*IMAGE_FIGURES, RESTORED), missing[0])
     else:
         figures |= binary_figures("image", np.sort(p.scores[normal]), p.scores[anomalous])
+        figures[RESTORED] = normality_restored(p, normal, anomalous)
+        if figures[RESTORED] is None:
+            undefined[RESTORED] = "anomalous images are no farther from the training images"
 
     masked = (normal | anomalous) & p.has_mask
     masks = p.masks[masked]
@@ -120,6 +130,32 @@ def _against_normal(
     else:
         figures |= pixel_figures(p.maps[masked], masks)
     return figures
+
+
+def normality_restored(
+    p: Predictions, normal: Bool[np.ndarray, " n"], anomalous: Bool[np.ndarray, " n"]
+) -> float | None:
+    """How much of what sets anomalous images apart their reconstructions have lost.
+
+    By the median k-NN distance to the training images, and in excess of that of normal images or
+    their reconstructions: 0 is a copy of the defect, 1 looks as normal as a normal image's.
+
+    Returns:
+      Below 0 where the reconstruction made it worse; None where anomalous images are no farther
+      from the training images than normal ones.
+    """
+    usual, unusual = _median_distances(p, normal), _median_distances(p, anomalous)
+    excess = {of: unusual[of] - usual[of] for of in usual}
+    if excess["image"] <= 0:
+        return None
+    return 1.0 - excess["reconstruction"] / excess["image"]
+
+
+def _median_distances(p: Predictions, chosen: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    return {
+        "image": float(np.median(p.knn_distances[chosen])),
+        "reconstruction": float(np.median(p.reconstructed_knn_distances[chosen])),
+    }
 
 
 def _decisions(

@@ -35,7 +35,7 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
         writer = csv.writer(file)
         writer.writerow(
             ["path", "label", "defect", "score", "calibrated_score", "decision", "noise_level",
-             "knn_distance"]
+             "knn_distance", "reconstructed_knn_distance"]
         )  # fmt: skip
         for row, sample in enumerate(p.samples):
             writer.writerow(
@@ -48,6 +48,7 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
                     decision_name(bool(p.decisions[row])),
                     int(p.noise_levels[row]),
                     f"{p.knn_distances[row]:.6f}",
+                    f"{p.reconstructed_knn_distances[row]:.6f}",
                 ]
             )
 

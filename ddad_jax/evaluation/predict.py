@@ -26,6 +26,7 @@ def predict_images(detector: Detector, images: ImageSet, batch_size: int) -> Pre
             "decisions": found.decision,
             "noise_levels": found.evidence.noise_level,
             "knn_distances": found.evidence.knn_distance,
+            "reconstructed_knn_distances": found.evidence.reconstructed_knn_distance,
             "maps": found.anomaly_map,
             "reconstructions": reconstruction,
         }

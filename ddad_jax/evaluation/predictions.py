@@ -24,6 +24,7 @@ class Predictions:
       decisions: whether it is called anomalous.
       noise_levels: T̂ used.
       knn_distances: distance to the training images, which chose T̂.
+      reconstructed_knn_distances: the same distance of the reconstructions.
       maps: anomaly maps on the scale of the scores.
       reconstructions: RGB, 0 to 255.
       threshold: of the scores, from held-out normal images alone.
@@ -42,6 +43,7 @@ class Predictions:
     decisions: Bool[np.ndarray, " n"]
     noise_levels: Int[np.ndarray, " n"]
     knn_distances: Float[np.ndarray, " n"]
+    reconstructed_knn_distances: Float[np.ndarray, " n"]
     maps: Float[np.ndarray, "n h w"]
     reconstructions: UInt8[np.ndarray, "n h w 3"]
     threshold: float

@@ -10,7 +10,7 @@ from ddad_jax.evaluation.shown import NAMES, shown
 TILES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 COLUMNS = (
     "images", "recall", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
-    "pixel_f1_max", "aupro", "aupro_0.05", "pro_d3ad", "pixel_auroc_d3ad",
+    "pixel_f1_max", "aupro", "aupro_0.05", "normality_restored", "pro_d3ad", "pixel_auroc_d3ad",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ddad_jax.evaluation.tables import latex, markdown
 
 FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
-    "aupro_0.05", "pro_d3ad", "pixel_auroc_d3ad",
+    "aupro_0.05", "normality_restored", "pro_d3ad", "pixel_auroc_d3ad",
 )  # fmt: skip
 COUNTS = ("normal", "anomalous", "unlabelled")
 DECISION = ("recall", "false_alarm_rate")

@@ -12,6 +12,7 @@ NAMES = {
     "pixel_f1_max": "pixel F1-max",
     "aupro": "AUPRO (0.3)",
     "aupro_0.05": "AUPRO (0.05)",
+    "normality_restored": "normality restored",
     "pro_d3ad": "PRO, D3AD's code",
     "pixel_auroc_d3ad": "pixel AUROC, D3AD's code",
 }

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,32 @@ def test_agrees_with_the_reference(golden, make_predictions):
     assert found["aupro"] == pytest.approx(expected["aupro_exact_0p30"], abs=1e-4)
     assert found["aupro_0.05"] == pytest.approx(expected["aupro_exact_0p05"], abs=1e-4)
     assert found["undefined"] == {}
+
+
+def test_normality_restored(make_predictions):
+    predictions = make_predictions([NORMAL] * 3 + [ANOMALOUS] * 3, [0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    distances = np.array([1.0, 1.1, 0.9, 3.0, 3.1, 2.9], np.float32)
+
+    def restored(reconstructed):
+        changed = replace(
+            predictions,
+            knn_distances=distances,
+            reconstructed_knn_distances=np.asarray(reconstructed, np.float32),
+        )
+        return compute_metrics(changed)["normality_restored"]
+
+    assert restored(distances) == pytest.approx(0.0)
+    assert restored([1.0] * 6) == pytest.approx(1.0)
+    assert restored(distances + 0.5) == pytest.approx(0.0)
+    assert restored([1.0] * 3 + [2.0] * 3) == pytest.approx(0.5)
+
+
+def test_normality_restored_needs_distant_defects(make_predictions):
+    predictions = make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9])
+    near = replace(predictions, knn_distances=np.ones(2, np.float32))
+    found = compute_metrics(near)
+    assert found["normality_restored"] is None
+    assert "no farther" in found["undefined"]["normality_restored"]
 
 
 @pytest.mark.parametrize(("label", "missing"), [(NORMAL, "anomalous"), (ANOMALOUS, "normal")])
