@@ -71,6 +71,11 @@ def compute_metrics(
         "threshold": p.threshold,
     }
     metrics |= _against_normal(p, normal, anomalous, undefined)
+    metrics[RESTORED] = None
+    if normal.any() and anomalous.any():
+        metrics[RESTORED] = normality_restored(p, normal, anomalous)
+    if metrics[RESTORED] is None:
+        undefined[RESTORED] = "no anomalous images that are farther from good ones than normal ones"
     if resized_masks is not None:
         masked = (normal | anomalous) & p.has_mask
         metrics |= d3ad_figures(p.maps[masked], resized_masks[masked])
@@ -108,19 +113,16 @@ def _against_normal(
     undefined: dict[str, str],
 ) -> dict[str, float | None]:
     """The figures of some anomalous images against all normal ones."""
-    figures: dict[str, float | None] = dict.fromkeys((*IMAGE_FIGURES, *PIXEL_FIGURES, RESTORED))
+    figures: dict[str, float | None] = dict.fromkeys((*IMAGE_FIGURES, *PIXEL_FIGURES))
     missing = [
         f"the test set holds no {kind} image"
         for kind, chosen in (("normal", normal), ("anomalous", anomalous))
         if not chosen.any()
     ]
     if missing:
-        undefined |= dict.fromkeys((*IMAGE_FIGURES, RESTORED), missing[0])
+        undefined |= dict.fromkeys(IMAGE_FIGURES, missing[0])
     else:
         figures |= binary_figures("image", np.sort(p.scores[normal]), p.scores[anomalous])
-        figures[RESTORED] = normality_restored(p, normal, anomalous)
-        if figures[RESTORED] is None:
-            undefined[RESTORED] = "anomalous images are no farther from the training images"
 
     masked = (normal | anomalous) & p.has_mask
     masks = p.masks[masked]
