@@ -71,7 +71,8 @@ def build_detector(
       heldout_images: normal images that they were not trained on.
       seed: of the choice of patches.
     """
-    pooled, described = _features(networks, settings, build, extractor, train_images, seed)
+    pooled, candidates, norm = _features(networks, settings, build, extractor, train_images, seed)
+    patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
     distances = _training_distances(pooled, settings)
     unit = jnp.float32(1.0)
     detector = Detector(
@@ -83,7 +84,8 @@ def build_detector(
         alpha_bar=alpha_bar,
         bank=pooled,
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
-        patch_bank=_patch_bank(described, build.patch_bank_size, seed),
+        patch_bank=_patch_bank(candidates * patch_scale, build.patch_bank_size, seed),
+        patch_scale=patch_scale,
         calibration=Calibration({}, {}, unit, unit),
         networks=networks,
         settings=settings,
@@ -102,8 +104,8 @@ def _features(
     extractor: Variables,
     images: UInt8[np.ndarray, "n h w 3"],
     seed: int,
-) -> tuple[Float[Array, "n d"], Float[Array, "m p"]]:
-    """Pooled features of every image, and the patches that may enter the bank."""
+) -> tuple[Float[Array, "n d"], Float[Array, "m p"], Float[Array, " p"]]:
+    """Pooled features of every image, patches that may enter the bank, and their usual norm."""
     fused = settings.scoring == "fused"
 
     @jax.jit
@@ -113,21 +115,28 @@ def _features(
         )
         pooled = noise_level.pool_features(features[settings.knn_stage - 1])
         if not fused:
-            return pooled, jnp.zeros((batch.shape[0], 0, 0))
-        chosen = patches.describe([features[stage - 1] for stage in settings.patch_stages])
-        return pooled, chosen.reshape(batch.shape[0], -1, chosen.shape[-1])
+            return pooled, jnp.zeros((batch.shape[0], 0, 0)), jnp.zeros((batch.shape[0], 0))
+        chosen = [features[stage - 1] for stage in settings.patch_stages]
+        described = patches.describe(chosen)
+        flat = described.reshape(batch.shape[0], -1, described.shape[-1])
+        return pooled, flat, patches.stage_norms(chosen)
 
     rng = np.random.default_rng(seed)
     per_image = -(-build.patch_candidates // len(images))
-    all_pooled, candidates = [], []
-    for pooled, described in batched(
+    all_pooled, candidates, norms = [], [], []
+    for pooled, described, norm in batched(
         partial(describe, extractor), images, build.batch_size, "feature bank"
     ):
         all_pooled.append(pooled)
+        norms.append(norm)
         for image in described:
             count = min(per_image, len(image))
             candidates.append(image[rng.choice(len(image), count, replace=False)])
-    return jnp.asarray(np.concatenate(all_pooled)), jnp.asarray(np.concatenate(candidates))
+    return (
+        jnp.asarray(np.concatenate(all_pooled)),
+        jnp.asarray(np.concatenate(candidates)),
+        jnp.asarray(np.concatenate(norms).mean(0)),
+    )
 
 
 def _training_distances(pooled: Float[Array, "n d"], settings: Settings) -> Float[Array, " n"]:

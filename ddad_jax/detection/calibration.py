@@ -5,10 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import gumbel_r
 
 from ddad_jax.detection.detector import Calibration, Evidence, Settings, score_evidence
 
-EULER_GAMMA = 0.5772156649015329
+QUARTILES = (0.25, 0.5, 0.75)
 
 
 def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -> Calibration:
@@ -38,16 +39,18 @@ def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> t
     """The score that normal images exceed at the given rate, and the scale of their scores.
 
     With at least 1 / rate scores it is the conformal quantile, which holds whatever their
-    distribution. With fewer it is the tail of a Gumbel distribution, that of maxima, fitted by
-    moments (an image's score is the maximum of its map).
+    distribution. With fewer it is the tail of a Gumbel distribution, that of maxima (an image's
+    score is the maximum of its map), with the scores' quartiles: the odd image that slipped in
+    among the normal ones moves those the least.
 
     Args:
       scores: of held-out normal images.
       false_alarm_rate: in (0, 1).
     """
-    spread = max(float(scores.std(ddof=1)) * math.sqrt(6) / math.pi, 1e-6)
+    low, middle, high = np.quantile(scores, QUARTILES)
+    unit_low, unit_middle, unit_high = gumbel_r.ppf(QUARTILES)
+    spread = max(float(high - low) / (unit_high - unit_low), 1e-6)
     rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate))
     if rank <= len(scores):
         return float(np.sort(scores)[rank - 1]), spread
-    mode = float(scores.mean()) - EULER_GAMMA * spread
-    return mode - spread * math.log(-math.log1p(-false_alarm_rate)), spread
+    return float(middle + spread * (gumbel_r.isf(false_alarm_rate) - unit_middle)), float(spread)

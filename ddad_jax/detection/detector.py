@@ -116,7 +116,9 @@ class Detector:
       alpha_bar: the noise schedule's table, float [timesteps + 1].
       bank: pooled features of the training images, float [n, d].
       bin_edges: edges of the distance bins, float [bins + 1].
-      patch_bank: features of normal patches, float [m, p]; empty where scoring is "paper".
+      patch_bank: scaled features of normal patches, float [m, p]; empty where scoring is "paper".
+      patch_scale: what each feature of a patch is multiplied by, so that every stage counts alike,
+        float [p].
       calibration: see `Calibration`.
     """
 
@@ -129,6 +131,7 @@ class Detector:
     bank: Leaf
     bin_edges: Leaf
     patch_bank: Leaf
+    patch_scale: Leaf
     calibration: Calibration
     networks: Networks = flax.struct.field(pytree_node=False)
     settings: Settings = flax.struct.field(pytree_node=False)
@@ -297,7 +300,8 @@ def gather_evidence(
         ),
     }
     if s.scoring == "fused":
-        described = patches.describe([features[stage - 1] for stage in s.patch_stages])
+        chosen = [features[stage - 1] for stage in s.patch_stages]
+        described = patches.describe(chosen) * d.patch_scale
         maps["patch"] = anomaly_map.resize(
             patches.distance_map(described, d.patch_bank), s.image_size
         )

@@ -33,6 +33,16 @@ def describe(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b h 
     return jnp.concatenate(resized, axis=-1)
 
 
+def stage_norms(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b p"]:
+    """For each value of `describe`, the root mean square norm of its stage over the image."""
+    norms = [jnp.sqrt((stage**2).sum(-1).mean((1, 2))) for stage in stages]
+    wide = [
+        jnp.broadcast_to(norm[:, None], (norm.shape[0], stage.shape[-1]))
+        for norm, stage in zip(norms, stages, strict=True)
+    ]
+    return jnp.concatenate(wide, axis=-1)
+
+
 def distance_map(
     described: Float[Array, "b h w p"], bank: Float[Array, "m p"]
 ) -> Float[Array, "b h w"]:

@@ -23,6 +23,13 @@ def test_shift_and_scale_of_the_scores_carry_over():
     np.testing.assert_allclose(moved, [5.0 + 3.0 * threshold, 3.0 * spread])
 
 
+def test_an_odd_image_hardly_moves_the_threshold():
+    scores = np.random.default_rng(0).gumbel(size=25)
+    threshold, spread = fit_threshold(scores, 0.01)
+    with_odd_one, _ = fit_threshold(np.append(scores, 50.0), 0.01)
+    assert abs(with_odd_one - threshold) < spread
+
+
 def test_equal_scores_are_not_called_anomalous():
     threshold, spread = fit_threshold(np.ones(12), 0.01)
     assert threshold >= 1.0

@@ -39,3 +39,16 @@ def test_distance_is_zero_on_the_bank_and_exact_elsewhere():
     np.testing.assert_allclose(found[0], 0.0, atol=2e-3)
     expected = cdist(described[1].reshape(-1, 6), bank).min(1).reshape(4, 4)
     np.testing.assert_allclose(found[1], expected, rtol=1e-4)
+
+
+def test_stage_norms_bring_every_stage_to_the_same_norm():
+    rng = np.random.default_rng(0)
+    stages = [
+        jnp.asarray(size * rng.normal(size=(2, side, side, channels)), jnp.float32)
+        for size, side, channels in ((5.0, 8, 6), (0.1, 4, 9))
+    ]
+    norms = patches.stage_norms(stages)
+    assert norms.shape == (2, 15)
+    for stage, norm in zip(stages, (norms[:, 0], norms[:, -1]), strict=True):
+        scaled = np.asarray(stage / norm[:, None, None, None])
+        np.testing.assert_allclose((scaled**2).sum(-1).mean((1, 2)), 1.0, rtol=1e-5)
