@@ -117,7 +117,7 @@ def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
         raise UserError(f"{name}: '{value}' is not one of {listed}")
 
 
-def _require_range(name: str, value: float, low: float, high: float) -> None:
+def _require_range(name: str, value: float | int, low: float | int, high: float | int) -> None:
     if not low <= value <= high:
         raise UserError(f"{name}: {value} must be at least {low} and at most {high}")
 

@@ -23,10 +23,17 @@ MODE = flags.DEFINE_enum(
     list(workflow.MODES),
     "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
     "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
-    "score the images of --images. compare: two run folders, --mode=compare runs/a runs/b. "
+    "score the images of --images. ablate: evaluate the trained model with every combination of "
+    "what --vary names. compare: two run folders, --mode=compare runs/a runs/b. "
     "convert: write the weights of --network to --output for PyTorch.",
 )
 IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
+VARY = flags.DEFINE_multi_string(
+    "vary",
+    [],
+    "With --mode=ablate: a setting of detection or build and its values, such as "
+    "detection.start=scaled,noised; may be repeated, all combinations are evaluated.",
+)
 NETWORK = flags.DEFINE_enum(
     "network", "denoiser", ["autoencoder", "denoiser", "extractor"], "With --mode=convert: which."
 )
@@ -55,7 +62,12 @@ def main(argv: list[str]) -> None:
     _log_to(workdir / "log.txt")
     jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compilation_cache"))
     logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
-    workflow.run(MODE.value, CONFIG.value, workdir, images=IMAGES.value)
+    if MODE.value == "ablate":
+        workflow.ablate(CONFIG.value, workdir, VARY.value)
+    elif MODE.value == "predict":
+        workflow.predict(CONFIG.value, workdir, IMAGES.value)
+    else:
+        workflow.run(MODE.value, CONFIG.value, workdir)
 
 
 def _writable(workdir: Path) -> Path:

@@ -22,8 +22,8 @@ from ddad_jax.data.split import split_normals
 from ddad_jax.deploy.artifact import load_detector, save_detector
 from ddad_jax.detection import detector as detection
 from ddad_jax.detection.batching import batched
-from ddad_jax.detection.build import build_detector
-from ddad_jax.detection.detector import Detector, Variables
+from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.detector import Detector, Settings, Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
@@ -268,7 +268,7 @@ class Run:
         if not path.exists():
             return None
         stored = load_detector(path)
-        return stored.detector if stored.fingerprint == self._fingerprint() else None
+        return stored.detector if stored.fingerprint == self.fingerprint(self.config) else None
 
     @cached_property
     def detector(self) -> Detector:
@@ -278,11 +278,18 @@ class Run:
             logging.info("%s: is of these settings, used as it is", self._detector_path)
             return stored
         self.load_weights()
+        built = self.fit(self.settings, self.build)
+        description = builders.describe_networks(self.config)
+        save_detector(self._detector_path, built, description, self.fingerprint(self.config))
+        return built
+
+    def fit(self, settings: Settings, build: BuildSettings) -> Detector:
+        """A detector of the trained networks, its banks and calibration made for the settings."""
         shift, scale = self.latent_scaling
-        built = build_detector(
+        return build_detector(
             self.networks,
-            self.settings,
-            self.build,
+            settings,
+            build,
             autoencoder=self.autoencoder,
             denoiser=self.denoiser,
             extractor=self.extractor,
@@ -293,17 +300,14 @@ class Run:
             heldout_images=self.heldout_images,
             seed=self.config.seed,
         )
-        description = builders.describe_networks(self.config)
-        save_detector(self._detector_path, built, description, self._fingerprint())
-        return built
 
     @property
     def _detector_path(self) -> Path:
         return self.workdir / "detector.safetensors"
 
-    def _fingerprint(self) -> str:
-        """Changes whenever a setting or an image that the detector depends on does."""
-        settings = json.loads(self.config.to_json_best_effort())
+    def fingerprint(self, config: ConfigDict) -> str:
+        """Changes whenever a setting or an image that a detector of the config depends on does."""
+        settings = json.loads(config.to_json_best_effort())
         for section in ("mesh", "evaluation"):
             settings.pop(section)
         samples = [sample.name for sample in self.images["train"].samples]

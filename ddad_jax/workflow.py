@@ -8,7 +8,7 @@ from absl import logging
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from ddad_jax import builders, pretrained
+from ddad_jax import ablation, builders, pretrained
 from ddad_jax.data.categories import find_categories
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
@@ -103,34 +103,22 @@ STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
     "adapt": _adapt,
     "evaluate": _evaluate,
 }
-MODES = (*STAGES, "predict", "compare", "convert")
+MODES = (*STAGES, "ablate", "predict", "compare", "convert")
 
 
-def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> None:
-    """Carries out a mode.
+def run(mode: str, config: ConfigDict, workdir: Path) -> None:
+    """Carries out a mode for every category.
 
     Args:
-      mode: one of `MODES` but "compare" and "convert".
+      mode: one of `STAGES`.
       config: the resolved config.
       workdir: a writable folder; each of several categories gets a folder in it.
-      images: with "predict", a folder of images or one image.
 
     Raises:
       UserError: bad input, before any long work.
       Interrupted: a signal, with the state saved.
     """
-    if mode == "predict":
-        _predict(config, workdir, images)
-        return
-    chosen = config.data.category
-    categories = [chosen] if chosen else find_categories(config.data.source, config.data.root)
-    folders = [workdir / name if len(categories) > 1 else workdir for name in categories]
-    # Every category's data and settings are checked before the first is begun.
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
-    runs = [
-        Run(config, category, folder) for category, folder in zip(categories, folders, strict=True)
-    ]
+    runs = _runs(config, workdir)
     parts = []
     while runs:
         # Each run is let go when it is done: its images and networks leave the memory.
@@ -140,6 +128,40 @@ def run(mode: str, config: ConfigDict, workdir: Path, images: str | None) -> Non
     if len(parts) > 1:
         write_report(workdir / "report.html", workdir.resolve().name, parts)
         write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
+
+
+def _runs(config: ConfigDict, workdir: Path) -> list[Run]:
+    """A run a category, each checked before the first is begun."""
+    chosen = config.data.category
+    categories = [chosen] if chosen else find_categories(config.data.source, config.data.root)
+    folders = [workdir / name if len(categories) > 1 else workdir for name in categories]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    return [
+        Run(config, category, folder) for category, folder in zip(categories, folders, strict=True)
+    ]
+
+
+def ablate(config: ConfigDict, workdir: Path, varied: Sequence[str]) -> None:
+    """Evaluates every combination of the varied settings on the trained model, in one table.
+
+    Args:
+      config: the trained model's.
+      workdir: as of `run`; a model that is not trained yet is trained here.
+      varied: as of `ablation.variants`.
+
+    Raises:
+      UserError: bad input, before any long work.
+      Interrupted: a signal while training, with the state saved.
+    """
+    chosen = ablation.variants(config, varied)
+    runs = _runs(config, workdir)
+    rows = []
+    while runs:
+        rows.append(ablation.ablate(runs.pop(0), chosen))
+    if len(rows) > 1:
+        ablation.write_table(workdir, ablation.mean_rows(rows))
+    print((workdir / "ablation.md").read_text(encoding="utf-8"), end="")
 
 
 def compare(folders: Sequence[str], workdir: Path | None) -> None:
@@ -191,7 +213,17 @@ def convert(config: ConfigDict, workdir: Path | None, network: str, output: str 
     logging.info("wrote %s", output)
 
 
-def _predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
+def predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
+    """Scores images with the fitted detector.
+
+    Args:
+      config: says how images are read.
+      workdir: holds the detector; results go to its folder "predictions".
+      images: a folder of images, or one image.
+
+    Raises:
+      UserError: no detector, or no images.
+    """
     if not images:
         raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
     source = unlabelled(images)

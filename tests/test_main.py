@@ -142,6 +142,7 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
         (["--config.detection.scoring=best"], ["detection.scoring", "best", "fused, paper"]),
         (["--config.autoencoder.network.width=8", "--config.dtype=int8"], ["dtype", "int8"]),
         (["--mode=predict"], ["--images"]),
+        (["--mode=ablate", "--vary=denoiser.weighting=plain"], ["--vary", "denoiser.weighting"]),
     ],
 )
 def test_wrong_settings(config, data, tmp_path, arguments, parts):
@@ -197,6 +198,15 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     paper = ddad(*arguments, "--mode=evaluate", "--config.evaluation.protocol=paper")
     assert paper.returncode == 0, paper.stderr
     assert json.loads((workdir / "metrics.json").read_text())["pixel_auroc_d3ad"] is not None
+
+    ablated = ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=fused,paper")
+    assert ablated.returncode == 0, ablated.stderr
+    table = (workdir / "ablation.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in table[1:]] == ["fused", "paper"]
+    kept = json.loads((workdir / "ablation.json").read_text())
+    fewer = ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=paper")
+    assert fewer.returncode == 0, fewer.stderr
+    assert json.loads((workdir / "ablation.json").read_text()) == kept
 
     images = data / "plate/test/large"
     predicted = ddad(*arguments, "--mode=predict", f"--images={images}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ddad_jax.evaluation.published import BENCHMARKS
-from ddad_jax.evaluation.tables import latex, markdown
+from ddad_jax.evaluation.shown import NAMES, shown
+from ddad_jax.evaluation.tables import latex, markdown, markdown_table
 
 FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
@@ -58,6 +59,34 @@ def write_results(folder: Path, source: str, metrics: Mapping[str, dict[str, Any
     (folder / "results.tex").write_text(latex(metrics, mean, benchmark), encoding="utf-8")
 
 
+def write_rows(stem: Path, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    """Writes stem.csv and stem.md, a row for every way in which something was evaluated.
+
+    Args:
+      stem: the files' path without ending.
+      rows: of each way, what is special about it, by name, and its metrics.
+    """
+    special = list(dict.fromkeys(name for changes, _ in rows for name in changes))
+    known = [name for name in FIGURES if any(metrics.get(name) is not None for _, metrics in rows)]
+    figures = [
+        [metrics["decision"][name] for name in DECISION] + [metrics.get(name) for name in known]
+        for _, metrics in rows
+    ]
+    ways = [[str(changes.get(name, "")) for name in special] for changes, _ in rows]
+    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*special, *DECISION, *known])
+        for way, values in zip(ways, figures, strict=True):
+            writer.writerow([*way, *map(_decimal, values)])
+    header = [*special, *(NAMES[name] for name in (*DECISION, *known))]
+    lines = [[*way, *map(shown, values)] for way, values in zip(ways, figures, strict=True)]
+    stem.with_suffix(".md").write_text(markdown_table(header, lines) + "\n", encoding="utf-8")
+
+
+def _decimal(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.6f}"
+
+
 def _write_csv(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
     """One row a category, then the mean; six decimals, empty where a figure cannot be had."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -67,6 +96,5 @@ def _write_csv(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
             figures = [row["decision"][each] for each in DECISION] + [
                 row.get(each) for each in FIGURES
             ]
-            shown = ["" if figure is None else f"{figure:.6f}" for figure in figures]
             counts = [row["counts"][each] for each in COUNTS]
-            writer.writerow([name, row["protocol"], *counts, *shown])
+            writer.writerow([name, row["protocol"], *counts, *map(_decimal, figures)])

@@ -20,7 +20,7 @@ def markdown(
     tables = [_per_category(metrics, mean, benchmark)]
     if benchmark:
         tables.append(_comparison(len(metrics), mean, benchmark))
-    parts = [_markdown_table(*table) for table in tables]
+    parts = [markdown_table(*table) for table in tables]
     return "\n\n".join([*parts, *_notes(len(metrics), mean, benchmark)]) + "\n"
 
 
@@ -92,7 +92,8 @@ def _published(figure: float | None) -> str:
     return "–" if figure is None else f"{figure:.1f}"
 
 
-def _markdown_table(header: Row, rows: Sequence[Row]) -> str:
+def markdown_table(header: Row, rows: Sequence[Row]) -> str:
+    """A table in Markdown, its cells as they are."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
