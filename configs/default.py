@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.resize = "stretch"
     # "error", or "skip" with a warning, for a training or test image that cannot be read.
     config.data.on_unreadable = "error"
-    # Share of the normal training images kept from all training, for calibration.
+    # Share of the normal training images kept from all training, for calibration and validation.
     config.data.heldout_fraction = 0.1
     # Empty: in the working directory.
     config.data.cache = ""
@@ -75,6 +75,8 @@ def get_config() -> ConfigDict:
     # Adaptation to the domain; 0 steps and 0 epochs leave the extractor as it is.
     config.extractor.distillation_weight = 0.0
     config.extractor.training = training_settings(batch_size=16)
+    # Adaptation stops when held-out images gain nothing, and is skipped where they never do.
+    config.extractor.training.validate_every = 20
 
     # As `ddad_jax.detection.detector.Settings` documents them.
     config.detection = ConfigDict()
@@ -131,4 +133,6 @@ def training_settings(batch_size: int, steps: int = 0, epochs: int = 0) -> Confi
     settings.checkpoint_every = 200
     settings.log_every = 20
     settings.max_skipped = 10
+    settings.validate_every = 0
+    settings.patience = 3
     return settings

@@ -94,8 +94,9 @@ def train_settings(config: ConfigDict, network: str) -> TrainSettings:
     """How "autoencoder", "denoiser" or "extractor" is trained."""
     settings = TrainSettings(**config[network].training)
     _require_choice(f"{network}.training.schedule", settings.schedule, ("constant", "cosine"))
-    for name in ("batch_size", "checkpoint_every", "log_every", "max_skipped"):
+    for name in ("batch_size", "checkpoint_every", "log_every", "max_skipped", "patience"):
         _require_range(f"{network}.training.{name}", getattr(settings, name), 1, 1 << 40)
+    _require_range(f"{network}.training.validate_every", settings.validate_every, 0, 1 << 40)
     if 0 < settings.steps <= settings.warmup_steps:
         raise UserError(
             f"{network}.training.warmup_steps: {settings.warmup_steps} leaves none of the "

@@ -111,7 +111,7 @@ class Run:
 
     @cached_property
     def heldout_images(self) -> UInt8[np.ndarray, "m h w 3"]:
-        """Normal images that only the calibration sees."""
+        """Normal images that no network or bank is fitted to: for calibration and validation."""
         return self.images["train"].images[self._split[1]]
 
     @cached_property
@@ -146,14 +146,19 @@ class Run:
             start["params"],
             {"extractor": self._pretrained_extractor},
             {"image": self.train_images},
+            {"image": self.heldout_images},
         )
         return {"params": params}
 
     @cached_property
     def _raw_latents(self) -> Float[np.ndarray, "n h w c"]:
-        """The frozen autoencoder's latents of the training images, kept on disk."""
+        """The frozen autoencoder's latents of the training images."""
+        return self._encoded(self.train_images)
+
+    def _encoded(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
+        """The frozen autoencoder's latents, kept on disk."""
         key = hashlib.blake2b(digest_size=8)
-        for array in (*jax.tree.leaves(self.autoencoder), self.train_images):
+        for array in (*jax.tree.leaves(self.autoencoder), images):
             key.update(np.ascontiguousarray(array))
         path = self.workdir / f"latents-{key.hexdigest()}.npy"
         if path.exists():
@@ -166,7 +171,7 @@ class Run:
             return network.apply(variables, pixels, method="encode").astype(jnp.float32)
 
         function = partial(encode, self.autoencoder)
-        parts = batched(function, self.train_images, self.build.batch_size, "encode")
+        parts = batched(function, images, self.build.batch_size, "encode")
         latents = np.concatenate(list(parts))
         unfinished = path.with_suffix(".unfinished.npy")
         np.save(unfinished, latents)
@@ -191,7 +196,9 @@ class Run:
         if settings.weights:
             return pretrained.load(settings.weights, network)
         shift, scale = (np.asarray(part) for part in self.latent_scaling)
-        latents = (self._raw_latents - shift) * scale
+        heldout = None
+        if self._train_settings("denoiser").validate_every:
+            heldout = {"latent": (self._encoded(self.heldout_images) - shift) * scale}
         start = initialise(network, jax.random.key(self.config.seed))
         loss = denoiser_loss(
             network,
@@ -204,7 +211,8 @@ class Run:
             loss,
             start["params"],
             {"alpha_bar": self.alpha_bar},
-            {"latent": latents},
+            {"latent": (self._raw_latents - shift) * scale},
+            heldout,
         )
         return {"params": params}
 
@@ -233,11 +241,18 @@ class Run:
             self._pretrained_extractor["params"],
             frozen,
             {"image": self.train_images},
+            {"image": self.heldout_images},
         )
         return self._pretrained_extractor | {"params": params}
 
     def _train(
-        self, network: str, loss: Any, params: Any, frozen: Any, arrays: dict[str, np.ndarray]
+        self,
+        network: str,
+        loss: Any,
+        params: Any,
+        frozen: Any,
+        arrays: dict[str, np.ndarray],
+        heldout: dict[str, np.ndarray] | None,
     ) -> Any:
         settings = self._train_settings(network)
         batches = training_batches(arrays, settings.batch_size, self.config.seed)
@@ -250,6 +265,7 @@ class Run:
             folder=self.workdir / network,
             seed=self.config.seed,
             mesh=self._mesh,
+            heldout=heldout,
         )
 
     def _train_settings(self, network: str) -> TrainSettings:

@@ -3,12 +3,13 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -18,7 +19,16 @@ from tqdm import tqdm
 from ddad_jax.errors import Interrupted, UserError
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
-from ddad_jax.training.state import Loss, TrainSettings, initial_state, make_optimiser, make_step
+from ddad_jax.training.state import (
+    Best,
+    Loss,
+    TrainSettings,
+    TrainState,
+    initial_state,
+    make_optimiser,
+    make_step,
+)
+from ddad_jax.training.validation import make_validation
 
 
 @runtime_checkable
@@ -42,6 +52,7 @@ def train(
     folder: Path,
     seed: int,
     mesh: Mesh,
+    heldout: Mapping[str, np.ndarray] | None = None,
 ) -> PyTree:
     """Trains until `settings.steps`, from the newest checkpoint if there is one.
 
@@ -57,9 +68,12 @@ def train(
       folder: holds the checkpoints and `metrics.jsonl`; its name stands in the progress bar.
       seed: of the noise drawn by the objective.
       mesh: devices; batches are split over its `data` axis.
+      heldout: arrays as the batches', of samples that are in none of them; asked for where
+        `settings.validate_every` is not 0.
 
     Returns:
-      The averaged parameters, or the last where no average is kept.
+      The averaged parameters, or the last where no average is kept; with held-out samples those
+      that did best on them.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with the state saved.
@@ -69,6 +83,11 @@ def train(
     optimiser = make_optimiser(settings)
     state = meshes.replicate(mesh, initial_state(params, optimiser))
     frozen = meshes.replicate(mesh, frozen)
+    validate = None
+    if settings.validate_every:
+        validate = make_validation(loss, frozen, heldout, settings.batch_size, seed=seed, mesh=mesh)
+        unmeasured = Best(state.ema, jnp.float32(jnp.inf), jnp.int32(0))
+        state = state.replace(best=meshes.replicate(mesh, jax.tree.map(jnp.copy, unmeasured)))
     checkpoints = Checkpoints(folder / "checkpoints")
     restored = checkpoints.restore(state)
     if restored is not None:
@@ -77,11 +96,15 @@ def train(
     step = make_step(loss, optimiser, settings.ema_decay)
     key = jax.random.key(seed)
     first = int(state.step)
+    if validate and restored is None:
+        state = _measured(state, validate, settings)
 
     with _signals() as received, (folder / "metrics.jsonl").open("a") as log:
         bar = tqdm(total=settings.steps, initial=first, desc=folder.name, unit="step", disable=None)
         started = time.monotonic()
         for number in range(first + 1, settings.steps + 1):
+            if validate and state.best.misses >= settings.patience:
+                break
             batch = next(batches)
             state, metrics = step(state, frozen, meshes.shard_batch(mesh, batch), key)
             if number % settings.log_every == 0 or number == settings.steps:
@@ -104,6 +127,12 @@ def train(
                     )
             bar.update()
             last = number == settings.steps
+            if validate and (last or number % settings.validate_every == 0):
+                state = _measured(state, validate, settings)
+                last = last or bool(state.best.misses >= settings.patience)
+                entry = {"step": number, "best_heldout_loss": float(state.best.loss)}
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
             if last or received or number % settings.checkpoint_every == 0:
                 checkpoints.save(state, batches.get_state())
             if received and not last:
@@ -114,7 +143,29 @@ def train(
                 )
         bar.close()
     checkpoints.close()
+    return state.best.params if validate else _returned(state, settings)
+
+
+def _returned(state: TrainState, settings: TrainSettings) -> PyTree:
     return state.ema if settings.ema_decay else state.params
+
+
+def _measured(
+    state: TrainState, validate: Callable[[PyTree], float], settings: TrainSettings
+) -> TrainState:
+    """The state with its parameters held against the best so far."""
+    params = _returned(state, settings)
+    value = validate(params)
+    better = value < state.best.loss
+    logging.info(
+        "step %d: loss on held-out images %.5f%s", state.step, value, ", the best" if better else ""
+    )
+    if not better:
+        return state.replace(best=state.best.replace(misses=state.best.misses + 1))
+    # The next step is given the state's memory, so the best has its own.
+    best = Best(jax.tree.map(jnp.copy, params), jnp.full_like(state.best.loss, value),
+                jnp.zeros_like(state.best.misses))  # fmt: skip
+    return state.replace(best=best)
 
 
 @contextmanager

@@ -33,6 +33,10 @@ class TrainSettings:
       log_every: steps between written metrics.
       max_skipped: non-finite steps in a row after which training stops.
       epochs: passes over the training images where `steps` is 0; with both 0 nothing is trained.
+      validate_every: steps between measurements on held-out images, the first before any step;
+        what training returns is then the parameters that did best there, be it those it started
+        from. 0 never measures.
+      patience: measurements in a row without a new best after which training stops.
     """
 
     steps: int
@@ -47,11 +51,28 @@ class TrainSettings:
     log_every: int = 20
     max_skipped: int = 10
     epochs: int = 0
+    validate_every: int = 0
+    patience: int = 3
 
     def for_images(self, count: int) -> "TrainSettings":
         """The same with `steps` set, for a training set of so many images."""
         steps = self.steps or -(-self.epochs * count // self.batch_size)
         return replace(self, steps=steps, epochs=0)
+
+
+@flax.struct.dataclass
+class Best:
+    """The parameters that did best on held-out data, a pytree.
+
+    Attributes:
+      params: the parameters.
+      loss: theirs on held-out data, a float32 scalar.
+      misses: measurements since, none of them better, an int32 scalar.
+    """
+
+    params: PyTree
+    loss: PyTree
+    misses: PyTree
 
 
 @flax.struct.dataclass
@@ -64,6 +85,7 @@ class TrainState:
       ema: their moving average.
       optimiser: the state of optax.
       skipped: non-finite steps in a row up to now, an int32 scalar.
+      best: see `Best`; None where nothing is measured on held-out data.
     """
 
     step: PyTree
@@ -71,6 +93,7 @@ class TrainState:
     ema: PyTree
     optimiser: PyTree
     skipped: PyTree
+    best: PyTree = None
 
 
 def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
@@ -130,6 +153,6 @@ def make_step(
         )
         skipped = jnp.where(finite, 0, state.skipped + 1)
         metrics = metrics | {"loss": value, "gradient_norm": norm, "skipped": skipped}
-        return TrainState(state.step + 1, *kept, skipped), metrics
+        return TrainState(state.step + 1, *kept, skipped, state.best), metrics
 
     return jax.jit(step, donate_argnums=0)

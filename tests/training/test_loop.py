@@ -30,7 +30,7 @@ def broken_after_two(params, frozen, batch, key):
     return jnp.where(far, jnp.nan, loss), metrics
 
 
-def run(folder, steps, loss=regression, batches=None, **changes):
+def run(folder, steps, loss=regression, batches=None, heldout=None, **changes):
     settings = TrainSettings(
         **{"steps": steps, "batch_size": 8, "learning_rate": 0.01, "checkpoint_every": 5,
            "log_every": 5, "ema_decay": 0.9} | changes
@@ -44,6 +44,7 @@ def run(folder, steps, loss=regression, batches=None, **changes):
         folder=folder,
         seed=0,
         mesh=meshes.make_mesh(),
+        heldout=heldout,
     )
 
 
@@ -120,3 +121,47 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
             seed=0,
             mesh=meshes.make_mesh(),
         )
+
+
+# Held-out samples whose best parameters lie half way to the target.
+HALFWAY = {"x": INPUTS[:11]}
+
+
+def towards_half(params, frozen, batch, key):
+    """Training goes to the target; samples without an index, held-out ones, only half the way."""
+    share = 1.0 if "index" in batch else 0.5
+    error = batch["x"] @ params["w"] - share * batch["x"] @ frozen["target"]
+    return (error**2).mean(), {}
+
+
+def test_the_parameters_that_do_best_on_held_out_samples_are_returned(tmp_path):
+    changes = {"loss": towards_half, "heldout": HALFWAY, "validate_every": 5, "patience": 3,
+               "learning_rate": 0.02, "ema_decay": 0.0, "weight_decay": 0.0}  # fmt: skip
+    found = run(tmp_path / "whole", 400, **changes)
+    lines = (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["step"] < 200
+    untouched = towards_half({"w": jnp.zeros((3, 2))}, {"target": TARGET}, HALFWAY, None)[0]
+    assert last["best_heldout_loss"] < 0.3 * untouched
+    value = towards_half(found, {"target": TARGET}, {"x": INPUTS[:11]}, None)[0]
+    assert value == pytest.approx(last["best_heldout_loss"], rel=0.3)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", 400, batches=Signalled(13, signal.SIGTERM), **changes)
+    again = run(tmp_path / "cut", 400, **changes)
+    np.testing.assert_array_equal(again["w"], found["w"])
+    once_more = run(tmp_path / "cut", 400, batches=Signalled(1, signal.SIGTERM), **changes)
+    np.testing.assert_array_equal(once_more["w"], found["w"])
+
+
+def away_from_start(params, frozen, batch, key):
+    """What helps in training never helps held-out samples."""
+    return params["w"].mean() if "index" in batch else (params["w"] ** 2).mean(), {}
+
+
+def test_training_that_never_helps_returns_where_it_started(tmp_path):
+    start = run(tmp_path, 100, loss=away_from_start, heldout=HALFWAY, validate_every=5, patience=2,
+                ema_decay=0.0, weight_decay=0.0)  # fmt: skip
+    np.testing.assert_array_equal(start["w"], np.zeros((3, 2)))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in lines) == 10
