@@ -1,0 +1,48 @@
+"""Alternating measurements, so that whatever slows the machine slows both sides."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+
+def alternate(contenders: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of each call, [repeats] by name; each is called once before, to warm up.
+
+    Args:
+      contenders: functions that return when their work is done.
+      repeats: rounds; in each every contender is called once, and the order is turned around
+        from round to round.
+    """
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(repeats):
+        names = list(contenders)
+        for name in names if number % 2 == 0 else reversed(names):
+            start = time.perf_counter()
+            contenders[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def summary(seconds: Mapping[str, np.ndarray], reference: str, units: int, unit: str) -> str:
+    """One line a contender: median time of one unit, and the ratio to the reference.
+
+    The ratio is of the two medians; in brackets stand the quartiles of the rounds' own ratios.
+
+    Args:
+      seconds: as `alternate` makes them.
+      reference: the contender that the others are held against.
+      units: images or steps in one call.
+      unit: what they are called.
+    """
+    lines = []
+    for name, values in seconds.items():
+        line = f"{name:<24}{np.median(values) / units:.4f} s/{unit}"
+        if name != reference:
+            low, high = np.quantile(values / seconds[reference], (0.25, 0.75))
+            ratio = np.median(values) / np.median(seconds[reference])
+            line += f"   {ratio:.3f} of {reference} ({low:.3f} to {high:.3f})"
+        lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""D3AD's inference in PyTorch, in the order and with the passes of the official code.
+
+The input goes through the extractor twice, for the noise level and for the feature map, and the
+reconstruction once. Latents are the posterior's mean, maps are scaled by the detector's
+calibration: so both sides compute the same figures.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.torch_networks import TAEF2, EfficientNetLite0, UNet
+from ddad_jax.detection.detector import Detector
+from ddad_jax.models import UNet as FlaxUNet
+from ddad_jax.pretrained import to_state_dict
+
+
+def unet_like(network: FlaxUNet) -> UNet:
+    """The peer of a denoiser, its weights still to be loaded."""
+    return UNet(
+        network.sample_size,
+        network.in_channels,
+        network.base_channels,
+        network.channel_multipliers,
+        network.attention_resolutions,
+        network.num_heads,
+        network.num_res_blocks,
+    )
+
+
+def load(module: nn.Module, variables, network) -> nn.Module:
+    """Gives a peer the weights of our network."""
+    weights = to_state_dict(variables, network)
+    module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    return module.eval()
+
+
+class Pipeline:
+    """Everything from pixels to heat map, with the weights of one of our detectors.
+
+    The detector is of `configs/mvtec_small.py` with scoring "paper" and the scaled start.
+    """
+
+    def __init__(self, detector: Detector):
+        networks, self.settings = detector.networks, detector.settings
+        self.autoencoder = load(TAEF2(), detector.autoencoder, networks.autoencoder)
+        self.extractor = load(EfficientNetLite0(), detector.extractor, networks.extractor)
+        self.denoiser = load(unet_like(networks.denoiser), detector.denoiser, networks.denoiser)
+        bank = np.asarray(detector.bank)
+        # Our features are flattened with channels last.
+        self.bank = torch.tensor(bank.reshape(len(bank), 16, 16, -1)).permute(0, 3, 1, 2).flatten(1)
+        self.shift = torch.tensor(np.asarray(detector.latent_shift))[:, None, None]
+        self.scale = torch.tensor(np.asarray(detector.latent_scale))[:, None, None]
+        self.alpha_bar = torch.tensor(np.asarray(detector.alpha_bar))
+        self.bin_edges = torch.tensor(np.asarray(detector.bin_edges))
+        calibration = detector.calibration
+        self.location = {kind: float(value) for kind, value in calibration.location.items()}
+        self.spread = {kind: float(value) for kind, value in calibration.scale.items()}
+        radius = round(4 * self.settings.blur)
+        taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / self.settings.blur) ** 2)
+        self.taps = taps / taps.sum()
+
+    @torch.no_grad()
+    def detect(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Noise level, heat map and score of uint8 images [b, h, w, 3]."""
+        s = self.settings
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        latent = (self.autoencoder.encode(pixels) - self.shift) * self.scale
+        level = self._noise_level(pixels)
+        reconstructed = self._reconstruct(latent, level)
+        decoded = self.autoencoder.decode(reconstructed / self.scale + self.shift)
+        decoded = decoded.clamp(-1.0, 1.0)
+        latent_map = (latent - reconstructed).abs().mean(1, keepdim=True)
+        heat = s.latent_weight * self._normalised("latent", self._resized(latent_map))
+        feature_map = self._feature_map(self.extractor(pixels), self.extractor(decoded))
+        heat = heat + (1.0 - s.latent_weight) * self._normalised("feature", feature_map)
+        heat = self._blurred(heat)[:, 0]
+        return {
+            "noise_level": level.numpy(),
+            "heat_map": heat.numpy(),
+            "score": heat.amax((1, 2)).numpy(),
+        }
+
+    def _noise_level(self, pixels: Tensor) -> Tensor:
+        s = self.settings
+        feature = self.extractor(pixels)[s.knn_stage - 1]
+        pooled = F.adaptive_avg_pool2d(feature, 16).flatten(1)
+        count = min(s.num_neighbours, len(self.bank))
+        nearest = torch.cdist(pooled, self.bank, p=1.0).topk(count, largest=False).values
+        index = torch.bucketize(nearest.mean(1), self.bin_edges, right=True)
+        index = index.clamp(s.min_bin, s.num_bins)
+        unit = s.num_bins * s.num_steps
+        return (2 * index * s.max_noise_level + unit) // (2 * unit) * s.num_steps
+
+    def _reconstruct(self, latent: Tensor, level: Tensor) -> Tensor:
+        s = self.settings
+        noisy = self._alpha_bar(level).sqrt() * latent
+        stride = level // s.num_steps
+        for step in range(s.num_steps - 1, -1, -1):
+            timestep = step * stride
+            a = self._alpha_bar(timestep)
+            a_next = self._alpha_bar(timestep - stride if step else torch.full_like(level, -1))
+            noise = self.denoiser(noisy, timestep)
+            target = a.sqrt() * latent + (1.0 - a).sqrt() * noise
+            noise = noise - s.conditioning_weight * (1.0 - a).sqrt() * (target - noisy)
+            clean = (noisy - (1.0 - a).sqrt() * noise) / a.sqrt()
+            noisy = a_next.sqrt() * clean + (1.0 - a_next).sqrt() * noise
+        return noisy
+
+    def _alpha_bar(self, timestep: Tensor) -> Tensor:
+        return self.alpha_bar[timestep + 1][:, None, None, None]
+
+    def _feature_map(self, features: list[Tensor], reconstructed: list[Tensor]) -> Tensor:
+        chosen = [stage - 1 for stage in self.settings.feature_stages]
+        distances = [1.0 - F.cosine_similarity(features[i], reconstructed[i]) for i in chosen]
+        return sum(self._resized(distance[:, None]) for distance in distances)
+
+    def _resized(self, maps: Tensor) -> Tensor:
+        size = self.settings.image_size
+        return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+
+    def _normalised(self, kind: str, maps: Tensor) -> Tensor:
+        return (maps - self.location[kind]) / self.spread[kind]
+
+    def _blurred(self, maps: Tensor) -> Tensor:
+        radius = len(self.taps) // 2
+        padded = F.pad(maps, [radius] * 4, mode="reflect")
+        return F.conv2d(
+            F.conv2d(padded, self.taps[None, None, :, None]), self.taps[None, None, None, :]
+        )

@@ -1,0 +1,68 @@
+"""The peers compute what our networks compute, with the same weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.networks import drawn, small
+
+torch = pytest.importorskip("torch")
+
+from benchmarks.torch_networks import TAEF2, EfficientNetLite0  # noqa: E402
+from benchmarks.torch_pipeline import load, unet_like  # noqa: E402
+
+pytestmark = pytest.mark.slow
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, (1, 64, 64, 3)), jnp.float32)
+
+
+def first(array):
+    return torch.tensor(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
+
+
+def assert_agree(theirs, ours):
+    np.testing.assert_allclose(np.moveaxis(theirs.numpy(), 1, -1), ours, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_autoencoder():
+    network = small().autoencoder
+    variables = drawn(network, 0)
+    peer = load(TAEF2(), variables, network)
+    latent = network.apply(variables, IMAGES, method="encode")
+    assert_agree(peer.encode(first(np.asarray(IMAGES))), latent)
+    decoded = network.apply(variables, latent, method="decode")
+    assert_agree(peer.decode(first(np.asarray(latent))), decoded)
+
+
+@torch.no_grad()
+def test_extractor():
+    network = small().extractor
+    variables = drawn(network, 0)
+    peer = load(EfficientNetLite0(), variables, network)
+    ours = network.apply(variables, network.normalise(IMAGES))
+    for theirs, stage in zip(peer(first(np.asarray(IMAGES))), ours, strict=True):
+        assert_agree(theirs, stage)
+
+
+@torch.no_grad()
+def test_denoiser():
+    network = small().denoiser
+    variables = drawn(network, 0)
+    peer = load(unet_like(network), variables, network)
+    latent = np.random.default_rng(1).normal(size=(2, 32, 32, 32)).astype(np.float32)
+    timestep = np.array([3, 71])
+    assert_agree(
+        peer(first(latent), torch.tensor(timestep)),
+        jax.jit(network.apply)(variables, jnp.asarray(latent), jnp.asarray(timestep)),
+    )
+
+
+def test_whole_detection():
+    from benchmarks.detect import make_detector, require_agreement
+    from benchmarks.torch_pipeline import Pipeline
+
+    detector = make_detector("float32", bank=40, scoring="paper")
+    coarse = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    images = coarse.repeat(16, 1).repeat(16, 2)
+    require_agreement(detector, Pipeline(detector), images, "float32")
