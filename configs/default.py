@@ -26,6 +26,19 @@ def get_config() -> ConfigDict:
     config.data.heldout_fraction = 0.1
     # Empty: in the working directory.
     config.data.cache = ""
+    # Changes of training images that leave a good part good, as `ddad_jax.data.augment` documents
+    # them; with any, latents are encoded anew at each step.
+    config.data.augmentation = ConfigDict(
+        {
+            "horizontal_flip": False,
+            "vertical_flip": False,
+            "quarter_turns": False,
+            "max_rotation": 0.0,
+            "max_shift": 0.0,
+        }
+    )
+    # By category, what of these is different there: {"screw": {"max_rotation": 45.0}}.
+    config.data.category_augmentation = ConfigDict()
     # Settings of the source's own.
     config.data.settings = ConfigDict()
 

@@ -6,6 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddad_jax import data
+from ddad_jax.data.augment import build_augmentations
+from ddad_jax.data.loader import Augmentation
 from ddad_jax.data.sample import Source
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Networks, Settings
@@ -21,6 +23,23 @@ Description = dict[str, Any]
 def source(config: ConfigDict, category: str) -> Source:
     """The data set of one category."""
     return data.build_source(config.data.source, config.data.root, category, **config.data.settings)
+
+
+def augmentations(config: ConfigDict, category: str) -> tuple[Augmentation, ...]:
+    """The augmentations of a category's training images.
+
+    Raises:
+      UserError: naming the setting that cannot be.
+    """
+    settings = config.data.augmentation.to_dict()
+    own = config.data.category_augmentation.get(category, ConfigDict()).to_dict()
+    for name in own:
+        if name not in settings:
+            raise UserError(
+                f"data.category_augmentation.{category}: there is no augmentation '{name}'; there "
+                f"are {', '.join(settings)}"
+            )
+    return build_augmentations(**settings | own)
 
 
 def describe_networks(config: ConfigDict) -> Description:

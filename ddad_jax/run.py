@@ -60,6 +60,7 @@ class Run:
         self._protocol = builders.evaluation_protocol(config)
         self._source = builders.source(config, category)
         self.name = self._source.category or workdir.resolve().name
+        self._augmentations = builders.augmentations(config, self._source.category)
         self._mesh = meshes.make_mesh(config.mesh.data)
         self._check_same_run()
 
@@ -195,26 +196,35 @@ class Run:
         settings, network = self.config.denoiser, self.networks.denoiser
         if settings.weights:
             return pretrained.load(settings.weights, network)
-        shift, scale = (np.asarray(part) for part in self.latent_scaling)
-        heldout = None
-        if self._train_settings("denoiser").validate_every:
-            heldout = {"latent": (self._encoded(self.heldout_images) - shift) * scale}
+        frozen = {"alpha_bar": self.alpha_bar}
+        if self._augmentations:
+            # An augmented image is another one at each step, so its latent is made there.
+            frozen |= {"autoencoder": self.autoencoder, "scaling": self.latent_scaling}
+            arrays, heldout = {"image": self.train_images}, {"image": self.heldout_images}
+        else:
+            arrays, heldout = {"latent": self._latents(self.train_images)}, None
+            if self._train_settings("denoiser").validate_every:
+                heldout = {"latent": self._latents(self.heldout_images)}
         start = initialise(network, jax.random.key(self.config.seed))
         loss = denoiser_loss(
             network,
             max_timestep=settings.max_timestep or self.config.diffusion.num_timesteps,
             prediction=settings.prediction,
             weighting=settings.weighting,
+            encode=self._encode_batch if self._augmentations else None,
         )
-        params = self._train(
-            "denoiser",
-            loss,
-            start["params"],
-            {"alpha_bar": self.alpha_bar},
-            {"latent": (self._raw_latents - shift) * scale},
-            heldout,
-        )
+        params = self._train("denoiser", loss, start["params"], frozen, arrays, heldout)
         return {"params": params}
+
+    def _latents(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
+        shift, scale = (np.asarray(part) for part in self.latent_scaling)
+        return (self._encoded(images) - shift) * scale
+
+    def _encode_batch(self, frozen: Any, batch: Any) -> Float[Array, "b h w c"]:
+        pixels = detection.to_network_range(batch["image"], self.settings.image_size)
+        return detection.encode(
+            self.networks.autoencoder, frozen["autoencoder"], *frozen["scaling"], pixels
+        )
 
     @cached_property
     def extractor(self) -> Variables:
@@ -255,7 +265,8 @@ class Run:
         heldout: dict[str, np.ndarray] | None,
     ) -> Any:
         settings = self._train_settings(network)
-        batches = training_batches(arrays, settings.batch_size, self.config.seed)
+        augmentations = self._augmentations if "image" in arrays else ()
+        batches = training_batches(arrays, settings.batch_size, self.config.seed, augmentations)
         return train(
             loss,
             flax.core.unfreeze(params),

@@ -142,6 +142,7 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
         (["--config.detection.scoring=best"], ["detection.scoring", "best", "fused, paper"]),
         (["--config.autoencoder.network.width=8", "--config.dtype=int8"], ["dtype", "int8"]),
         (["--mode=predict"], ["--images"]),
+        (["--config.data.augmentation.max_shift=3.0"], ["data.augmentation.max_shift", "3.0"]),
         (["--mode=ablate", "--vary=denoiser.weighting=plain"], ["--vary", "denoiser.weighting"]),
     ],
 )
@@ -227,6 +228,22 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     whole = ddad(*arguments)
     assert whole.returncode == 0, whole.stderr
     assert (workdir / "scores.csv").read_text().splitlines() == rows
+
+
+@pytest.mark.slow
+def test_train_on_augmented_images_measured_on_held_out_ones(config, data, tmp_path):
+    result = ddad(
+        f"--config={config}", f"--workdir={tmp_path}/run", f"--config.data.root={data}",
+        "--mode=train", "--config.data.augmentation.horizontal_flip=True",
+        "--config.data.augmentation.max_rotation=5.0",
+        "--config.denoiser.training.validate_every=2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "run/denoiser/metrics.jsonl").read_text()
+    written = [json.loads(line) for line in text.splitlines()]
+    measured = [line["step"] for line in written if "best_heldout_loss" in line]
+    assert measured == [2, 4]
+    assert np.isfinite([line["loss"] for line in written if "loss" in line]).all()
 
 
 @pytest.mark.slow

@@ -104,9 +104,11 @@ def build_augmentations(
         UserError: a setting is out of range.
     """
     if not 0 <= max_rotation <= 45:
-        raise UserError(f"augmentation.max_rotation: {max_rotation} is outside 0 to 45 degrees")
+        raise UserError(
+            f"data.augmentation.max_rotation: {max_rotation} is outside 0 to 45 degrees"
+        )
     if not 0 <= max_shift <= 0.5:
-        raise UserError(f"augmentation.max_shift: {max_shift} is outside 0 to 0.5 image sides")
+        raise UserError(f"data.augmentation.max_shift: {max_shift} is outside 0 to 0.5 image sides")
     chosen: list[Augmentation] = []
     if horizontal_flip:
         chosen.append(Flip(axis=1))

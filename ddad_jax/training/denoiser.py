@@ -1,5 +1,6 @@
 """The denoiser's objective: predict the noise that was added to a normal latent."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ def denoiser_loss(
     max_timestep: int,
     prediction: schedule.Prediction = "noise",
     weighting: Literal["plain", "min_snr"] = "plain",
+    encode: Callable[[PyTree, PyTree], Array] | None = None,
 ) -> Loss:
     """‖ε - ε_θ(√ᾱ_t z + √(1-ᾱ_t) ε, t)‖² on normal latents (D3AD, equation 4; method, 1.2).
 
@@ -27,12 +29,13 @@ def denoiser_loss(
         schedule; inference never leaves t < T_max.
       prediction: what the network outputs.
       weighting: "plain", or "min_snr": the loss on z weighted by min(SNR, 5) (arXiv 2303.09556).
+      encode: (frozen, batch) -> latents, where the batch holds something else.
     """
 
     def loss(
         params: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Metrics]:
-        latent = batch["latent"]
+        latent = encode(frozen, batch) if encode else batch["latent"]
         timestep_key, noise_key = jax.random.split(key)
         timestep = jax.random.randint(timestep_key, latent.shape[:1], 0, max_timestep)
         noise = jax.random.normal(noise_key, latent.shape)

@@ -1,0 +1,24 @@
+import pytest
+
+from configs import default
+from ddad_jax.builders import augmentations
+from ddad_jax.data.augment import Flip, Motion
+from ddad_jax.errors import UserError
+
+
+def test_a_category_may_be_augmented_in_its_own_way():
+    config = default.get_config()
+    assert augmentations(config, "screw") == ()
+    config.data.augmentation.horizontal_flip = True
+    with config.unlocked():
+        config.data.category_augmentation.screw = {"horizontal_flip": False, "max_rotation": 45.0}
+    assert augmentations(config, "bottle") == (Flip(axis=1),)
+    assert augmentations(config, "screw") == (Motion(45.0, 0.0),)
+
+
+def test_an_unknown_augmentation_is_named():
+    config = default.get_config()
+    with config.unlocked():
+        config.data.category_augmentation.screw = {"rotation": 45.0}
+    with pytest.raises(UserError, match=r"category_augmentation\.screw.*'rotation'.*max_rotation"):
+        augmentations(config, "screw")
