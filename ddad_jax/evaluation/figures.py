@@ -41,7 +41,7 @@ def write_training_loss(folder: Path, workdir: Path) -> None:
     for path in sorted(workdir.glob("*/metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         # What an interrupted run did again is there twice; the later counts.
-        steps = {row["step"]: row["loss"] for row in rows}
+        steps = {row["step"]: row["loss"] for row in rows if "loss" in row}
         losses[path.parent.name] = (list(steps), list(steps.values()))
     if not losses:
         return
