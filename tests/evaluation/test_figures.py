@@ -35,6 +35,7 @@ def test_training_loss_of_every_network(tmp_path):
     for network in ("autoencoder", "denoiser"):
         (tmp_path / network).mkdir()
         rows = [json.dumps({"step": step, "loss": 1 / step}) for step in (20, 40, 40, 60)]
+        rows.insert(2, json.dumps({"step": 50, "best_heldout_loss": 0.1}))
         (tmp_path / network / "metrics.jsonl").write_text("\n".join(rows) + "\n")
     write_training_loss(tmp_path / "figures", tmp_path)
     assert (tmp_path / "figures/training_loss.pdf").read_bytes().startswith(b"%PDF")
