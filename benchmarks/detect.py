@@ -19,7 +19,8 @@ from benchmarks.networks import drawn, small
 from benchmarks.timing import alternate, summary
 from benchmarks.torch_pipeline import Pipeline
 from ddad_jax.detection.build import BuildSettings, build_detector
-from ddad_jax.detection.detector import Detector, Settings, detect
+from ddad_jax.detection.detect import detect
+from ddad_jax.detection.detector import Detector, Settings
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["16", "1"], "Images at a time.")
@@ -63,7 +64,7 @@ def require_agreement(detector: Detector, peer: Pipeline, images: np.ndarray, dt
       SystemExit: they do not.
     """
     ours, theirs = detect(detector, images), peer.detect(images)
-    if not np.array_equal(ours.evidence.noise_level, theirs["noise_level"]):
+    if not np.array_equal(ours.noise_level, theirs["noise_level"]):
         raise SystemExit("the noise levels differ")
     difference = np.abs(np.asarray(ours.anomaly_map) - theirs["heat_map"]).max()
     share = difference / np.ptp(theirs["heat_map"])

@@ -20,7 +20,7 @@ from ddad_jax.data.prepare import ImageSet, prepare
 from ddad_jax.data.report import DatasetReport, inspect
 from ddad_jax.data.split import split_normals
 from ddad_jax.deploy.artifact import load_detector, save_detector
-from ddad_jax.detection import detector as detection
+from ddad_jax.detection import evidence
 from ddad_jax.detection.batching import batched
 from ddad_jax.detection.build import BuildSettings, build_detector
 from ddad_jax.detection.detector import Detector, Settings, Variables
@@ -168,7 +168,7 @@ class Run:
 
         @jax.jit
         def encode(variables, images):
-            pixels = detection.to_network_range(images, self.settings.image_size)
+            pixels = evidence.to_network_range(images, self.settings.image_size)
             return network.apply(variables, pixels, method="encode").astype(jnp.float32)
 
         function = partial(encode, self.autoencoder)
@@ -221,8 +221,8 @@ class Run:
         return (self._encoded(images) - shift) * scale
 
     def _encode_batch(self, frozen: Any, batch: Any) -> Float[Array, "b h w c"]:
-        pixels = detection.to_network_range(batch["image"], self.settings.image_size)
-        return detection.encode(
+        pixels = evidence.to_network_range(batch["image"], self.settings.image_size)
+        return evidence.encode(
             self.networks.autoencoder, frozen["autoencoder"], *frozen["scaling"], pixels
         )
 

@@ -17,7 +17,7 @@ from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 
 FORMAT = "ddad_jax detector 2"
-STATIC = ("networks", "settings")
+NOT_ARRAYS = ("networks", "settings", "mesh")
 
 
 class StoredDetector(NamedTuple):
@@ -34,14 +34,14 @@ def save_detector(
 
     Args:
       path: the file, `.safetensors` by custom.
-      detector: the detector.
+      detector: the detector, on one device.
       description: the arguments of `build_networks` that made its networks.
       fingerprint: identifies the settings and images it was made from.
     """
     parts = {
         field.name: getattr(detector, field.name)
         for field in dataclasses.fields(detector)
-        if field.name not in STATIC
+        if field.name not in NOT_ARRAYS
     }
     parts["calibration"] = {
         field.name: getattr(detector.calibration, field.name)

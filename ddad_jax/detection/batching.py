@@ -16,25 +16,28 @@ def batched(
 ) -> Iterator[PyTree]:
     """Yields the function's result for each batch, as numpy arrays without padding.
 
-    The last batch is filled up with its last image, so that one program serves all; a set smaller
-    than the batch size is its own batch.
+    The last batch is filled up with its last image, so that one program serves all.
 
     Args:
       function: takes a batch of images; every array it returns leads with the batch.
       images: random access, memory-mapped or not.
-      batch_size: images at a time.
+      batch_size: images at a time, the shape that the function is called with.
       name: stands in the progress bar.
     """
     total = len(images)
-    size = min(batch_size, total)
     with tqdm(total=total, desc=name, unit="image", disable=None) as bar:
-        for start in range(0, total, size):
-            batch = np.asarray(images[start : start + size])
+        for start in range(0, total, batch_size):
+            batch = np.asarray(images[start : start + batch_size])
             count = len(batch)
-            padded = np.pad(batch, [(0, size - count)] + [(0, 0)] * 3, mode="edge")
+            padded = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * 3, mode="edge")
             result = jax.device_get(function(padded))
             yield jax.tree.map(lambda array: array[:count], result)  # noqa: B023 - used at once
             bar.update(count)
+
+
+def fitted_batch_size(batch_size: int, count: int, device_count: int = 1) -> int:
+    """The batch size for `count` images: no more than they fill, and a multiple of the devices."""
+    return -(-min(batch_size, count) // device_count) * device_count
 
 
 def concatenate(results: Iterator[PyTree]) -> PyTree:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection import noise_level, patches
-from ddad_jax.detection.batching import batched, concatenate
+from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
 from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.detector import (
     Calibration,
@@ -17,10 +17,8 @@ from ddad_jax.detection.detector import (
     Networks,
     Settings,
     Variables,
-    extract,
-    gather_evidence,
-    to_network_range,
 )
+from ddad_jax.detection.evidence import extract, gather_evidence, to_network_range
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,12 @@ def build_detector(
         settings=settings,
     )
     evidence = concatenate(
-        batched(partial(gather_evidence, detector), heldout_images, build.batch_size, "calibrate")
+        batched(
+            partial(gather_evidence, detector),
+            heldout_images,
+            fitted_batch_size(build.batch_size, len(heldout_images)),
+            "calibrate",
+        )
     )
     evidence = jax.tree.map(jnp.asarray, evidence)
     return detector.replace(calibration=calibrate(evidence, settings, build.false_alarm_rate))

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import gumbel_r
 
-from ddad_jax.detection.detector import Calibration, Evidence, Settings, score_evidence
+from ddad_jax.detection.detector import Calibration, Settings
+from ddad_jax.detection.evidence import Evidence, score_evidence
 
 QUARTILES = (0.25, 0.5, 0.75)
 

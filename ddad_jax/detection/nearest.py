@@ -20,11 +20,12 @@ def nearest_distances(
     """Distances from each query to its k nearest rows of the bank, nearest first.
 
     The bank is read in blocks of `block_size` rows, each merged into the nearest so far, so that
-    beyond the bank only one block and q × block_size distances are held.
+    beyond the bank only one block and q × block_size distances are held. A row of NaN is nobody's
+    neighbour; where there are fewer than k, the last distances are infinite.
 
     Args:
       queries: feature vectors.
-      bank: the stored feature vectors, n ≥ k.
+      bank: the stored feature vectors.
       num_neighbours: k.
       metric: "l1", the sum of absolute differences, or "l2", the Euclidean distance.
       own_index: the row of the bank that each query is itself, left out of its neighbours
@@ -40,16 +41,45 @@ def nearest_distances(
         start = jnp.minimum(block * block_size, rows - block_size)
         index = start + jnp.arange(block_size)
         distance = _pairwise(queries, jax.lax.dynamic_slice_in_dim(bank, start, block_size), metric)
-        ignored = jnp.broadcast_to(index < block * block_size, distance.shape)
+        ignored = (index < block * block_size) | jnp.isnan(distance)
         if own_index is not None:
             ignored = ignored | (index[None, :] == own_index[:, None])
         distance = jnp.where(ignored, jnp.inf, distance)
-        candidates = jnp.concatenate([nearest, distance], axis=1)
-        return -jax.lax.top_k(-candidates, num_neighbours)[0], None
+        return _smallest(jnp.concatenate([nearest, distance], axis=1), num_neighbours), None
 
     start = jnp.full((queries.shape[0], num_neighbours), jnp.inf, queries.dtype)
     nearest, _ = jax.lax.scan(merge, start, jnp.arange(blocks))
     return nearest
+
+
+def nearest_distances_over_devices(
+    queries: Float[Array, "q d"],
+    bank: Float[Array, "n d"],
+    num_neighbours: int,
+    metric: Metric,
+    axes: tuple[str, ...],
+) -> Float[Array, "q k"]:
+    """`nearest_distances` inside `shard_map`, to a bank whose rows are divided over devices.
+
+    Each device finds its own rows' nearest to everyone's queries; each query's are then merged.
+
+    Args:
+      queries: this device's.
+      bank: this device's rows.
+      num_neighbours: k.
+      metric: see `nearest_distances`.
+      axes: the mesh axes that queries and bank are divided over.
+    """
+    everyone = jax.lax.all_gather(queries, axes, tiled=True)
+    nearest = nearest_distances(everyone, bank, num_neighbours, metric)
+    by_owner = nearest.reshape(-1, queries.shape[0], num_neighbours)
+    mine = jax.lax.all_to_all(by_owner, axes, split_axis=0, concat_axis=0)
+    candidates = jnp.moveaxis(mine, 0, 1).reshape(queries.shape[0], -1)
+    return _smallest(candidates, num_neighbours)
+
+
+def _smallest(distances: Float[Array, "q m"], count: int) -> Float[Array, "q {count}"]:
+    return -jax.lax.top_k(-distances, count)[0]
 
 
 def _pairwise(

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddad_jax.detection.nearest import Metric, nearest_distances
+from ddad_jax.detection.nearest import (
+    Metric,
+    nearest_distances,
+    nearest_distances_over_devices,
+)
 
 BinSpacing = Literal["equidistant", "quantile"]
 
@@ -42,6 +46,7 @@ def mean_distance(
     num_neighbours: int,
     metric: Metric = "l1",
     own_index: Int[Array, " q"] | None = None,
+    axes: tuple[str, ...] | None = None,
 ) -> Float[Array, " q"]:
     """d(x): the mean distance to the K nearest training features (fewer where the bank is small).
 
@@ -51,10 +56,14 @@ def mean_distance(
       num_neighbours: K, 20 in the paper.
       metric: "l1" in the paper.
       own_index: see `nearest_distances`; gives the leave-one-out distances of training images.
+      axes: the mesh axes that queries and bank are divided over, if they are.
     """
-    available = bank.shape[0] - (own_index is not None)
-    count = min(num_neighbours, available)
-    return nearest_distances(queries, bank, count, metric, own_index).mean(axis=1)
+    if axes is None:
+        nearest = nearest_distances(queries, bank, num_neighbours, metric, own_index)
+    else:
+        nearest = nearest_distances_over_devices(queries, bank, num_neighbours, metric, axes)
+    found = jnp.isfinite(nearest)
+    return jnp.where(found, nearest, 0.0).sum(axis=1) / found.sum(axis=1)
 
 
 def bin_edges(

@@ -3,8 +3,9 @@
 import numpy as np
 
 from ddad_jax.data.prepare import ImageSet
-from ddad_jax.detection.batching import batched, concatenate
-from ddad_jax.detection.detector import Detector, detect
+from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
+from ddad_jax.detection.detect import compile_detect
+from ddad_jax.detection.detector import Detector
 from ddad_jax.evaluation.predictions import Predictions
 
 
@@ -16,19 +17,20 @@ def predict_images(detector: Detector, images: ImageSet, batch_size: int) -> Pre
       images: the images, with labels and masks where they are known.
       batch_size: images at a time.
     """
+    batch_size = fitted_batch_size(batch_size, len(images.images), detector.device_count)
+    program = compile_detect(detector, batch_size)
 
     def detect_batch(batch):
-        found = detect(detector, batch)
-        reconstruction = ((found.evidence.reconstruction + 1.0) * 127.5).round().astype(np.uint8)
+        found = program(batch)
         return {
             "scores": found.score,
             "calibrated_scores": found.calibrated_score,
             "decisions": found.decision,
-            "noise_levels": found.evidence.noise_level,
-            "knn_distances": found.evidence.knn_distance,
-            "reconstructed_knn_distances": found.evidence.reconstructed_knn_distance,
+            "noise_levels": found.noise_level,
+            "knn_distances": found.knn_distance,
+            "reconstructed_knn_distances": found.reconstructed_knn_distance,
             "maps": found.anomaly_map,
-            "reconstructions": reconstruction,
+            "reconstructions": found.reconstruction,
         }
 
     found = concatenate(batched(detect_batch, images.images, batch_size, "detect"))

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from ddad_jax.detection import anomaly_map, detector
+from ddad_jax.detection import anomaly_map
+from ddad_jax.detection.evidence import extract
 from ddad_jax.training.state import Loss, Metrics
 
 
@@ -53,8 +54,8 @@ def autoencoder_loss(
 
         pixel = jnp.abs(decoded - images).mean()
         stages = zip(
-            detector.extract(extractor, frozen["extractor"], images),
-            detector.extract(extractor, frozen["extractor"], decoded),
+            extract(extractor, frozen["extractor"], images),
+            extract(extractor, frozen["extractor"], decoded),
             strict=True,
         )
         feature = sum((1.0 - anomaly_map.cosine_similarity(a, b)).mean() for a, b in stages)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ddad_jax.deploy.artifact import load_detector, save_detector
-from ddad_jax.detection.detector import detect
+from ddad_jax.detection.detect import detect
 from ddad_jax.errors import UserError
 
 

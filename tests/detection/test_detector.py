@@ -7,7 +7,8 @@ import pytest
 
 from ddad_jax.detection import anomaly_map
 from ddad_jax.detection.batching import batched, concatenate
-from ddad_jax.detection.detector import detect, gather_evidence
+from ddad_jax.detection.detect import detect
+from ddad_jax.detection.evidence import gather_evidence
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_score_is_the_peak_and_decides(detector, together):
 
 
 def test_noise_levels_are_those_of_the_method(together):
-    assert set(together.evidence.noise_level.tolist()) <= {20, 30, 40, 50, 60, 70, 80}
+    assert set(together.noise_level.tolist()) <= {20, 30, 40, 50, 60, 70, 80}
 
 
 def test_static_noise_level_is_one_for_all(detector, images):
@@ -88,13 +89,13 @@ def test_paper_scoring_is_the_weighted_sum_of_two_maps(detector, images):
     calibration = detector.calibration
     parts = {
         kind: anomaly_map.normalise(
-            found.evidence.maps[kind], calibration.location[kind], calibration.scale[kind]
+            found.maps[kind], calibration.location[kind], calibration.scale[kind]
         )
         for kind in ("latent", "feature")
     }
     expected = 0.85 * parts["latent"] + 0.15 * parts["feature"]
     np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-4)
-    assert set(found.evidence.maps) == {"latent", "feature"}
+    assert set(found.maps) == {"latent", "feature"}
 
 
 def test_a_planted_defect_is_where_the_map_grows(detector, images):
@@ -106,7 +107,7 @@ def test_a_planted_defect_is_where_the_map_grows(detector, images):
     assert 16 <= row < 34
     assert 36 <= column < 54
     assert after.score[0] > before.score[0]
-    assert after.evidence.knn_distance[0] > before.evidence.knn_distance[0]
+    assert after.knn_distance[0] > before.knn_distance[0]
 
 
 def test_padding_the_last_batch_changes_nothing(detector, images, together, ranges):

@@ -1,0 +1,77 @@
+"""`detect`, the one compiled program from pixels to decisions."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from ddad_jax.detection.detector import Detector, Leaf, over_devices
+from ddad_jax.detection.evidence import Evidence, evidence_of, score_evidence
+
+
+@flax.struct.dataclass
+class Detections(Evidence):
+    """What `detect` says of each image, beside the evidence for it.
+
+    Attributes:
+      score: the maximum of the anomaly map, unbounded, [b].
+      calibrated_score: in [0, 1]; 0.5 at the threshold, [b].
+      decision: whether the image is called anomalous, bool [b].
+      anomaly_map: per pixel, on the scale of the score, [b, h, w].
+    """
+
+    score: Leaf
+    calibrated_score: Leaf
+    decision: Leaf
+    anomaly_map: Leaf
+
+
+@jax.jit
+def detect(
+    detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+) -> Detections:
+    """From pixels to decisions, one compiled program per batch size.
+
+    Args:
+      detector: as `build_detector` or `shard_detector` makes it.
+      images: uint8, or floats in [-1, 1]; any size, resized inside. Over several devices their
+        number must be a multiple of the devices'.
+
+    Returns:
+      What the detector says of each image; an image's answer never depends on its batch.
+    """
+    return over_devices(_detect)(detector, images)
+
+
+def _detect(detector: Detector, images: Array) -> Detections:
+    evidence = evidence_of(detector, images)
+    calibration = detector.calibration
+    heat, score = score_evidence(evidence, calibration, detector.settings)
+    return Detections(
+        **vars(evidence),
+        score=score,
+        calibrated_score=jax.nn.sigmoid((score - calibration.threshold) / calibration.spread),
+        decision=score > calibration.threshold,
+        anomaly_map=heat,
+    )
+
+
+def compile_detect(
+    detector: Detector, batch_size: int
+) -> Callable[[UInt8[Array, "b size size 3"]], Detections]:
+    """`detect` for batches of one size, compiled before the first of them is there.
+
+    The images' memory on the device is given to the result: an array that is already there is
+    gone afterwards.
+
+    Args:
+      detector: as for `detect`.
+      batch_size: images at a time, of the detector's own size; a multiple of the devices.
+    """
+    size = detector.settings.image_size
+    images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+    program = jax.jit(over_devices(_detect), donate_argnums=1)
+    return partial(program.lower(detector, images).compile(), detector)
