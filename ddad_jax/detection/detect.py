@@ -29,9 +29,12 @@ class Detections(Evidence):
     anomaly_map: Leaf
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="brief")
 def detect(
-    detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+    detector: Detector,
+    images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
+    *,
+    brief: bool = False,
 ) -> Detections:
     """From pixels to decisions, one compiled program per batch size.
 
@@ -39,17 +42,21 @@ def detect(
       detector: as `build_detector` or `shard_detector` makes it.
       images: uint8, or floats in [-1, 1]; any size, resized inside. Over several devices their
         number must be a multiple of the devices'.
+      brief: leaves the evidence out, None in place of each array, and with it all that the anomaly
+        map does not need: where the feature map has no weight (λ = 1), the decoder never runs.
 
     Returns:
       What the detector says of each image; an image's answer never depends on its batch.
     """
-    return over_devices(_detect)(detector, images)
+    return over_devices(partial(_detect, brief=brief))(detector, images)
 
 
-def _detect(detector: Detector, images: Array) -> Detections:
+def _detect(detector: Detector, images: Array, *, brief: bool) -> Detections:
     evidence = evidence_of(detector, images)
     calibration = detector.calibration
     heat, score = score_evidence(evidence, calibration, detector.settings)
+    if brief:
+        evidence = jax.tree.map(lambda _: None, evidence)
     return Detections(
         **vars(evidence),
         score=score,
@@ -60,7 +67,7 @@ def _detect(detector: Detector, images: Array) -> Detections:
 
 
 def compile_detect(
-    detector: Detector, batch_size: int
+    detector: Detector, batch_size: int, *, brief: bool = False
 ) -> Callable[[UInt8[Array, "b size size 3"]], Detections]:
     """`detect` for batches of one size, compiled before the first of them is there.
 
@@ -70,8 +77,9 @@ def compile_detect(
     Args:
       detector: as for `detect`.
       batch_size: images at a time, of the detector's own size; a multiple of the devices.
+      brief: as for `detect`.
     """
     size = detector.settings.image_size
     images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
-    program = jax.jit(over_devices(_detect), donate_argnums=1)
+    program = jax.jit(over_devices(partial(_detect, brief=brief)), donate_argnums=1)
     return partial(program.lower(detector, images).compile(), detector)

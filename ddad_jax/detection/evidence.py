@@ -221,11 +221,13 @@ def score_evidence(
     evidence: Evidence, calibration: Calibration, settings: Settings
 ) -> tuple[Float[Array, "b size size"], Float[Array, " b"]]:
     """The anomaly map, a weighted sum of the calibrated evidence, and its maximum, the score."""
+    # Evidence of no weight is left out, so that the compiler can drop what only it needs.
     heat = sum(
         weight
         * anomaly_map.normalise(
             evidence.maps[kind], calibration.location[kind], calibration.scale[kind]
         )
         for kind, weight in evidence_weights(settings).items()
+        if weight
     )
     return heat, heat.max(axis=(1, 2))

@@ -8,7 +8,7 @@ import pytest
 from ddad_jax.detection import anomaly_map
 from ddad_jax.detection.batching import batched, concatenate
 from ddad_jax.detection.detect import detect
-from ddad_jax.detection.evidence import gather_evidence
+from ddad_jax.detection.evidence import gather_evidence, score_evidence
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,14 @@ def test_bytes_and_floats_are_the_same_image(detector, images, together, ranges)
     assert_same(detect(detector, jnp.asarray(floats)), together, ranges)
 
 
-def test_the_program_never_leaves_the_device(detector, images):
-    compiled = detect.lower(detector, images[:2]).compile().as_text()
+@pytest.fixture(scope="module")
+def program(detector, images):
+    return detect.lower(detector, images[:2]).compile().as_text()
+
+
+def test_the_program_never_leaves_the_device(program):
     for transfer in ("outfeed", "infeed", "callback", "SendToHost", "RecvFromHost"):
-        assert transfer not in compiled
+        assert transfer not in program
 
 
 def test_score_is_the_peak_and_decides(detector, together):
@@ -113,3 +117,17 @@ def test_a_planted_defect_is_where_the_map_grows(detector, images):
 def test_padding_the_last_batch_changes_nothing(detector, images, together, ranges):
     found = concatenate(batched(lambda batch: detect(detector, batch), images, 4, "test"))
     assert_same(found, together, ranges)
+
+
+def test_in_brief_the_decoder_runs_only_where_its_map_has_weight(
+    detector, images, together, program
+):
+    latent_only = with_settings(detector, scoring="paper", latent_weight=1.0)
+    brief = detect.lower(latent_only, images, brief=True).compile()
+    assert "TinyAutoencoder.decode" in program
+    assert "TinyAutoencoder.decode" not in brief.as_text()
+    evidence = jax.device_put(together)
+    _, score = score_evidence(evidence, detector.calibration, latent_only.settings)
+    found = brief(latent_only, images)
+    np.testing.assert_allclose(found.score, score, rtol=1e-4)
+    assert found.reconstruction is None
