@@ -71,8 +71,8 @@ def compile_detect(
 ) -> Callable[[UInt8[Array, "b size size 3"]], Detections]:
     """`detect` for batches of one size, compiled before the first of them is there.
 
-    The images' memory on the device is given to the result: an array that is already there is
-    gone afterwards.
+    The images' memory on the device is given to the reconstruction: an array that is already
+    there is gone afterwards.
 
     Args:
       detector: as for `detect`.
@@ -81,5 +81,7 @@ def compile_detect(
     """
     size = detector.settings.image_size
     images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
-    program = jax.jit(over_devices(partial(_detect, brief=brief)), donate_argnums=1)
+    # In brief there is no picture among the results that could take the images' place.
+    donated = () if brief else (1,)
+    program = jax.jit(over_devices(partial(_detect, brief=brief)), donate_argnums=donated)
     return partial(program.lower(detector, images).compile(), detector)

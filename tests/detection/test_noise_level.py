@@ -29,6 +29,28 @@ def test_leaving_out_oneself_is_leaving_out_that_row():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("metric", ["l1", "l2"])
+def test_rows_of_nan_are_nobodys_neighbours(metric):
+    rng = np.random.default_rng(0)
+    queries, bank = (jnp.float32(rng.normal(size=(n, 8))) for n in (3, 10))
+    padded = jnp.insert(bank, jnp.array([0, 4, 10]), jnp.nan, axis=0)
+    expected = nearest_distances(queries, bank, 10, metric)
+    found = nearest_distances(queries, padded, 12, metric, block_size=4)
+    np.testing.assert_allclose(found[:, :10], expected, rtol=1e-5)
+    assert np.isinf(found[:, 10:]).all()
+    mean = noise_level.mean_distance(queries, padded, 12, metric)
+    np.testing.assert_allclose(mean, expected.mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2"])
+def test_a_large_bank_is_searched_in_little_memory(metric):
+    """Fifty thousand stages of 10,240 values, 2 GB in all."""
+    queries, bank = (jax.ShapeDtypeStruct((n, 10240), jnp.float32) for n in (32, 50_000))
+    search = jax.jit(lambda queries, bank: nearest_distances(queries, bank, 20, metric))
+    memory = search.lower(queries, bank).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.2e9
+
+
 def test_bank_smaller_than_the_number_of_neighbours_uses_all_of_it():
     bank = jnp.arange(3.0)[:, None]
     np.testing.assert_allclose(noise_level.mean_distance(jnp.zeros((1, 1)), bank, 20), [1.0])
