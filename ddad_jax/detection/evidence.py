@@ -155,7 +155,7 @@ def evidence_of(
     d, s, n = detector, detector.settings, detector.networks
     pixels = to_network_range(images, s.image_size)
     features = extract(n.extractor, d.extractor, pixels)
-    distance = _knn_distance(d, features)
+    distance = knn_distance(d, features)
     level = choose_noise_level(d, distance)
 
     scaling = (d.latent_shift, d.latent_scale)
@@ -166,18 +166,9 @@ def evidence_of(
     reconstruction = decode(n.autoencoder, d.autoencoder, *scaling, reconstructed)
     reconstructed_features = extract(n.extractor, d.extractor, reconstruction)
 
-    maps = {
-        "latent": anomaly_map.latent_map(latent, reconstructed, s.image_size),
-        "feature": anomaly_map.feature_map(
-            _compared(features, s), _compared(reconstructed_features, s), s.image_size
-        ),
-    }
+    maps = reconstruction_maps(s, latent, reconstructed, features, reconstructed_features)
     if s.scoring == "fused":
-        chosen = [features[stage - 1] for stage in s.patch_stages]
-        described = patches.describe(chosen) * d.patch_scale
-        maps["patch"] = anomaly_map.resize(
-            patches.distance_map(described, d.patch_bank), s.image_size
-        )
+        maps["patch"] = patch_map(d, features)
     return Evidence(
         maps={kind: anomaly_map.gaussian_blur(m, s.blur) for kind, m in maps.items()},
         extremes={
@@ -185,14 +176,15 @@ def evidence_of(
         },
         noise_level=level,
         knn_distance=distance,
-        reconstructed_knn_distance=_knn_distance(d, reconstructed_features),
+        reconstructed_knn_distance=knn_distance(d, reconstructed_features),
         reconstruction=((reconstruction + 1.0) * 127.5).round().astype(jnp.uint8),
     )
 
 
-def _knn_distance(
+def knn_distance(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
 ) -> Float[Array, " b"]:
+    """d(x) of the feature stages of each image."""
     s = detector.settings
     pooled = noise_level.pool_features(features[s.knn_stage - 1])
     return noise_level.mean_distance(
@@ -200,11 +192,36 @@ def _knn_distance(
     )
 
 
+def reconstruction_maps(
+    settings: Settings,
+    latent: Float[Array, "b h w c"],
+    reconstructed: Float[Array, "b h w c"],
+    features: Sequence[Float[Array, "b _h _w _c"]],
+    reconstructed_features: Sequence[Float[Array, "b _h _w _c"]],
+) -> dict[str, Float[Array, "b size size"]]:
+    """By kind, how unlike its reconstruction each pixel of an image is, not blurred yet."""
+    compared = (_compared(each, settings) for each in (features, reconstructed_features))
+    return {
+        "latent": anomaly_map.latent_map(latent, reconstructed, settings.image_size),
+        "feature": anomaly_map.feature_map(*compared, settings.image_size),
+    }
+
+
 def _compared(
     features: Sequence[Float[Array, "b _h _w _c"]], settings: Settings
 ) -> list[Float[Array, "b _h _w _c"]]:
     chosen = [features[stage - 1] for stage in settings.feature_stages]
     return [patches.neighbourhood_mean(stage, settings.feature_pooling) for stage in chosen]
+
+
+def patch_map(
+    detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
+) -> Float[Array, "b size size"]:
+    """How far each pixel's patch is from the nearest normal one, not blurred yet."""
+    chosen = [features[stage - 1] for stage in detector.settings.patch_stages]
+    described = patches.describe(chosen) * detector.patch_scale
+    distances = patches.distance_map(described, detector.patch_bank)
+    return anomaly_map.resize(distances, detector.settings.image_size)
 
 
 def evidence_weights(settings: Settings) -> dict[str, float]:
