@@ -42,7 +42,7 @@ def make_detector(dtype: str, bank: int, scoring: str) -> Detector:
     detector = build_detector(
         networks,
         Settings(scoring=scoring),
-        BuildSettings(patch_bank_size=8192, patch_candidates=16384),
+        BuildSettings(patch_bank_size=8192, patch_candidates=16384, calibration_size=0),
         autoencoder=drawn(networks.autoencoder, 0),
         denoiser=drawn(networks.denoiser, 2),
         extractor=drawn(networks.extractor, 4),
@@ -50,6 +50,7 @@ def make_detector(dtype: str, bank: int, scoring: str) -> Detector:
         latent_scale=jnp.ones(channels),
         alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
         train_images=images[:32],
+        train_parts=np.arange(32),
         heldout_images=images[32:],
         seed=0,
     )

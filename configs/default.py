@@ -118,6 +118,7 @@ def get_config() -> ConfigDict:
     config.build = ConfigDict()
     config.build.patch_bank_size = 8192
     config.build.patch_candidates = 65536
+    config.build.calibration_size = 100
     config.build.false_alarm_rate = 0.01
     config.build.batch_size = 16
 

@@ -120,7 +120,7 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
         if fingerprint in done:
             continue
         detector = run.fit(variant.settings, variant.build)
-        predictions = predict_images(detector, test, variant.build.batch_size)
+        predictions = predict_images(detector, test, variant.build.batch_size, run.protocol)
         metrics = compute_metrics(predictions, {}, run.resized_masks())
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])
         done[fingerprint] = {

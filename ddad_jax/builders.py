@@ -106,6 +106,7 @@ def build_settings(config: ConfigDict) -> BuildSettings:
         )
     for name in ("patch_bank_size", "patch_candidates", "batch_size"):
         _require_range(f"build.{name}", getattr(settings, name), 1, 1 << 40)
+    _require_range("build.calibration_size", settings.calibration_size, 0, 1 << 40)
     return settings
 
 

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from ddad_jax import builders, pretrained
 from ddad_jax.data.loader import training_batches
 from ddad_jax.data.prepare import ImageSet, prepare
 from ddad_jax.data.report import DatasetReport, inspect
+from ddad_jax.data.sample import part_name
 from ddad_jax.data.split import split_normals
 from ddad_jax.deploy.artifact import load_detector, save_detector
 from ddad_jax.detection import evidence
@@ -57,7 +58,7 @@ class Run:
             network: builders.train_settings(config, network)
             for network in ("autoencoder", "denoiser", "extractor")
         }
-        self._protocol = builders.evaluation_protocol(config)
+        self.protocol = builders.evaluation_protocol(config)
         self._source = builders.source(config, category)
         self.name = self._source.category or workdir.resolve().name
         self._augmentations = builders.augmentations(config, self._source.category)
@@ -95,7 +96,7 @@ class Run:
 
         `evaluation.d3ad` says how they differ.
         """
-        if self._protocol == "exact":
+        if self.protocol == "exact":
             return None
         data = self.config.data
         return d3ad.resized_masks(self._source, self.images["test"].samples, data.size, data.resize)
@@ -109,6 +110,12 @@ class Run:
     def train_images(self) -> UInt8[np.ndarray, "n h w 3"]:
         """Normal images that networks are trained on and banks are made of."""
         return self.images["train"].images[self._split[0]]
+
+    @property
+    def _train_parts(self) -> Int[np.ndarray, " n"]:
+        """A number for each training image, the same for images of one part."""
+        samples = [self.images["train"].samples[index] for index in self._split[0]]
+        return np.unique([part_name(sample) for sample in samples], return_inverse=True)[1]
 
     @cached_property
     def heldout_images(self) -> UInt8[np.ndarray, "m h w 3"]:
@@ -324,6 +331,7 @@ class Run:
             latent_scale=scale,
             alpha_bar=self.alpha_bar,
             train_images=self.train_images,
+            train_parts=self._train_parts,
             heldout_images=self.heldout_images,
             seed=self.config.seed,
         )

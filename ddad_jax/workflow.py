@@ -65,7 +65,7 @@ def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
     if len(test) == 0:
         logging.info("no test images; the detector is ready for --mode=predict")
         return None
-    predictions = predict_images(detector, test, run.build.batch_size)
+    predictions = predict_images(detector, test, run.build.batch_size, run.protocol)
     part = _write_results(run.workdir, run.name, predictions, run.resized_masks())
     write_training_loss(run.workdir / "figures", run.workdir)
     for name in ("image_auroc", "pixel_auroc", "aupro"):

@@ -113,12 +113,13 @@ def detector(part_images):
     return build_detector(
         networks,
         Settings(image_size=64, blur=1.0, num_neighbours=5),
-        BuildSettings(patch_bank_size=64, batch_size=8),
+        BuildSettings(patch_bank_size=64, calibration_size=0, batch_size=8),
         **drawn,
         latent_shift=jnp.zeros(4),
         latent_scale=jnp.ones(4),
         alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
         train_images=part_images[:14],
+        train_parts=np.arange(14),
         heldout_images=part_images[14:],
         seed=0,
     )

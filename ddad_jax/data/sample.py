@@ -35,6 +35,11 @@ class Sample:
     mask: Path | None = None
 
 
+def part_name(sample: Sample) -> str:
+    """What is the same for all images of one part, and no others of their source."""
+    return f"image {sample.name}" if sample.group is None else f"part {sample.group}"
+
+
 @runtime_checkable
 class Source(Protocol):
     """A data set: its samples in a fixed order, and how to read them."""

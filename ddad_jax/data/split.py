@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from ddad_jax.data.sample import Sample
+from ddad_jax.data.sample import Sample, part_name
 from ddad_jax.errors import UserError
 
 
@@ -30,10 +30,9 @@ def split_normals(
     """
     if not 0 < fraction < 1:
         raise UserError(f"data.heldout_fraction: {fraction} is not between 0 and 1")
-    parts: dict[tuple[bool, str], list[int]] = {}
+    parts: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
-        key = (False, sample.name) if sample.group is None else (True, sample.group)
-        parts.setdefault(key, []).append(index)
+        parts.setdefault(part_name(sample), []).append(index)
     if len(parts) < 2:
         raise UserError(
             f"data: {len(samples)} training image(s) of {len(parts)} part(s); at least 2 parts are "

@@ -36,8 +36,12 @@ def batched(
 
 
 def fitted_batch_size(batch_size: int, count: int, device_count: int = 1) -> int:
-    """The batch size for `count` images: no more than they fill, and a multiple of the devices."""
-    return -(-min(batch_size, count) // device_count) * device_count
+    """The batch size for `count` images: as many batches as need be, the last as full as may be.
+
+    A multiple of the devices.
+    """
+    batches = -(-count // batch_size)
+    return -(-count // (batches * device_count)) * device_count
 
 
 def concatenate(results: Iterator[PyTree]) -> PyTree:

@@ -1,12 +1,14 @@
 """Building a detector from trained networks and normal images: banks, bins, calibration."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
 from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
@@ -18,7 +20,10 @@ from ddad_jax.detection.detector import (
     Settings,
     Variables,
 )
-from ddad_jax.detection.evidence import extract, gather_evidence, to_network_range
+from ddad_jax.detection.evidence import Evidence, extract, gather_evidence, to_network_range
+
+# Parts that training images are divided into where they are calibrated on.
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,15 @@ class BuildSettings:
     Attributes:
       patch_bank_size: normal patches kept, chosen to cover all of them.
       patch_candidates: patches it is chosen from, drawn evenly from all training images.
+      calibration_size: normal images to calibrate on. Where fewer are held out, training images
+        join them, each measured against banks that hold no image of its fifth of the parts.
       false_alarm_rate: share of normal images that may be called anomalous.
       batch_size: images at a time.
     """
 
     patch_bank_size: int = 8192
     patch_candidates: int = 65536
+    calibration_size: int = 100
     false_alarm_rate: float = 0.01
     batch_size: int = 16
 
@@ -50,10 +58,11 @@ def build_detector(
     latent_scale: Float[Array, " c"],
     alpha_bar: Float[Array, " table"],
     train_images: UInt8[np.ndarray, "n h w 3"],
+    train_parts: Int[np.ndarray, " n"],
     heldout_images: UInt8[np.ndarray, "m h w 3"],
     seed: int,
 ) -> Detector:
-    """Fills the banks from the training images and calibrates on the held-out ones.
+    """Fills the banks from the training images and calibrates on images that are in none.
 
     Args:
       networks: the modules; their variables follow.
@@ -66,12 +75,14 @@ def build_detector(
       latent_scale: per channel, what the shifted latent is multiplied by.
       alpha_bar: the schedule's table.
       train_images: normal images that the networks were trained on.
+      train_parts: a number for each of them; images of the same part share it.
       heldout_images: normal images that they were not trained on.
-      seed: of the choice of patches.
+      seed: of the choice of patches and of calibration images.
     """
     pooled, candidates, norm = _features(networks, settings, build, extractor, train_images, seed)
     patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
     distances = _training_distances(pooled, settings)
+    patch_bank, origins = _patch_bank(candidates * patch_scale, build.patch_bank_size, seed)
     unit = jnp.float32(1.0)
     detector = Detector(
         autoencoder=autoencoder,
@@ -82,22 +93,62 @@ def build_detector(
         alpha_bar=alpha_bar,
         bank=pooled,
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
-        patch_bank=_patch_bank(candidates * patch_scale, build.patch_bank_size, seed),
+        patch_bank=patch_bank,
         patch_scale=patch_scale,
         calibration=Calibration({}, {}, unit, unit),
         networks=networks,
         settings=settings,
     )
-    evidence = concatenate(
-        batched(
-            partial(gather_evidence, detector),
-            heldout_images,
-            fitted_batch_size(build.batch_size, len(heldout_images)),
-            "calibrate",
-        )
-    )
-    evidence = jax.tree.map(jnp.asarray, evidence)
+    sets = [(detector, heldout_images)]
+    wanted = build.calibration_size - len(heldout_images)
+    for fold, chosen in _folds(train_parts, wanted, seed):
+        sets.append((_without(detector, fold, origins), train_images[chosen]))
+    evidence = _evidence(sets, build.batch_size)
     return detector.replace(calibration=calibrate(evidence, settings, build.false_alarm_rate))
+
+
+def _folds(
+    parts: Int[np.ndarray, " n"], wanted: int, seed: int
+) -> list[tuple[Bool[np.ndarray, " n"], Int[np.ndarray, "_"]]]:
+    """Training images to calibrate on: which images each fold holds, and which of them are chosen.
+
+    Together about `wanted` are chosen, or all there are; none of a single part, since without it
+    nothing would be left to compare with.
+    """
+    names = np.unique(parts)
+    if wanted <= 0 or len(names) < 2:
+        return []
+    rng = np.random.default_rng(seed)
+    fold_of = dict(zip(rng.permutation(names), np.arange(len(names)) % FOLDS, strict=True))
+    folds = np.array([fold_of[part] for part in parts])
+    chosen = np.zeros(len(parts), bool)
+    chosen[rng.permutation(len(parts))[:wanted]] = True
+    return [
+        (folds == fold, np.flatnonzero((folds == fold) & chosen))
+        for fold in np.unique(folds[chosen])
+    ]
+
+
+def _without(
+    detector: Detector, images: Bool[np.ndarray, " n"], origins: Int[np.ndarray, " m"]
+) -> Detector:
+    """The detector whose banks know nothing of some training images."""
+    return detector.replace(
+        bank=jnp.where(images[:, None], jnp.nan, detector.bank),
+        patch_bank=jnp.where(images[origins][:, None], jnp.nan, detector.patch_bank),
+    )
+
+
+def _evidence(
+    sets: Sequence[tuple[Detector, UInt8[np.ndarray, "_ h w 3"]]], batch_size: int
+) -> Evidence:
+    """All that each detector says of its images."""
+    batch_size = fitted_batch_size(batch_size, max(len(images) for _, images in sets))
+    results = (
+        batched(partial(gather_evidence, detector), images, batch_size, "calibrate")
+        for detector, images in sets
+    )
+    return jax.tree.map(jnp.asarray, concatenate(itertools.chain.from_iterable(results)))
 
 
 def _features(
@@ -107,8 +158,8 @@ def _features(
     extractor: Variables,
     images: UInt8[np.ndarray, "n h w 3"],
     seed: int,
-) -> tuple[Float[Array, "n d"], Float[Array, "m p"], Float[Array, " p"]]:
-    """Pooled features of every image, patches that may enter the bank, and their usual norm."""
+) -> tuple[Float[Array, "n d"], Float[Array, "n m p"], Float[Array, " p"]]:
+    """Pooled features of every image, patches of it that may enter the bank, their usual norm."""
     fused = settings.scoring == "fused"
 
     @jax.jit
@@ -137,7 +188,7 @@ def _features(
             candidates.append(image[rng.choice(len(image), count, replace=False)])
     return (
         jnp.asarray(np.concatenate(all_pooled)),
-        jnp.asarray(np.concatenate(candidates)),
+        jnp.asarray(np.stack(candidates)),
         jnp.asarray(np.concatenate(norms).mean(0)),
     )
 
@@ -149,8 +200,14 @@ def _training_distances(pooled: Float[Array, "n d"], settings: Settings) -> Floa
     )
 
 
-def _patch_bank(candidates: Float[Array, "m p"], size: int, seed: int) -> Float[Array, "k p"]:
-    if len(candidates) <= size:
-        return candidates
-    chosen = jax.jit(patches.coreset, static_argnums=1)(candidates, size, jax.random.key(seed))
-    return candidates[chosen]
+def _patch_bank(
+    candidates: Float[Array, "n m p"], size: int, seed: int
+) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
+    """The bank of normal patches, and the training image that each of them is from."""
+    images, per_image, width = candidates.shape
+    points = candidates.reshape(images * per_image, width)
+    origins = np.repeat(np.arange(images), per_image)
+    if len(points) <= size:
+        return points, origins
+    chosen = jax.jit(patches.coreset, static_argnums=1)(points, size, jax.random.key(seed))
+    return points[chosen], origins[np.asarray(chosen)]

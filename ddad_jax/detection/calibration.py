@@ -11,6 +11,8 @@ from ddad_jax.detection.detector import Calibration, Settings
 from ddad_jax.detection.evidence import Evidence, score_evidence
 
 QUARTILES = (0.25, 0.5, 0.75)
+# Scores that must lie beyond a quantile for it to be taken as it is.
+BEYOND = 10
 
 
 def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -> Calibration:
@@ -39,10 +41,10 @@ def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -
 def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> tuple[float, float]:
     """The score that normal images exceed at the given rate, and the scale of their scores.
 
-    With at least 1 / rate scores it is the conformal quantile, which holds whatever their
-    distribution. With fewer it is the tail of a Gumbel distribution, that of maxima (an image's
-    score is the maximum of its map), with the scores' quartiles: the odd image that slipped in
-    among the normal ones moves those the least.
+    Where ten scores or more lie beyond it, it is the conformal quantile, which holds whatever their
+    distribution. With fewer scores it is the tail of a Gumbel distribution, that of maxima (an
+    image's score is the maximum of its map), with the scores' quartiles: the odd image that slipped
+    in among the normal ones moves those the least.
 
     Args:
       scores: of held-out normal images.
@@ -52,6 +54,6 @@ def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> t
     unit_low, unit_middle, unit_high = gumbel_r.ppf(QUARTILES)
     spread = max(float(high - low) / (unit_high - unit_low), 1e-6)
     rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate))
-    if rank <= len(scores):
+    if rank <= len(scores) - BEYOND:
         return float(np.sort(scores)[rank - 1]), spread
     return float(middle + spread * (gumbel_r.isf(false_alarm_rate) - unit_middle)), float(spread)

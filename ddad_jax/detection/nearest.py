@@ -90,4 +90,5 @@ def _pairwise(
         return jax.lax.map(lambda query: jnp.abs(rows - query).sum(-1), queries)
     products = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
     squares = (queries**2).sum(-1)[:, None] + (rows**2).sum(-1)[None, :] - 2.0 * products
-    return jnp.sqrt(jnp.maximum(squares, 0.0))
+    # Not `maximum`, which XLA's CPU compiler may let turn NaN into 0.
+    return jnp.sqrt(jnp.where(squares < 0.0, 0.0, squares))

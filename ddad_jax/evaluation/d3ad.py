@@ -1,13 +1,16 @@
 """The figures as the official code of D3AD and DDAD computes them, to compare with theirs.
 
-They are not MVTec AD's: the masks are resized without being binarised, and the overlap curve has
-200 thresholds at equal distances of score, and is rescaled by the largest rate that it reaches.
+They are not MVTec AD's: the maps are normalised by their extremes over the whole test set, the
+image threshold is chosen on the test labels, the masks are resized without being binarised, and the
+overlap curve has 200 thresholds at equal distances of score, and is rescaled by the largest rate
+that it reaches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from sklearn.metrics import auc, roc_curve
 
 from ddad_jax.data.resize import mask_share
 from ddad_jax.data.sample import Sample, Source
@@ -29,7 +32,48 @@ def resized_masks(
     return shares
 
 
-def d3ad_figures(
+def normalise_by_test_set(
+    maps: Mapping[str, Float[np.ndarray, "n h w"]],
+    extremes: Mapping[str, Float[np.ndarray, "n 2"]],
+    latent_weight: float,
+) -> Float[np.ndarray, "n h w"]:
+    """The paper's anomaly maps, each kind brought to [0, 1] by its extremes over the test set.
+
+    Args:
+      maps: "latent" and "feature", blurred, which may be done before as well as after.
+      extremes: of each kind and image, the smallest and the largest value before the blur.
+      latent_weight: λ.
+    """
+    weights = {"latent": latent_weight, "feature": 1.0 - latent_weight}
+    total = np.zeros_like(maps["latent"])
+    for kind, weight in weights.items():
+        low, high = extremes[kind][:, 0].min(), extremes[kind][:, 1].max()
+        total += np.float32(weight) * (maps[kind] - low) / max(high - low, 1e-12)
+    return total
+
+
+def image_figures(
+    scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+) -> dict[str, float | None]:
+    """`image_auroc_d3ad`, and what the threshold of the largest Youden index does.
+
+    Youden's index is the recall less the false-alarm rate; the threshold that has the largest is
+    chosen on the labels that it is then judged by.
+
+    Args:
+      scores: of the images, higher is more anomalous.
+      labels: 0 normal, 1 anomalous; None for every figure where one of them is missing.
+    """
+    names = ("image_auroc_d3ad", "threshold_d3ad", "recall_d3ad", "false_alarm_rate_d3ad")
+    if len(np.unique(labels)) < 2:
+        return dict.fromkeys(names)
+    alarms, recall, thresholds = roc_curve(labels, scores)
+    best = np.argmax(recall - alarms)
+    found = auc(alarms, recall), thresholds[best], recall[best], alarms[best]
+    return dict(zip(names, map(float, found), strict=True))
+
+
+def pixel_figures(
     maps: Float[np.ndarray, "n h w"], masks: Float[np.ndarray, "n h w"]
 ) -> dict[str, float | None]:
     """`pro_d3ad` and `pixel_auroc_d3ad`; None where no pixel is defect by their rule.

@@ -5,16 +5,15 @@ says why.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation import bootstrap
+from ddad_jax.evaluation import bootstrap, d3ad
 from ddad_jax.evaluation.aupro import PRO_LIMIT, STRICT_PRO_LIMIT, area_up_to, pro_curve, tell_apart
 from ddad_jax.evaluation.binary import binary_figures
-from ddad_jax.evaluation.d3ad import d3ad_figures
 from ddad_jax.evaluation.predictions import Predictions
 
 IMAGE_FIGURES = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")
@@ -22,7 +21,8 @@ PIXEL_FIGURES = (
     "pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "aupro_0.05",
 )  # fmt: skip
 RESTORED = "normality_restored"
-PROTOCOLS = ("exact", "paper")
+Protocol = Literal["exact", "paper"]
+PROTOCOLS = get_args(Protocol)
 
 
 def pixel_figures(
@@ -47,7 +47,8 @@ def compute_metrics(
     Args:
       predictions: what the detector said.
       resampled: of the same predictions, as `bootstrap.resample` makes them.
-      resized_masks: with protocol "paper", the masks as `d3ad.resized_masks` makes them.
+      resized_masks: with protocol "paper", the masks as `d3ad.resized_masks` makes them; the
+        predictions must have been made with the same protocol.
 
     Returns:
       The figures of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
@@ -55,7 +56,7 @@ def compute_metrics(
       against all normal images (`per_defect`, `per_size`), the 95 % intervals (`intervals`), how
       near to normal the reconstructions are (`normality_restored` and `knn_distance`),
       counts, and `undefined`: the reason for every figure that is None. With protocol
-      "paper" also the figures of `d3ad_figures`.
+      "paper" also the figures of `d3ad`, all of the maps normalised by the test set.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
@@ -77,8 +78,11 @@ def compute_metrics(
     if metrics[RESTORED] is None:
         undefined[RESTORED] = "no anomalous images that are farther from good ones than normal ones"
     if resized_masks is not None:
-        masked = (normal | anomalous) & p.has_mask
-        metrics |= d3ad_figures(p.maps[masked], resized_masks[masked])
+        labelled = normal | anomalous
+        masked = labelled & p.has_mask
+        maps = p.test_normalised_maps
+        metrics |= d3ad.image_figures(maps[labelled].max((1, 2)), p.labels[labelled])
+        metrics |= d3ad.pixel_figures(maps[masked], resized_masks[masked])
     metrics["intervals"] = {name: bootstrap.interval(values) for name, values in resampled.items()}
     metrics["knn_distance"] = {
         kind: _median_distances(p, chosen)

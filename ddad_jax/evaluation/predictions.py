@@ -28,6 +28,8 @@ class Predictions:
       maps: anomaly maps on the scale of the scores.
       reconstructions: RGB, 0 to 255.
       threshold: of the scores, from held-out normal images alone.
+      test_normalised_maps: with protocol "paper", the maps as `d3ad.normalise_by_test_set` makes
+        them; else None.
 
     Raises:
       UserError: a score or a map is not finite.
@@ -47,6 +49,7 @@ class Predictions:
     maps: Float[np.ndarray, "n h w"]
     reconstructions: UInt8[np.ndarray, "n h w 3"]
     threshold: float
+    test_normalised_maps: Float[np.ndarray, "n h w"] | None = None
 
     def __post_init__(self):
         finite = np.isfinite(self.scores) & np.isfinite(self.maps).all((1, 2))

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddad_jax.evaluation.results import mean_figures
-from ddad_jax.evaluation.shown import NAMES, shown
+from ddad_jax.evaluation.shown import D3AD_FIGURES, NAMES, shown
 
 TILES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
 COLUMNS = (
     "images", "recall", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
-    "pixel_f1_max", "aupro", "aupro_0.05", "normality_restored", "pro_d3ad", "pixel_auroc_d3ad",
+    "pixel_f1_max", "aupro", "aupro_0.05", "normality_restored", *D3AD_FIGURES,
 )  # fmt: skip
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ddad_jax.evaluation.published import BENCHMARKS
-from ddad_jax.evaluation.shown import NAMES, shown
+from ddad_jax.evaluation.shown import D3AD_FIGURES, NAMES, shown
 from ddad_jax.evaluation.tables import latex, markdown, markdown_table
 
 FIGURES = (
     "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro",
-    "aupro_0.05", "normality_restored", "pro_d3ad", "pixel_auroc_d3ad",
+    "aupro_0.05", "normality_restored", *D3AD_FIGURES,
 )  # fmt: skip
 COUNTS = ("normal", "anomalous", "unlabelled")
 DECISION = ("recall", "false_alarm_rate")

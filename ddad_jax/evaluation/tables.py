@@ -8,7 +8,8 @@ from ddad_jax.evaluation.published import Benchmark
 MARK = "†"
 NOTE = (
     "PRO by the code of D3AD and DDAD: masks not binarised, thresholds at equal distances of "
-    "score, rescaled. Not MVTec AD's AUPRO and not comparable with it."
+    "score, rescaled. Not MVTec AD's AUPRO and not comparable with it. Protocol paper also "
+    "normalises the maps by their extremes over the test set."
 )
 Row = Sequence[str]
 
@@ -41,8 +42,9 @@ def _per_category(
     figures = ["image_auroc", "pixel_auroc", "aupro"]
     header = ["category", "image AUROC", "pixel AUROC", "AUPRO"]
     if mean["protocol"] == "paper":
-        figures += ["pixel_auroc_d3ad", "pro_d3ad"]
-        header += ["pixel AUROC by D3AD's code", f"PRO by D3AD's code{MARK}"]
+        figures += ["image_auroc_d3ad", "pixel_auroc_d3ad", "pro_d3ad"]
+        names = ("image AUROC", "pixel AUROC", "PRO")
+        header += [f"{name} by D3AD's code{MARK}" for name in names]
     known = benchmark.d3ad if benchmark else {}
     rows = []
     for name, each in {**metrics, "mean": mean}.items():
@@ -62,7 +64,7 @@ def _comparison(
     rows = [[ours, *figures, f"{protocol}; protocol exact", "this run"]]
     if mean["protocol"] == "paper":
         image, pixel, pro = (
-            _percent(mean[name]) for name in ("image_auroc", "pixel_auroc_d3ad", "pro_d3ad")
+            _percent(mean[name]) for name in ("image_auroc_d3ad", "pixel_auroc_d3ad", "pro_d3ad")
         )
         rows.append([ours, image, pixel, pro + MARK, f"{protocol}; protocol paper", "this run"])
     for each in benchmark.means:

@@ -56,6 +56,7 @@ def make_predictions():
             maps=maps,
             reconstructions=grey,
             threshold=threshold,
+            test_normalised_maps=maps,
         )
 
     return make

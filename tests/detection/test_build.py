@@ -1,0 +1,80 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.calibration import calibrate
+from ddad_jax.detection.evidence import gather_evidence
+
+PARTS = np.repeat(np.arange(10), 2)
+
+
+@pytest.fixture(scope="module")
+def build(detector, part_images):
+    """Function: build settings, what differs -> a detector of the same networks."""
+    variables = {
+        name: getattr(detector, name)
+        for name in ("autoencoder", "denoiser", "extractor", "latent_shift", "latent_scale")
+    }
+    # Of two images of one part each is the other's nearest neighbour.
+    train_images = part_images[:10].repeat(2, axis=0)
+
+    def make(settings, **changed):
+        arguments = {
+            "train_images": train_images,
+            "train_parts": PARTS,
+            "heldout_images": part_images[14:],
+        }
+        return build_detector(
+            detector.networks,
+            replace(detector.settings, num_neighbours=1),
+            settings,
+            **variables,
+            alpha_bar=detector.alpha_bar,
+            seed=0,
+            **arguments | changed,
+        )
+
+    return make
+
+
+SETTINGS = BuildSettings(patch_bank_size=4096, batch_size=4)
+
+
+@pytest.mark.slow
+def test_a_training_image_is_calibrated_on_as_if_it_were_held_out(build, part_images):
+    """Beside one held-out image, all others are fitted to: the scores must not show it."""
+    fitted = build(SETTINGS, heldout_images=part_images[14:15])
+    evidence = jax.tree.map(jnp.asarray, gather_evidence(fitted, part_images[:10]))
+    naive = calibrate(evidence, fitted.settings, SETTINGS.false_alarm_rate)
+    fresh = calibrate(
+        gather_evidence(fitted, part_images[10:]), fitted.settings, SETTINGS.false_alarm_rate
+    )
+    # An image that is in the bank is at no distance of it.
+    assert float(naive.scale["patch"]) < 0.2 * float(fresh.scale["patch"])
+    found = fitted.calibration.scale["patch"] / fresh.scale["patch"]
+    assert 0.8 < float(found) < 1.3
+
+
+@pytest.mark.slow
+def test_the_banks_of_the_detector_hold_every_image(build):
+    fitted, plain = build(SETTINGS), build(replace(SETTINGS, calibration_size=0))
+    np.testing.assert_array_equal(fitted.bank, plain.bank)
+    np.testing.assert_array_equal(fitted.patch_bank, plain.patch_bank)
+    assert np.isfinite(fitted.patch_bank).all()
+    assert float(fitted.calibration.threshold) != float(plain.calibration.threshold)
+
+
+@pytest.mark.slow
+def test_enough_held_out_images_are_calibrated_on_alone(build):
+    enough = build(replace(SETTINGS, calibration_size=6))
+    plain = build(replace(SETTINGS, calibration_size=0))
+    assert float(enough.calibration.threshold) == float(plain.calibration.threshold)
+
+
+def test_a_single_part_cannot_be_left_out(build):
+    fitted = build(SETTINGS, train_parts=np.zeros(20, int))
+    assert np.isfinite(float(fitted.calibration.threshold))
