@@ -149,4 +149,6 @@ def training_settings(batch_size: int, steps: int = 0, epochs: int = 0) -> Confi
     settings.max_skipped = 10
     settings.validate_every = 0
     settings.patience = 3
+    settings.sample_every = 1000
+    settings.trace_steps = ""
     return settings

@@ -15,6 +15,7 @@ from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import PROTOCOLS
 from ddad_jax.training.state import TrainSettings
+from ddad_jax.training.trace import parse_steps
 
 # What an artifact needs to build the networks again.
 Description = dict[str, Any]
@@ -116,7 +117,12 @@ def train_settings(config: ConfigDict, network: str) -> TrainSettings:
     _require_choice(f"{network}.training.schedule", settings.schedule, ("constant", "cosine"))
     for name in ("batch_size", "checkpoint_every", "log_every", "max_skipped", "patience"):
         _require_range(f"{network}.training.{name}", getattr(settings, name), 1, 1 << 40)
-    _require_range(f"{network}.training.validate_every", settings.validate_every, 0, 1 << 40)
+    for name in ("validate_every", "sample_every"):
+        _require_range(f"{network}.training.{name}", getattr(settings, name), 0, 1 << 40)
+    try:
+        parse_steps(settings.trace_steps)
+    except ValueError as error:
+        raise UserError(f"{network}.training.trace_steps: {error}") from error
     if 0 < settings.steps <= settings.warmup_steps:
         raise UserError(
             f"{network}.training.warmup_steps: {settings.warmup_steps} leaves none of the "

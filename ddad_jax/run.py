@@ -28,12 +28,14 @@ from ddad_jax.detection.detector import Detector, Settings, Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
+from ddad_jax.hardware import peak_flops
 from ddad_jax.models import initialise, parameter_count
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.autoencoder import autoencoder_loss
 from ddad_jax.training.denoiser import denoiser_loss
 from ddad_jax.training.loop import train
+from ddad_jax.training.samples import Sample, autoencoder_sample, denoiser_sample
 from ddad_jax.training.state import TrainSettings
 
 # Sections whose change makes a half-finished run another run.
@@ -122,6 +124,11 @@ class Run:
         """Normal images that no network or bank is fitted to: for calibration and validation."""
         return self.images["train"].images[self._split[1]]
 
+    @property
+    def _sampled_images(self) -> UInt8[np.ndarray, "n h w 3"]:
+        """Those that training draws pictures of."""
+        return (self.heldout_images if len(self.heldout_images) else self.train_images)[:4]
+
     @cached_property
     def alpha_bar(self) -> Float[Array, " table"]:
         """The noise schedule."""
@@ -155,6 +162,7 @@ class Run:
             {"extractor": self._pretrained_extractor},
             {"image": self.train_images},
             {"image": self.heldout_images},
+            autoencoder_sample(network, self._sampled_images),
         )
         return {"params": params}
 
@@ -220,7 +228,13 @@ class Run:
             weighting=settings.weighting,
             encode=self._encode_batch if self._augmentations else None,
         )
-        params = self._train("denoiser", loss, start["params"], frozen, arrays, heldout)
+        sampled_with = {
+            "autoencoder": self.autoencoder,
+            "scaling": self.latent_scaling,
+            "alpha_bar": self.alpha_bar,
+        }
+        sample = denoiser_sample(self.networks, self.settings, sampled_with, self._sampled_images)
+        params = self._train("denoiser", loss, start["params"], frozen, arrays, heldout, sample)
         return {"params": params}
 
     def _latents(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
@@ -270,6 +284,7 @@ class Run:
         frozen: Any,
         arrays: dict[str, np.ndarray],
         heldout: dict[str, np.ndarray] | None,
+        sample: Sample | None = None,
     ) -> Any:
         settings = self._train_settings(network)
         augmentations = self._augmentations if "image" in arrays else ()
@@ -284,6 +299,8 @@ class Run:
             seed=self.config.seed,
             mesh=self._mesh,
             heldout=heldout,
+            sample=sample,
+            peak_flops=peak_flops(jax.devices()[0].device_kind, self.config.dtype),
         )
 
     def _train_settings(self, network: str) -> TrainSettings:

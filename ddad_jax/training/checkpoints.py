@@ -1,49 +1,83 @@
 """Checkpoints of a training: its state and its place in the data, saved together."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
+from jaxtyping import Array, PyTree, UInt32
 
 from ddad_jax.errors import UserError
 from ddad_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one training, written in the background, the newest kept.
+    """The checkpoints of one training, written in the background, the two newest kept.
 
-    A half-written checkpoint is never seen: Orbax gives a checkpoint its name when it is whole.
+    A half-written checkpoint is never seen: Orbax gives a checkpoint its name when it is whole. An
+    older one is removed when a newer one is whole.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=1)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2)
         # Named here so that a checkpoint's shapes can be read before it is restored.
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
             folder.resolve(), options=options, item_handlers=handlers
         )
 
-    def save(self, state: TrainState, data_state: Any) -> None:
-        """Starts writing a checkpoint of the state and of the data iterator's state."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
-            ),
-        )
-
-    def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
-        """The newest state and its data state, laid out as the template, or None.
+    def save(self, step: int, state: TrainState, data_state: Any) -> None:
+        """Starts writing a checkpoint of the state after a step and of the data iterator's state.
 
         Raises:
-          UserError: where the checkpoint is of another architecture.
+          UserError: where this or the checkpoint before cannot be written.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        with self._reported():
+            if not self.folder.is_dir():
+                raise FileNotFoundError(f"{self.folder} is gone")
+            data = {"iterator": data_state, "checksum": int(_checksum(state))}
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+                ),
+            )
+
+    def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
+        """The newest state that is whole and its data state, laid out as the template, or None.
+
+        A damaged checkpoint that is newer is moved aside, with a warning.
+
+        Raises:
+          UserError: where the checkpoint is of another architecture, or all are damaged.
+        """
+        damaged: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._restore(step, template)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and TensorStore have no common type of error.
+                damaged[step] = error
+                continue
+            self._set_aside(damaged, step)
+            logging.info("%s: continuing from step %d", self.folder.parent.name, step)
+            return restored
+        if damaged:
+            step, error = next(iter(damaged.items()))
+            raise UserError(
+                f"{self.folder / str(step)}: cannot be read ({_reason(error)}), and no other "
+                "checkpoint can; remove the folder to begin anew"
+            )
+        return None
+
+    def _restore(self, step: int, template: TrainState) -> tuple[TrainState, Any]:
         self._check_architecture(step, template)
         restored = self._manager.restore(
             step,
@@ -51,8 +85,21 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore()
             ),
         )
-        logging.info("%s: continuing from step %d", self.folder.name, step)
-        return restored["state"], restored["data"]
+        state, data = restored["state"], restored["data"]
+        if int(_checksum(state)) != data["checksum"]:
+            raise ValueError("its checksum is another")
+        return state, data["iterator"]
+
+    def _set_aside(self, damaged: dict[int, Exception], whole: int) -> None:
+        for step, error in damaged.items():
+            aside = self.folder.with_name(f"damaged-{step}")
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+            logging.warning(
+                "%s: cannot be read (%s), moved to %s; the checkpoint of step %d is taken",
+                self.folder / str(step), _reason(error), aside, whole,
+            )  # fmt: skip
+        self._manager.reload()
 
     def _check_architecture(self, step: int, template: TrainState) -> None:
         stored = self._manager.item_metadata(step)["state"].tree["params"]
@@ -66,10 +113,40 @@ class Checkpoints:
                     "or another --workdir"
                 )
 
-    def close(self) -> None:
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); those from "
+                "before are kept; with room on the disk, the same command continues"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Waits until all is written."""
-        self._manager.wait_until_finished()
+        with self._reported():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+
+@jax.jit
+def _checksum(state: PyTree) -> UInt32[Array, ""]:
+    """Sum of all bits as 32-bit words: the same on every mesh, another after nearly any damage."""
+
+    def words(leaf: Array) -> UInt32[Array, ""]:
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        bits = jax.lax.bitcast_convert_type(leaf, unsigned)
+        return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return sum(words(leaf) for leaf in jax.tree.leaves(state))
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

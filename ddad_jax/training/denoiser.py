@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from ddad_jax.diffusion import schedule
-from ddad_jax.training.state import Loss, Metrics
+from ddad_jax.training.state import Loss, Means, Metrics
 
 
 def denoiser_loss(
@@ -21,6 +21,8 @@ def denoiser_loss(
     encode: Callable[[PyTree, PyTree], Array] | None = None,
 ) -> Loss:
     """‖ε - ε_θ(√ᾱ_t z + √(1-ᾱ_t) ε, t)‖² on normal latents (D3AD, equation 4; method, 1.2).
+
+    Its metric "loss_quarter" is the loss by quarter of the timesteps, from the least noise on.
 
     Args:
       denoiser: the network; its frozen input is {"alpha_bar": the schedule's table} and its batch
@@ -44,7 +46,9 @@ def denoiser_loss(
         output = denoiser.apply({"params": params}, noisy, timestep).astype(jnp.float32)
         target = schedule.training_target(latent, noise, a, prediction)
         error = ((output - target) ** 2).mean((1, 2, 3))
-        return (_weight(a, prediction, weighting)[:, 0, 0, 0] * error).mean(), {}
+        losses = _weight(a, prediction, weighting)[:, 0, 0, 0] * error
+        quarters = jax.nn.one_hot(4 * timestep // max_timestep, 4)
+        return losses.mean(), {"loss_quarter": Means(losses @ quarters, quarters.sum(0))}
 
     return loss
 

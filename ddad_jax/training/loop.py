@@ -1,10 +1,6 @@
 """The one training loop."""
 
-import json
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,11 +10,12 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import PyTree
-from tqdm import tqdm
 
 from ddad_jax.errors import Interrupted, UserError
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
+from ddad_jax.training.recorder import Recorder, flops_of
+from ddad_jax.training.samples import Sample
 from ddad_jax.training.state import (
     Best,
     Loss,
@@ -28,6 +25,8 @@ from ddad_jax.training.state import (
     make_optimiser,
     make_step,
 )
+from ddad_jax.training.stop import stop_requests
+from ddad_jax.training.trace import Trace
 from ddad_jax.training.validation import make_validation
 
 
@@ -53,6 +52,8 @@ def train(
     seed: int,
     mesh: Mesh,
     heldout: Mapping[str, np.ndarray] | None = None,
+    sample: Sample | None = None,
+    peak_flops: float | None = None,
 ) -> PyTree:
     """Trains until `settings.steps`, from the newest checkpoint if there is one.
 
@@ -65,11 +66,13 @@ def train(
       frozen: variables that the objective reads and nothing changes.
       batches: endless batches.
       settings: see `TrainSettings`.
-      folder: holds the checkpoints and `metrics.jsonl`; its name stands in the progress bar.
+      folder: holds the checkpoints, what `Recorder` writes, and the trace.
       seed: of the noise drawn by the objective.
       mesh: devices; batches are split over its `data` axis.
       heldout: arrays as the batches', of samples that are in none of them; asked for where
         `settings.validate_every` is not 0.
+      sample: draws the picture for which `settings.sample_every` asks.
+      peak_flops: floating-point operations a second of one device at most, if it is known.
 
     Returns:
       The averaged parameters, or the last where no average is kept; with held-out samples those
@@ -77,7 +80,8 @@ def train(
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with the state saved.
-      UserError: when the loss stays non-finite, with the last good state saved.
+      UserError: when the loss stays non-finite, with the last good state saved, and when a
+        checkpoint cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimiser = make_optimiser(settings)
@@ -95,55 +99,56 @@ def train(
         batches.set_state(data_state)
     step = make_step(loss, optimiser, settings.ema_decay)
     key = jax.random.key(seed)
-    first = int(state.step)
+    first = number = int(state.step)
     if validate and restored is None:
         state = _measured(state, validate, settings)
-
-    with _signals() as received, (folder / "metrics.jsonl").open("a") as log:
-        bar = tqdm(total=settings.steps, initial=first, desc=folder.name, unit="step", disable=None)
-        started = time.monotonic()
-        for number in range(first + 1, settings.steps + 1):
-            if validate and state.best.misses >= settings.patience:
-                break
-            batch = next(batches)
-            state, metrics = step(state, frozen, meshes.shard_batch(mesh, batch), key)
-            if number % settings.log_every == 0 or number == settings.steps:
-                values = {name: float(value) for name, value in metrics.items()}
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
-                rate = (number - first) * settings.batch_size / (time.monotonic() - started)
-                log.write(json.dumps({"step": number, "images_per_second": rate, **values}) + "\n")
-                log.flush()
-                logging.log_every_n_seconds(
-                    logging.INFO, "%s: step %d of %d, loss %.4f, %.1f images/s", 30,
-                    folder.name, number, settings.steps, values["loss"], rate,
-                )  # fmt: skip
-                if values["skipped"] >= settings.max_skipped:
-                    checkpoints.save(state, batches.get_state())
-                    checkpoints.close()
+    last = number == settings.steps or _stale(state, settings)
+    with (
+        checkpoints,
+        stop_requests() as stop_reason,
+        Recorder(folder, settings, first, peak_flops) as recorder,
+        Trace(folder / "trace", settings.trace_steps) as trace,
+    ):
+        while not last:
+            number += 1
+            with recorder.waiting():
+                batch = next(batches)
+            laid_out = meshes.shard_batch(mesh, batch)
+            if number == first + 1:
+                recorder.begin(flops_of(step, state, frozen, laid_out, key))
+            trace.before(number)
+            state, metrics = step(state, frozen, laid_out, key)
+            trace.after(number, metrics)
+            recorder.add(metrics)
+            last = number == settings.steps
+            if last or number % settings.log_every == 0:
+                skipped = int(recorder.write_metrics(number)["skipped"])
+                if skipped >= settings.max_skipped:
+                    checkpoints.save(number, state, batches.get_state())
                     raise UserError(
-                        f"{folder.name}: the loss was not finite {int(values['skipped'])} steps in "
+                        f"{folder.name}: the loss was not finite {skipped} steps in "
                         f"a row, last at step {number} on images {batch['index'].tolist()}; the "
                         "parameters from before are saved; lower the learning rate"
                     )
-            bar.update()
-            last = number == settings.steps
             if validate and (last or number % settings.validate_every == 0):
                 state = _measured(state, validate, settings)
-                last = last or bool(state.best.misses >= settings.patience)
-                entry = {"step": number, "best_heldout_loss": float(state.best.loss)}
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
-            if last or received or number % settings.checkpoint_every == 0:
-                checkpoints.save(state, batches.get_state())
-            if received and not last:
-                checkpoints.close()
+                recorder.write(number, {"best_heldout_loss": float(state.best.loss)})
+                last = last or _stale(state, settings)
+            if sample and settings.sample_every and number % settings.sample_every == 0:
+                recorder.write_picture(number, sample(_returned(state, settings)))
+            reason = stop_reason(number)
+            if last or reason or number % settings.checkpoint_every == 0:
+                checkpoints.save(number, state, batches.get_state())
+            if reason and not last:
                 raise Interrupted(
-                    f"{folder.name}: {signal.Signals(received[0]).name} at step {number} of "
-                    f"{settings.steps}; saved, the same command continues from here"
+                    f"{folder.name}: {reason} at step {number} of {settings.steps}; saved, the "
+                    "same command continues from here"
                 )
-        bar.close()
-    checkpoints.close()
     return state.best.params if validate else _returned(state, settings)
+
+
+def _stale(state: TrainState, settings: TrainSettings) -> bool:
+    return state.best is not None and int(state.best.misses) >= settings.patience
 
 
 def _returned(state: TrainState, settings: TrainSettings) -> PyTree:
@@ -166,16 +171,3 @@ def _measured(
     best = Best(jax.tree.map(jnp.copy, params), jnp.full_like(state.best.loss, value),
                 jnp.zeros_like(state.best.misses))  # fmt: skip
     return state.replace(best=best)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them."""
-    received: list[int] = []
-    chosen = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, lambda n, _: received.append(n)) for number in chosen}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -10,7 +10,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-Metrics = dict[str, Array]
+
+@flax.struct.dataclass
+class Means:
+    """Means over samples of several kinds, kept so that those of several steps can be joined.
+
+    Attributes:
+      total: sum over the samples of each kind, float [kinds].
+      count: how many samples were of each kind, [kinds].
+    """
+
+    total: PyTree
+    count: PyTree
+
+
+Metrics = dict[str, Array | Means]
 # (parameters, frozen variables, batch, key) -> (loss, metrics)
 Loss = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
@@ -37,6 +51,8 @@ class TrainSettings:
         what training returns is then the parameters that did best there, be it those it started
         from. 0 never measures.
       patience: measurements in a row without a new best after which training stops.
+      sample_every: steps between pictures of what the network makes of a few images; 0 never.
+      trace_steps: steps that `jax.profiler` traces, such as "10-12", or "".
     """
 
     steps: int
@@ -53,6 +69,8 @@ class TrainSettings:
     epochs: int = 0
     validate_every: int = 0
     patience: int = 3
+    sample_every: int = 0
+    trace_steps: str = ""
 
     def for_images(self, count: int) -> "TrainSettings":
         """The same with `steps` set, for a training set of so many images."""
@@ -152,7 +170,12 @@ def make_step(
             (state.params, state.ema, state.optimiser),
         )
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        metrics = metrics | {"loss": value, "gradient_norm": norm, "skipped": skipped}
+        metrics = metrics | {
+            "loss": value,
+            "gradient_norm": norm,
+            "parameter_norm": optax.tree.norm(kept[0]),
+            "skipped": skipped,
+        }
         return TrainState(state.step + 1, *kept, skipped, state.best), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -30,7 +30,7 @@ def broken_after_two(params, frozen, batch, key):
     return jnp.where(far, jnp.nan, loss), metrics
 
 
-def run(folder, steps, loss=regression, batches=None, heldout=None, **changes):
+def run(folder, steps, loss=regression, batches=None, heldout=None, sample=None, **changes):
     settings = TrainSettings(
         **{"steps": steps, "batch_size": 8, "learning_rate": 0.01, "checkpoint_every": 5,
            "log_every": 5, "ema_decay": 0.9} | changes
@@ -45,6 +45,7 @@ def run(folder, steps, loss=regression, batches=None, heldout=None, **changes):
         seed=0,
         mesh=meshes.make_mesh(),
         heldout=heldout,
+        sample=sample,
     )
 
 
@@ -95,8 +96,22 @@ def test_metrics_are_written_as_json_lines(tmp_path):
     run(tmp_path, 12)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 12]
-    assert {"loss", "gradient_norm", "images_per_second", "spread", "skipped"} <= set(lines[0])
+    written = {"loss", "gradient_norm", "parameter_norm", "images_per_second", "data_wait"}
+    assert written | {"flops_per_second", "spread", "skipped"} <= set(lines[0])
+    norms = [line["parameter_norm"] for line in lines]
+    assert norms == sorted(norms)
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_pictures_and_a_trace_are_made_of_the_steps_asked_for(tmp_path):
+    def sample(params):
+        return np.full((2, 2, 3), 255 * np.isfinite(params["w"]).all(), np.uint8)
+
+    run(tmp_path, 12, sample=sample, sample_every=4, trace_steps="2-3")
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        "step-000004.png", "step-000008.png", "step-000012.png"
+    ]  # fmt: skip
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
 def test_a_loss_that_stays_broken_stops_the_run_with_the_last_good_state(tmp_path):

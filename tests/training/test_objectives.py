@@ -41,6 +41,25 @@ def test_timesteps_stay_below_their_limit():
     assert 25 <= seen[0].max() < 30
 
 
+def test_the_loss_is_told_by_quarter_of_the_timesteps():
+    """An error that grows with the timestep costs each quarter its own mean."""
+    latent = jnp.zeros((400, 2, 2, 1))
+    key = jax.random.key(1)
+    timestep = jax.random.randint(jax.random.split(key)[0], (400,), 0, 90)
+    noise = jax.random.normal(jax.random.split(key)[1], latent.shape)
+    oracle = Oracle(lambda noisy, t: noise + t[:, None, None, None])
+    loss = denoiser_loss(oracle, max_timestep=90)
+    value, metrics = loss({}, {"alpha_bar": ALPHA_BAR}, {"latent": latent}, key)
+    quarters = metrics["loss_quarter"]
+    timestep = np.asarray(timestep)
+    # 90 is no multiple of 4: quarters begin at 0, 22.5, 45 and 67.5.
+    parts = [timestep[(timestep >= 22.5 * i) & (timestep < 22.5 * (i + 1))] for i in range(4)]
+    np.testing.assert_array_equal(quarters.count, [len(part) for part in parts])
+    expected = [(part.astype(float) ** 2).sum() for part in parts]
+    np.testing.assert_allclose(quarters.total, expected, rtol=1e-4)
+    assert value == pytest.approx(float(quarters.total.sum() / 400), rel=1e-5)
+
+
 @pytest.mark.parametrize("prediction", ["noise", "velocity", "latent"])
 def test_min_snr_weighs_every_prediction_alike(prediction):
     """One and the same error of the latent costs the same, whatever the network outputs."""

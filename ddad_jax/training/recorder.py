@@ -1,0 +1,174 @@
+"""What a training tells while it runs: metrics, pictures, a progress bar."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+from PIL import Image
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tqdm import tqdm
+
+from ddad_jax.training.state import Means, Metrics, TrainSettings
+
+
+class Recorder:
+    """Writes `metrics.jsonl`, TensorBoard's `tensorboard/` and `samples/` of a folder.
+
+    What an interrupted run wrote beyond the step that it is continued from is dropped. Nothing
+    waits for the devices but `write_metrics`.
+    """
+
+    def __init__(
+        self, folder: Path, settings: TrainSettings, first: int, peak_flops: float | None = None
+    ):
+        """Begins after the step `first`.
+
+        Args:
+          folder: its name stands in the progress bar and the log.
+          settings: of the training.
+          first: steps taken already.
+          peak_flops: floating-point operations a second of one device at most, if it is known.
+        """
+        self.folder = folder
+        self._settings = settings
+        self._peak_flops = peak_flops
+        path = folder / "metrics.jsonl"
+        _drop_after(path, first)
+        self._lines = path.open("a")
+        self._first = first
+        self._events: EventsWriter | None = None
+        self._bar = tqdm(
+            total=settings.steps, initial=first, desc=folder.name, unit="step", disable=None
+        )
+        self._flops = 0.0
+        self._restart()
+
+    def begin(self, flops: float) -> None:
+        """Time counts from here: the step is compiled.
+
+        Args:
+          flops: floating-point operations of one step on one device, 0 if not known.
+        """
+        self._flops = flops
+        self._restart()
+
+    def _restart(self) -> None:
+        self._steps: list[dict[str, Any]] = []
+        self._waited = 0.0
+        self._started = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts what happens inside as waiting for data."""
+        started = time.monotonic()
+        yield
+        self._waited += time.monotonic() - started
+
+    def add(self, metrics: Metrics) -> None:
+        """Takes the metrics of one more step, which the devices may still be computing."""
+        self._steps.append(metrics)
+        self._bar.update()
+
+    def write_metrics(self, step: int) -> dict[str, float]:
+        """Waits for the last step and writes its metrics, and speed and means since the last line.
+
+        Returns:
+          What was written; of `Means` those kinds alone that any sample was of.
+        """
+        *_, last = steps = jax.device_get(self._steps)
+        seconds = time.monotonic() - self._started
+        rate = len(steps) * self._settings.batch_size / seconds
+        values = {}
+        for name, value in last.items():
+            if isinstance(value, Means):
+                values |= _means(name, [metrics[name] for metrics in steps])
+            else:
+                values[name] = float(value)
+        values |= {"images_per_second": rate, "data_wait": self._waited / seconds}
+        if self._flops:
+            values["flops_per_second"] = len(steps) * self._flops / seconds
+            if self._peak_flops:
+                values["utilisation"] = values["flops_per_second"] / self._peak_flops
+        self.write(step, values)
+        self._bar.set_postfix(loss=f"{values['loss']:.4f}")
+        logging.log_every_n_seconds(
+            logging.INFO, "%s: step %d of %d, loss %.4f, %.1f images/s", 30,
+            self.folder.name, step, self._settings.steps, values["loss"], rate,
+        )  # fmt: skip
+        self._restart()
+        return values
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values that belong to a step."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        self._write_events(step, [summary.scalar(name, value) for name, value in values.items()])
+
+    def write_picture(self, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Writes a picture that belongs to a step, also as a file in `samples/`."""
+        path = self.folder / "samples" / f"step-{step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+        self._write_events(step, [summary.image("samples", picture, dataformats="HWC")])
+
+    def _write_events(self, step: int, written: list[Any]) -> None:
+        if self._events is None:
+            self._events = _open_events(self.folder / "tensorboard", self._first)
+        for each in written:
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=each))
+        self._events.flush()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def flops_of(step: Callable, *arguments: Any) -> float:
+    """Floating-point operations on one device of a call of a compiled function; 0 if not known.
+
+    The compiler's count: what it recomputes counts, what a loop repeats counts once.
+    """
+    cost = step.lower(*arguments).compile().cost_analysis()
+    return max(0.0, (cost or {}).get("flops", 0.0))
+
+
+def _means(name: str, steps: list[Means]) -> dict[str, float]:
+    total = np.sum([means.total for means in steps], axis=0)
+    count = np.sum([means.count for means in steps], axis=0)
+    kinds = np.flatnonzero(count)
+    return {f"{name}_{kind + 1}": float(total[kind] / count[kind]) for kind in kinds}
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keeps the lines up to a step; one that was being written when a run was killed goes too."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("".join(kept))
+        unfinished.replace(path)
+
+
+def _open_events(folder: Path, first: int) -> EventsWriter:
+    folder.mkdir(parents=True, exist_ok=True)
+    events = EventsWriter(str(folder / "events"), f".{first}")
+    # Tells TensorBoard to drop what was written from this step on.
+    start = SessionLog(status=SessionLog.START)
+    events.write_event(Event(wall_time=time.time(), step=first + 1, session_log=start))
+    return events

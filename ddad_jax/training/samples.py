@@ -1,0 +1,82 @@
+"""Pictures of what a network under training makes of a few images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from ddad_jax.detection.detector import Networks, Settings
+from ddad_jax.detection.evidence import decode, encode, reconstruct_latent, to_network_range
+
+# From parameters to a picture: images side by side, below each what was made of it.
+Sample = Callable[[PyTree], UInt8[np.ndarray, "height width 3"]]
+
+
+def autoencoder_sample(autoencoder: nn.Module, images: UInt8[np.ndarray, "n h w 3"]) -> Sample:
+    """Two rows: the images, and what the autoencoder gives back."""
+
+    @jax.jit
+    def reconstruct(params: PyTree, images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+        pixels = to_network_range(images, images.shape[1])
+        latent = autoencoder.apply({"params": params}, pixels, method="encode")
+        return autoencoder.apply({"params": params}, latent, method="decode")
+
+    return lambda params: _tile(images, [reconstruct(params, images)])
+
+
+def denoiser_sample(
+    networks: Networks,
+    settings: Settings,
+    frozen: PyTree,
+    images: UInt8[np.ndarray, "n size size 3"],
+) -> Sample:
+    """Three rows: the images, their reconstruction as in detection, and one without condition.
+
+    Both start from the largest noise level; the second from the noised latent, so that it shows
+    what the denoiser knows by itself.
+
+    Args:
+      networks: of which the autoencoder and the denoiser are used.
+      settings: of the reconstruction.
+      frozen: the autoencoder's variables "autoencoder", its "scaling", a pair of shift and scale,
+        and "alpha_bar".
+      images: at the detector's size.
+    """
+    alone = replace(settings, start="noised", conditioning_weight=0.0)
+
+    @jax.jit
+    def reconstruct(
+        params: PyTree, frozen: PyTree, images: UInt8[Array, "n size size 3"]
+    ) -> list[Float[Array, "n size size 3"]]:
+        coder = (networks.autoencoder, frozen["autoencoder"], *frozen["scaling"])
+        latent = encode(*coder, to_network_range(images, settings.image_size))
+        level = jnp.full(len(images), settings.max_noise_level)
+        return [
+            decode(
+                *coder,
+                reconstruct_latent(
+                    networks.denoiser,
+                    {"params": params},
+                    frozen["alpha_bar"],
+                    each,
+                    latent,
+                    level,
+                    jax.random.key(0),
+                ),
+            )
+            for each in (settings, alone)
+        ]
+
+    return lambda params: _tile(images, reconstruct(params, frozen, images))
+
+
+def _tile(
+    images: UInt8[np.ndarray, "n h w 3"], made: Sequence[Float[Array, "n h w 3"]]
+) -> UInt8[np.ndarray, "height width 3"]:
+    bytes_of = [np.clip((np.asarray(row) + 1.0) * 127.5, 0, 255).round() for row in made]
+    rows = [np.concatenate(row, axis=1) for row in (images, *bytes_of)]
+    return np.concatenate(rows).astype(np.uint8)

@@ -1,0 +1,103 @@
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from ddad_jax.training.recorder import Recorder, flops_of
+from ddad_jax.training.state import Means, TrainSettings
+
+SETTINGS = TrainSettings(steps=20, batch_size=8)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(folder):
+    """Every event of TensorBoard's record files: length, checksum, data, checksum."""
+    for path in sorted((folder / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def metrics(loss, total=(), count=()):
+    return {"loss": jnp.float32(loss), "kind": Means(jnp.array(total), jnp.array(count))}
+
+
+def test_means_join_the_steps_and_leave_out_kinds_without_a_sample(tmp_path):
+    with Recorder(tmp_path, SETTINGS, first=0) as recorder:
+        recorder.add(metrics(1.0, [3.0, 0.0, 2.0], [1.0, 0.0, 4.0]))
+        recorder.add(metrics(2.0, [6.0, 0.0, 0.0], [2.0, 0.0, 0.0]))
+        recorder.write_metrics(2)
+        recorder.add(metrics(3.0, [0.0, 5.0, 0.0], [0.0, 1.0, 0.0]))
+        recorder.write_metrics(3)
+    first, second = lines(tmp_path)
+    assert (first["step"], first["loss"], first["kind_1"], first["kind_3"]) == (2, 2.0, 3.0, 0.5)
+    assert "kind_2" not in first
+    assert [name for name in second if name.startswith("kind")] == ["kind_2"]
+
+
+def test_speed_counts_from_the_line_before(tmp_path):
+    with Recorder(tmp_path, SETTINGS, first=0, peak_flops=1e6) as recorder:
+        time.sleep(0.3)
+        recorder.begin(flops=5e4)
+        for step in (1, 2):
+            with recorder.waiting():
+                time.sleep(0.03)
+            time.sleep(0.07)
+            recorder.add(metrics(1.0))
+            recorder.write_metrics(step)
+    for line in lines(tmp_path):
+        assert line["images_per_second"] == pytest.approx(80, rel=0.3)
+        assert line["data_wait"] == pytest.approx(0.3, rel=0.3)
+        assert line["flops_per_second"] == pytest.approx(5e4 / 8 * line["images_per_second"])
+        assert line["utilisation"] == pytest.approx(line["flops_per_second"] / 1e6)
+
+
+def test_of_an_unknown_device_no_utilisation_is_written(tmp_path):
+    with Recorder(tmp_path, SETTINGS, first=0) as recorder:
+        recorder.begin(flops=0.0)
+        recorder.add(metrics(1.0))
+        recorder.write_metrics(1)
+    assert not {"utilisation", "flops_per_second"} & set(lines(tmp_path)[0])
+
+
+def test_tensorboard_holds_the_same_values_and_the_pictures(tmp_path):
+    picture = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    with Recorder(tmp_path, SETTINGS, first=4) as recorder:
+        recorder.write(5, {"loss": 0.25, "gradient_norm": 2.0})
+        recorder.write_picture(5, picture)
+    version, start, loss, norm, sample = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, SessionLog.START)
+    (value,) = loss.summary.value
+    assert (loss.step, value.tag, value.simple_value) == (5, "loss", 0.25)
+    assert norm.summary.value[0].simple_value == 2.0
+    assert (sample.summary.value[0].image.height, sample.summary.value[0].image.width) == (4, 6)
+    np.testing.assert_array_equal(Image.open(tmp_path / "samples/step-000005.png"), picture)
+
+
+def test_a_continued_run_drops_what_was_written_after_its_checkpoint(tmp_path):
+    with Recorder(tmp_path, SETTINGS, first=0) as recorder:
+        for step in (5, 10, 15):
+            recorder.write(step, {"loss": 1.0})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 20, "lo')
+    with Recorder(tmp_path, SETTINGS, first=10) as recorder:
+        recorder.write(15, {"loss": 2.0})
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (5, 1.0), (10, 1.0), (15, 2.0)
+    ]  # fmt: skip
+
+
+def test_operations_of_a_matrix_product():
+    a, b = jnp.ones((64, 32)), jnp.ones((32, 16))
+    assert flops_of(jax.jit(jnp.matmul), a, b) == pytest.approx(2 * 64 * 32 * 16, rel=0.05)

@@ -1,0 +1,43 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ddad_jax.training.stop import stop_requests
+
+UNDER_JAX_DISTRIBUTED = """
+import os, signal, socket, time, jax
+from ddad_jax.training.stop import stop_requests
+
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+jax.distributed.initialize(f"localhost:{port}", 1, 0)
+with stop_requests() as reason:
+    for step in range(1, 600):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if reason(step):
+            print(reason(step), "after step 3:", step > 3)
+            break
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_told_by_name_and_handled_as_before_afterwards(number):
+    before = signal.getsignal(number)
+    with stop_requests() as reason:
+        assert reason(1) == ""
+        os.kill(os.getpid(), number)
+        assert reason(2) == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+
+
+def test_under_jax_distributed_the_preemption_notice_is_told():
+    command = [sys.executable, "-c", UNDER_JAX_DISTRIBUTED]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "after step 3: True" in result.stdout
