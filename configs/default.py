@@ -126,6 +126,16 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "exact"
 
+    # As `ddad_jax.benchmark.run.BenchmarkSettings` documents them.
+    config.benchmark = ConfigDict()
+    config.benchmark.dtypes = ("float32", "bfloat16")
+    config.benchmark.batch_sizes = (1, 8)
+    config.benchmark.train_batch_size = 16
+    config.benchmark.repeats = 20
+    config.benchmark.max_seconds = 30.0
+    config.benchmark.bank_rows = 200
+    config.benchmark.devices = (1,)
+
     # Devices that share a batch; -1: all.
     config.mesh = ConfigDict()
     config.mesh.data = -1

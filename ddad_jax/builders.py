@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ddad_jax import data
+from ddad_jax.benchmark.run import BenchmarkSettings
 from ddad_jax.data.augment import build_augmentations
 from ddad_jax.data.loader import Augmentation
 from ddad_jax.data.sample import Source
@@ -128,6 +130,28 @@ def train_settings(config: ConfigDict, network: str) -> TrainSettings:
             f"{network}.training.warmup_steps: {settings.warmup_steps} leaves none of the "
             f"{settings.steps} steps for training; choose fewer"
         )
+    return settings
+
+
+def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
+    """What a benchmark measures.
+
+    Raises:
+      UserError: naming the setting that cannot be.
+    """
+    settings = BenchmarkSettings(**config.benchmark)
+    for dtype in settings.dtypes:
+        _require_choice("benchmark.dtypes", dtype, ("float32", "bfloat16"))
+    for name in ("dtypes", "batch_sizes", "devices"):
+        if not getattr(settings, name):
+            raise UserError(f"benchmark.{name}: is empty; name at least one")
+    for size in settings.batch_sizes:
+        _require_range("benchmark.batch_sizes", size, 1, 1 << 20)
+    for count in settings.devices:
+        _require_range("benchmark.devices", count, 1, jax.device_count())
+    _require_range("benchmark.train_batch_size", settings.train_batch_size, 0, 1 << 20)
+    for name in ("repeats", "bank_rows"):
+        _require_range(f"benchmark.{name}", getattr(settings, name), 1, 1 << 30)
     return settings
 
 

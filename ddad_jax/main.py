@@ -24,7 +24,8 @@ MODE = flags.DEFINE_enum(
     "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
     "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
     "score the images of --images. ablate: evaluate the trained model with every combination of "
-    "what --vary names. compare: two run folders, --mode=compare runs/a runs/b. "
+    "what --vary names. compare: two run folders, or two benchmark.json: --mode=compare runs/a "
+    "runs/b. benchmark: time training and detection, with drawn weights and images. "
     "convert: write the weights of --network to --output for PyTorch.",
 )
 IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
@@ -62,7 +63,9 @@ def main(argv: list[str]) -> None:
     _log_to(workdir / "log.txt")
     jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compilation_cache"))
     logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
-    if MODE.value == "ablate":
+    if MODE.value == "benchmark":
+        workflow.benchmark(CONFIG.value, workdir)
+    elif MODE.value == "ablate":
         workflow.ablate(CONFIG.value, workdir, VARY.value)
     elif MODE.value == "predict":
         workflow.predict(CONFIG.value, workdir, IMAGES.value)

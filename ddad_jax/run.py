@@ -360,7 +360,7 @@ class Run:
     def fingerprint(self, config: ConfigDict) -> str:
         """Changes whenever a setting or an image that a detector of the config depends on does."""
         settings = json.loads(config.to_json_best_effort())
-        for section in ("mesh", "evaluation"):
+        for section in ("mesh", "evaluation", "benchmark"):
             settings.pop(section)
         samples = [sample.name for sample in self.images["train"].samples]
         text = json.dumps([settings, samples], sort_keys=True)

@@ -1,19 +1,26 @@
 """What each mode of the command line does, for one category or for all."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from ddad_jax import ablation, builders, pretrained
+from ddad_jax.benchmark.report import compare_benchmarks, markdown
+from ddad_jax.benchmark.run import run_benchmark
+from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.data.categories import find_categories
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
 from ddad_jax.deploy.artifact import load_detector
 from ddad_jax.detection.detector import Detector
+from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.compare import compare_runs, write_resampled
@@ -103,7 +110,7 @@ STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
     "adapt": _adapt,
     "evaluate": _evaluate,
 }
-MODES = (*STAGES, "ablate", "predict", "compare", "convert")
+MODES = (*STAGES, "ablate", "predict", "compare", "convert", "benchmark")
 
 
 def run(mode: str, config: ConfigDict, workdir: Path) -> None:
@@ -164,18 +171,63 @@ def ablate(config: ConfigDict, workdir: Path, varied: Sequence[str]) -> None:
     print((workdir / "ablation.md").read_text(encoding="utf-8"), end="")
 
 
-def compare(folders: Sequence[str], workdir: Path | None) -> None:
-    """Prints how two runs differ, and writes it where a workdir is named.
+def benchmark(config: ConfigDict, workdir: Path) -> None:
+    """Measures detection and training with drawn weights and images, and prints the table.
+
+    Args:
+      config: says the networks, the detector's settings and what is measured.
+      workdir: a writable folder.
 
     Raises:
-      UserError: the folders are not two, or hold no results of the same images.
+      UserError: naming the setting that cannot be.
+      Interrupted: a signal, with every finished measurement written.
     """
-    if len(folders) != 2:
+    settings = builders.benchmark_settings(config)
+    # What is compiled is timed, so nothing may come from an earlier run.
+    jax.config.update("jax_enable_compilation_cache", False)
+    d = config.diffusion
+    detector = seeded_detector(
+        builders.networks(config),
+        builders.detection_settings(config),
+        jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
+        bank_rows=settings.bank_rows,
+        patch_rows=builders.build_settings(config).patch_bank_size,
+        seed=config.seed,
+    )
+    detectors = {}
+    for dtype in settings.dtypes:
+        typed = config.copy_and_resolve_references()
+        typed.dtype = dtype
+        detectors[dtype] = detector.replace(networks=builders.networks(typed))
+    document = run_benchmark(
+        settings,
+        json.loads(config.to_json_best_effort()),
+        detectors,
+        builders.train_settings(config, "denoiser"),
+        builders.train_settings(config, "extractor"),
+        config.denoiser.max_timestep or d.num_timesteps,
+        workdir,
+    )
+    print(markdown(document), end="")
+
+
+def compare(paths: Sequence[str], workdir: Path | None) -> None:
+    """Prints how two runs or two benchmarks differ, and writes it where a workdir is named.
+
+    Raises:
+      UserError: the paths are not two run folders with results of the same images, and not two
+        benchmark.json.
+    """
+    if len(paths) != 2:
         raise UserError(
-            f"--mode=compare: takes two run folders, found {len(folders)}; for example "
-            "--mode=compare runs/a runs/b"
+            f"--mode=compare: takes two run folders or two benchmark.json, found {len(paths)}; for "
+            "example --mode=compare runs/a runs/b"
         )
-    text = compare_runs(*map(Path, folders))
+    first, second = map(Path, paths)
+    if first.is_file() and second.is_file():
+        text = compare_benchmarks(first, second)
+    else:
+        text = compare_runs(first, second)
     print(text, end="")
     if workdir is not None:
         (workdir / "compare.md").write_text(text, encoding="utf-8")

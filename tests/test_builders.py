@@ -1,7 +1,7 @@
 import pytest
 
 from configs import default
-from ddad_jax.builders import augmentations
+from ddad_jax.builders import augmentations, benchmark_settings
 from ddad_jax.data.augment import Flip, Motion
 from ddad_jax.errors import UserError
 
@@ -22,3 +22,19 @@ def test_an_unknown_augmentation_is_named():
         config.data.category_augmentation.screw = {"rotation": 45.0}
     with pytest.raises(UserError, match=r"category_augmentation\.screw.*'rotation'.*max_rotation"):
         augmentations(config, "screw")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("dtypes", ("float16",), "'float16' is not one of"),
+        ("batch_sizes", (), "is empty"),
+        ("devices", (1, 4096), "4096 must be at least 1 and at most"),
+        ("repeats", 0, "0 must be at least 1"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused(name, value, message):
+    config = default.get_config()
+    config.benchmark[name] = value
+    with pytest.raises(UserError, match=rf"benchmark\.{name}.*{message}"):
+        benchmark_settings(config)

@@ -266,3 +266,16 @@ def test_convert_to_and_from_pytorch(config, tmp_path):
         np.testing.assert_array_equal(found[key].numpy(), value)
     other = "--config.denoiser.network.base_channels=64"
     assert_refused(ddad(*arguments, f"--output={output}", source, other), "has shape", "expected")
+
+
+@pytest.mark.slow
+def test_benchmark_needs_no_data(config, tmp_path):
+    chosen = {"dtypes": ("float32",), "batch_sizes": (1,), "train_batch_size": 0, "repeats": 3}
+    settings = [f"--config.benchmark.{name}={value}" for name, value in chosen.items()]
+    result = ddad("--mode=benchmark", f"--config={config}", f"--workdir={tmp_path}", *settings)
+    assert result.returncode == 0, result.stderr
+    assert "| UNet step (×10) | float32 | 1 |" in result.stdout
+    measured = tmp_path / "benchmark.json"
+    compared = ddad("--mode=compare", measured, measured)
+    assert compared.returncode == 0, compared.stderr
+    assert "| within the spread |" in compared.stdout

@@ -1,0 +1,71 @@
+"""What a program computes and how much memory it touches, by XLA's cost analysis.
+
+The analysis counts the body of a loop once, however often it runs. Here each loop's body is
+analysed by itself too, and counted as often as it runs.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, jaxprs_in_params
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> float:
+    """Floating-point operations of one call, two for a multiply-add.
+
+    They are those of the program as it is written, before optimisation, so that they do not
+    depend on the compiler or the device.
+    """
+    program = jax.make_jaxpr(function)(*arguments)
+    return _operations_once(program) + _repeated(program.jaxpr, _operations_once)
+
+
+def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *arguments: Any) -> float:
+    """Bytes that a compiled function's operations read and write in one call.
+
+    What operations that are fused hand to each other is not counted. The traffic inside a library's
+    own kernels, as for convolutions on a GPU, is not known to the analysis; but the figure is never
+    below the bytes of arguments and results.
+    """
+    memory = compiled.memory_analysis()
+    least = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    loops = _repeated(jax.make_jaxpr(function)(*arguments).jaxpr, _traffic_once)
+    return max(_accessed(compiled) + loops, float(least))
+
+
+def _operations_once(program: ClosedJaxpr) -> float:
+    return _lowered(program).cost_analysis().get("flops", 0.0)
+
+
+def _traffic_once(program: ClosedJaxpr) -> float:
+    return _accessed(_lowered(program).compile())
+
+
+def _accessed(compiled: jax.stages.Compiled) -> float:
+    return compiled.cost_analysis().get("bytes accessed", 0.0)
+
+
+def _lowered(program: ClosedJaxpr) -> jax.stages.Lowered:
+    inputs = (jax.ShapeDtypeStruct(each.shape, each.dtype) for each in program.in_avals)
+    return jax.jit(jaxpr_as_fun(program)).lower(*inputs)
+
+
+def _repeated(program: Jaxpr, once: Callable[[ClosedJaxpr], float]) -> float:
+    """What loops add when every round but the first is counted too."""
+    counted = [
+        (rounds - 1) * once(body) + rounds * _repeated(body.jaxpr, once)
+        for rounds, body in _loops(program)
+        if rounds > 1
+    ]
+    return sum(counted, 0.0)
+
+
+def _loops(program: Jaxpr) -> Iterator[tuple[int, ClosedJaxpr]]:
+    """How often each outermost loop runs, and its body."""
+    for equation in program.eqns:
+        if equation.primitive.name == "scan":
+            yield equation.params["length"], equation.params["jaxpr"]
+        else:
+            for inner in jaxprs_in_params(equation.params):
+                yield from _loops(inner)

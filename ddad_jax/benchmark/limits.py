@@ -1,0 +1,62 @@
+"""What the device can do at most: looked up where it is known, and measured."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ddad_jax import hardware
+from ddad_jax.benchmark.timing import Program, measure
+
+# Sides of the matrix product, and bytes of the copied array.
+SIDES = {"cpu": 2048}
+SIDE = 8192
+COPIED = {"cpu": 1 << 27}
+COPY = 1 << 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Rates of one device.
+
+    Attributes:
+      product: floating-point operations a second of a large matrix product, measured.
+      copy: bytes a second of a copy in the device's memory, read and written, measured.
+      flops: the peak by the device's data sheet, or `product` where the device is not known.
+      bandwidth: of its memory, likewise.
+      known: whether the device is.
+    """
+
+    product: float
+    copy: float
+    flops: float
+    bandwidth: float
+    known: bool
+
+
+def find_limits(dtype: str, repeats: int, max_seconds: float) -> Limits:
+    """Measures the first device, and looks it up.
+
+    Args:
+      dtype: of the matrix product's operands, "float32" or "bfloat16".
+      repeats: see `measure`.
+      max_seconds: see `measure`.
+    """
+    device = jax.devices()[0]
+    side = SIDES.get(device.platform, SIDE)
+    matrix = jnp.ones((side, side), dtype)
+    array = jnp.ones(COPIED.get(device.platform, COPY) // 4, jnp.float32)
+
+    def seconds(program: Program) -> float:
+        return measure(program, repeats, max_seconds)[0].row()["median"]
+
+    product = Program("matrix product", jax.jit(jnp.matmul), (matrix, matrix), 1)
+    # In place: what it takes to get fresh memory is not the memory's speed.
+    increment = jax.jit(lambda x: (x + 1.0,), donate_argnums=0)
+    copy = Program("copy", increment, (array,), 1, carries=True)
+    moved = 2.0 * array.nbytes
+    product_rate, copy_rate = 2.0 * side**3 / seconds(product), moved / seconds(copy)
+    peak = hardware.peak_flops(device.device_kind, dtype)
+    bandwidth = hardware.memory_bandwidth(device.device_kind)
+    known = peak is not None and bandwidth is not None
+    return Limits(product_rate, copy_rate, peak or product_rate, bandwidth or copy_rate, known)

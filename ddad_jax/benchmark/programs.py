@@ -1,0 +1,195 @@
+"""The programs that are measured: detection, whole and by stage, and the steps of training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ddad_jax.benchmark.seeded import seeded_images
+from ddad_jax.benchmark.timing import Program
+from ddad_jax.detection import anomaly_map, evidence
+from ddad_jax.detection.detect import detect
+from ddad_jax.detection.detector import Detector
+from ddad_jax.training.adaptation import adaptation_loss
+from ddad_jax.training.denoiser import denoiser_loss
+from ddad_jax.training.state import Loss, TrainSettings, initial_state, make_optimiser, make_step
+
+WHOLE = "detect"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A program that can be made.
+
+    Attributes:
+      name: its name.
+      batch_size: images of one call.
+      times: how often `detect` runs it, where it is a stage; 0 elsewhere.
+      make: makes it, with its arguments on the device.
+    """
+
+    name: str
+    batch_size: int
+    times: int
+    make: Callable[[], Program]
+
+
+def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
+    """`detect`, and each of its stages by itself.
+
+    Args:
+      detector: on one device.
+      batch_size: images at a time.
+    """
+    settings = detector.settings
+    stages: dict[str, tuple[Callable[..., Any], int]] = {
+        "encode": (_encode, 1),
+        "extract": (_extract, 2),
+        "k-NN": (_knn, 2),
+        "UNet step": (_step, settings.num_steps),
+        "decode": (_decode, 1),
+        "maps": (_maps, 1),
+    }
+    if settings.scoring == "fused":
+        stages["patch map"] = (_patch_map, 1)
+
+    def whole() -> Program:
+        images = seeded_images(batch_size, settings.image_size, seed=1)
+        return Program(WHOLE, detect, (detector, images), batch_size)
+
+    def stage(name: str) -> Program:
+        state = _seeded_state(detector, batch_size)
+        return Program(name, jax.jit(stages[name][0]), (detector, state), batch_size)
+
+    entries = [
+        Entry(name, batch_size, times, partial(stage, name)) for name, (_, times) in stages.items()
+    ]
+    return [Entry(WHOLE, batch_size, 0, whole), *entries]
+
+
+def training_entries(
+    detector: Detector,
+    batch_size: int,
+    denoiser: TrainSettings,
+    extractor: TrainSettings,
+    max_timestep: int,
+) -> list[Entry]:
+    """An optimiser step of the denoiser, and one of the extractor's adaptation.
+
+    Args:
+      detector: its weights are what the steps start from.
+      batch_size: images a step.
+      denoiser: how the denoiser is trained.
+      extractor: how the extractor is.
+      max_timestep: see `denoiser_loss`.
+    """
+    d = detector
+
+    def train() -> Program:
+        loss = denoiser_loss(
+            d.networks.denoiser, max_timestep=max_timestep, prediction=d.settings.prediction
+        )
+        batch = {"latent": _seeded_state(d, batch_size)["latent"]}
+        frozen = {"alpha_bar": d.alpha_bar}
+        return _step_program(
+            "training step", loss, d.denoiser["params"], frozen, batch, batch_size, denoiser
+        )
+
+    def adapt() -> Program:
+        names = (
+            "autoencoder",
+            "denoiser",
+            "extractor",
+            "latent_shift",
+            "latent_scale",
+            "alpha_bar",
+        )
+        frozen = {name: getattr(d, name) for name in names}
+        batch = {"image": seeded_images(batch_size, d.settings.image_size, seed=1)}
+        return _step_program(
+            "adaptation step",
+            adaptation_loss(d.networks, d.settings),
+            d.extractor["params"],
+            frozen,
+            batch,
+            batch_size,
+            extractor,
+        )
+
+    return [
+        Entry("training step", batch_size, 0, train),
+        Entry("adaptation step", batch_size, 0, adapt),
+    ]
+
+
+def _step_program(
+    name: str,
+    loss: Loss,
+    params: Any,
+    frozen: Any,
+    batch: Any,
+    batch_size: int,
+    settings: TrainSettings,
+) -> Program:
+    optimiser = make_optimiser(settings)
+    # The step is given its state's memory, and the weights are needed again.
+    state = initial_state(jax.tree.map(jnp.copy, params), optimiser)
+    step = make_step(loss, optimiser, settings.ema_decay)
+    arguments = (state, frozen, batch, jax.random.key(0))
+    return Program(name, step, arguments, batch_size, carries=True)
+
+
+def _seeded_state(detector: Detector, batch_size: int) -> dict[str, Any]:
+    """What stages hand to each other, drawn anew."""
+    settings = detector.settings
+    size = settings.image_size
+    pixels = evidence.to_network_range(seeded_images(batch_size, size, seed=1), size)
+    shapes = jax.eval_shape(
+        lambda d, x: {"latent": _encode(d, {"pixels": x}), "features": _extract(d, {"pixels": x})},
+        detector,
+        pixels,
+    )
+    drawn = jax.tree.map(lambda x: jax.random.normal(jax.random.key(2), x.shape), shapes)
+    level = jnp.full(batch_size, settings.max_noise_level)
+    return {"pixels": pixels, "level": level, **drawn}
+
+
+def _encode(d: Detector, state: dict[str, Any]) -> Float[Array, "b h w c"]:
+    scaling = (d.latent_shift, d.latent_scale)
+    return evidence.encode(d.networks.autoencoder, d.autoencoder, *scaling, state["pixels"])
+
+
+def _extract(d: Detector, state: dict[str, Any]) -> tuple[Float[Array, "b _h _w _c"], ...]:
+    return evidence.extract(d.networks.extractor, d.extractor, state["pixels"])
+
+
+def _knn(d: Detector, state: dict[str, Any]) -> Float[Array, " b"]:
+    return evidence.knn_distance(d, state["features"])
+
+
+def _step(d: Detector, state: dict[str, Any]) -> Float[Array, "b h w c"]:
+    settings = replace(d.settings, num_steps=1)
+    arguments = (state["latent"], state["level"], jax.random.key(0))
+    return evidence.reconstruct_latent(
+        d.networks.denoiser, d.denoiser, d.alpha_bar, settings, *arguments
+    )
+
+
+def _decode(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size 3"]:
+    scaling = (d.latent_shift, d.latent_scale)
+    return evidence.decode(d.networks.autoencoder, d.autoencoder, *scaling, state["latent"])
+
+
+def _maps(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size size"]]:
+    latent, features = state["latent"], state["features"]
+    other = tuple(each + 1.0 for each in features)
+    maps = evidence.reconstruction_maps(d.settings, latent, latent + 1.0, features, other)
+    return {kind: anomaly_map.gaussian_blur(each, d.settings.blur) for kind, each in maps.items()}
+
+
+def _patch_map(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size"]:
+    return anomaly_map.gaussian_blur(evidence.patch_map(d, state["features"]), d.settings.blur)

@@ -1,0 +1,162 @@
+"""A benchmark's document as tables, and two of them side by side."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddad_jax.benchmark.programs import WHOLE
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.tables import markdown_table
+
+Document = Mapping[str, Any]
+Row = Mapping[str, Any]
+WIDE = "wide"
+
+
+def markdown(document: Document) -> str:
+    """What was measured, on what, with how many of its limits."""
+    parts = [_machine(document["machine"]), _limits(document), _programs(document["rows"])]
+    parts += [_latency(document["rows"])]
+    parts.append(
+        f"Times are of one call, in milliseconds; “{WIDE}”: p90 - p10 is more than a tenth of the "
+        "median. Operations are those of the program as written, loops counted as often as they "
+        "run. Of peak: of the data sheet's, or of the measured matrix product where the device is "
+        "not listed. Of roof: of the lesser of that peak and what the memory's bandwidth allows at "
+        "the stage's intensity; above 100 % where caches serve what the analysis takes for traffic."
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    flags = " ".join(f"{name}={value}" for name, value in machine["flags"].items()) or "none"
+    source = machine["source"]
+    state = f"{source['commit']}{' with changes' if source['changed'] else ''}"
+    return (
+        f"{machine['devices']} × {machine['device']}; {machine['cores']} cores of "
+        f"{machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB; {machine['system']}.\n"
+        f"Python {machine['python']}, {versions}. Flags: {flags}. Source: {state}."
+    )
+
+
+def _limits(document: Document) -> str:
+    header = ["limit", "matrix product, GFLOP/s", "peak, GFLOP/s", "copy, GB/s", "bandwidth, GB/s"]
+    rows = [
+        [
+            dtype,
+            f"{each['product'] / 1e9:.4g}",
+            f"{each['flops'] / 1e9:.4g}" if each["known"] else "as measured",
+            f"{each['copy'] / 1e9:.4g}",
+            f"{each['bandwidth'] / 1e9:.4g}" if each["known"] else "as measured",
+        ]
+        for dtype, each in document["limits"].items()
+    ]
+    return markdown_table(header, rows)
+
+
+def _programs(rows: Sequence[Row]) -> str:
+    header = [
+        "program", "type", "batch", "median, ms", "p10 to p90", "images/s", "compile, s",
+        "memory, MB", "GFLOP", "GFLOP/s", "of peak", "of product", "FLOP/byte", "of roof", "",
+    ]  # fmt: skip
+    return markdown_table(header, [_program(row) for row in rows])
+
+
+def _program(row: Row) -> list[str]:
+    stage = "traffic" in row
+    return [
+        row["program"] + (f" (×{row['times']})" if row["times"] > 1 else ""),
+        row["dtype"],
+        str(row["batch_size"]),
+        _milliseconds(row["median"]),
+        f"{_milliseconds(row['p10'])} to {_milliseconds(row['p90'])}",
+        f"{row['images_per_second']:.4g}",
+        f"{row['compilation']:.1f}",
+        f"{row['memory'] / 1e6:.0f}",
+        f"{row['operations'] / 1e9:.4g}",
+        f"{row['rate'] / 1e9:.4g}",
+        f"{row['of_peak']:.1%}",
+        f"{row['of_product']:.1%}",
+        f"{row['intensity']:.3g}" if stage else "",
+        f"{row['of_roof']:.1%}" if stage else "",
+        WIDE if row["wide"] else "",
+    ]
+
+
+def _latency(rows: Sequence[Row]) -> str:
+    """What `detect` takes, whole and as the sum of its stages."""
+    lines = []
+    for whole in (row for row in rows if row["program"] == WHOLE):
+        stages = [row for row in rows if row["times"] and _setting(row) == _setting(whole)]
+        seconds = sum((row["times"] * row["median"] for row in stages), 0.0)
+        lines.append(
+            f"- {whole['dtype']}, batch {whole['batch_size']}: "
+            f"{_milliseconds(whole['median'])} ms, {whole['images_per_second']:.4g} images/s; "
+            f"its {len(stages)} stages by themselves {_milliseconds(seconds)} ms"
+        )
+    return "\n".join(["`detect`:", "", *lines]) if lines else ""
+
+
+def _setting(row: Row) -> tuple[str, int]:
+    return row["dtype"], row["batch_size"]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.4g}"
+
+
+def compare_benchmarks(first_path: Path, second_path: Path) -> str:
+    """Two benchmark.json side by side, with the ratio of the second's medians to the first's.
+
+    Raises:
+      UserError: a file is no benchmark, or they have no measurement in common.
+    """
+    first, second = _read(first_path), _read(second_path)
+    theirs = {_key(row): row for row in second["rows"]}
+    pairs = [(row, theirs[_key(row)]) for row in first["rows"] if _key(row) in theirs]
+    if not pairs:
+        raise UserError(
+            f"{second_path}: has no measurement in common with {first_path}; compare benchmarks of "
+            "the same types and batch sizes"
+        )
+    header = ["program", "type", "batch", "A, ms", "B, ms", "B/A", "images/s A", "images/s B", ""]
+    rows = [
+        [
+            a["program"], a["dtype"], str(a["batch_size"]),
+            _milliseconds(a["median"]), _milliseconds(b["median"]),
+            f"{b['median'] / a['median']:.3f}",
+            f"{a['images_per_second']:.4g}", f"{b['images_per_second']:.4g}",
+            _apart(a, b),
+        ]
+        for a, b in pairs
+    ]  # fmt: skip
+    unlike = len(first["rows"]) + len(second["rows"]) - 2 * len(pairs)
+    parts = [
+        f"A is {first_path}, B is {second_path}; times are medians of one call.",
+        f"A: {_machine(first['machine'])}\n\nB: {_machine(second['machine'])}",
+        markdown_table(header, rows),
+    ]
+    if unlike:
+        parts.append(f"{unlike} measurements are in one of the two only.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _read(path: Path) -> Document:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        _ = document["machine"], document["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no benchmark.json; make one with --mode=benchmark") from error
+    return document
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return row["program"], *_setting(row)
+
+
+def _apart(a: Row, b: Row) -> str:
+    """Whether the spreads of the two overlap."""
+    if b["p90"] < a["p10"]:
+        return "faster"
+    return "slower" if a["p90"] < b["p10"] else "within the spread"

@@ -1,0 +1,78 @@
+"""A detector of drawn weights and banks: as fast as a fitted one of the same settings."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from ddad_jax.detection import noise_level, patches
+from ddad_jax.detection.detector import Calibration, Detector, Networks, Settings
+from ddad_jax.detection.evidence import evidence_weights, extract
+from ddad_jax.models import initialise
+
+
+def seeded_detector(
+    networks: Networks,
+    settings: Settings,
+    alpha_bar: Float[Array, " table"],
+    *,
+    bank_rows: int,
+    patch_rows: int,
+    seed: int,
+) -> Detector:
+    """Draws every array that a fitted detector has.
+
+    Args:
+      networks: the modules.
+      settings: of the detector.
+      alpha_bar: the schedule's table.
+      bank_rows: training images that the k-NN compares with.
+      patch_rows: patches that the patch map compares with.
+      seed: of all that is drawn.
+    """
+    keys = jax.random.split(jax.random.key(seed), 5)
+    drawn = {
+        name: initialise(getattr(networks, name), key)
+        for name, key in zip(("autoencoder", "denoiser", "extractor"), keys, strict=False)
+    }
+    pooled, described = _feature_sizes(networks.extractor, drawn["extractor"], settings)
+    fused = settings.scoring == "fused"
+    channels = networks.autoencoder.latent_channels
+    kinds, one = evidence_weights(settings), jnp.float32(1.0)
+    return Detector(
+        **drawn,
+        latent_shift=jnp.zeros(channels),
+        latent_scale=jnp.ones(channels),
+        alpha_bar=alpha_bar,
+        bank=jax.random.normal(keys[3], (bank_rows, pooled)),
+        bin_edges=jnp.linspace(0.0, 2.0 * pooled, settings.num_bins + 1),
+        patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
+        patch_scale=jnp.ones(described),
+        calibration=Calibration(
+            dict.fromkeys(kinds, jnp.float32(0.0)), dict.fromkeys(kinds, one), one, one
+        ),
+        networks=networks,
+        settings=settings,
+    )
+
+
+def seeded_images(batch_size: int, size: int, seed: int) -> UInt8[Array, "b size size 3"]:
+    """Drawn images of soft blobs, each another."""
+    coarse = jax.random.uniform(jax.random.key(seed), (batch_size, 8, 8, 3))
+    smooth = jax.image.resize(coarse, (batch_size, size, size, 3), "cubic")
+    return (smooth * 255.0).clip(0.0, 255.0).astype(jnp.uint8)
+
+
+def _feature_sizes(extractor: nn.Module, variables: Any, settings: Settings) -> tuple[int, int]:
+    """Widths of what the k-NN and the patch map compare."""
+
+    def widths(variables: Any) -> tuple[Array, Array]:
+        size = settings.image_size
+        features = extract(extractor, variables, jnp.zeros((1, size, size, 3)))
+        pooled = noise_level.pool_features(features[settings.knn_stage - 1])
+        return pooled, patches.describe([features[stage - 1] for stage in settings.patch_stages])
+
+    pooled, described = jax.eval_shape(widths, variables)
+    return pooled.shape[-1], described.shape[-1] if settings.scoring == "fused" else 0

@@ -1,0 +1,55 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddad_jax.benchmark.cost import operations, traffic
+from ddad_jax.benchmark.programs import WHOLE, detection_entries
+
+MATRIX = jnp.ones((64, 64))
+
+
+def looped(x):
+    """Six products: two rounds of three."""
+
+    def inner(x, _):
+        return x @ x, None
+
+    def outer(x, _):
+        return jax.lax.scan(inner, x, length=3)[0], None
+
+    return jax.lax.scan(outer, x, length=2)[0]
+
+
+def unrolled(x):
+    for _ in range(6):
+        x = x @ x
+    return x
+
+
+def test_loops_count_as_often_as_they_run():
+    assert operations(jax.jit(looped), MATRIX) == pytest.approx(6 * 2 * 64**3, rel=1e-3)
+    assert operations(unrolled, MATRIX) == 6 * 2 * 64**3
+
+
+def test_traffic_of_a_product_is_its_operands_and_result():
+    function = jax.jit(jnp.matmul)
+    compiled = function.lower(MATRIX, MATRIX).compile()
+    assert traffic(compiled, function, MATRIX, MATRIX) == 3 * MATRIX.nbytes
+
+
+def test_traffic_in_loops_counts_as_often_as_they_run():
+    one, function = jax.jit(lambda x: x @ x), jax.jit(looped)
+    once = traffic(one.lower(MATRIX).compile(), one, MATRIX)
+    assert traffic(function.lower(MATRIX).compile(), function, MATRIX) >= 6 * once
+
+
+def test_operations_of_the_whole_are_those_of_its_stages(seeded):
+    entries = detection_entries(seeded, 2)
+    cost = {e.name: operations(*called(e.make())) for e in entries}
+    total = sum(e.times * cost[e.name] for e in entries)
+    np.testing.assert_allclose(total, cost[WHOLE], rtol=0.02)
+
+
+def called(program):
+    return program.function, *program.arguments
