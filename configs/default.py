@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    # Compute type of the networks: "float32" or "bfloat16"; parameters are always float32.
+    # Compute type of autoencoder and denoiser: "float32" or "bfloat16"; parameters are always
+    # float32, and so are the extractor's features.
     config.dtype = "float32"
 
     config.data = ConfigDict()

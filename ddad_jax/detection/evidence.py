@@ -57,7 +57,9 @@ def extract(
     extractor: nn.Module, variables: Variables, images: Float[Array, "b h w 3"]
 ) -> tuple[Float[Array, "b _h _w _c"], ...]:
     """The feature stages, in float32, of images in [-1, 1]."""
-    stages = extractor.apply(variables, extractor.normalise(images))
+    # An accelerator's default for float32 has the few bits of bfloat16.
+    with jax.default_matmul_precision("high"):
+        stages = extractor.apply(variables, extractor.normalise(images))
     return tuple(stage.astype(jnp.float32) for stage in stages)
 
 

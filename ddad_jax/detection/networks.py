@@ -22,7 +22,9 @@ def build_networks(
       denoiser: the settings of its "network"; channels and size follow from the autoencoder.
       extractor: its registered "name" and the settings of its "network".
       image_size: height and width of the images in pixels.
-      dtype: the compute type, "float32" or "bfloat16".
+      dtype: the compute type of the autoencoder and the denoiser, "float32" or "bfloat16". The
+        extractor's is float32: its distances choose the noise level in steps, and the rounding of
+        bfloat16 lengthens them by a fifth.
 
     Raises:
       UserError: naming the setting that no network has, or that does not fit.
@@ -38,9 +40,7 @@ def build_networks(
         dtype=dtype,
         **_hashable(denoiser["network"]),
     )
-    features = models.build_extractor(
-        extractor["name"], dtype=dtype, **_hashable(extractor["network"])
-    )
+    features = models.build_extractor(extractor["name"], **_hashable(extractor["network"]))
     return Networks(coder, unet, features)
 
 

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mvtec_small
+from ddad_jax import builders, pretrained
+from ddad_jax.data.mvtec import mvtec_source
+from ddad_jax.data.sample import ANOMALOUS
+from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.detect import detect
+from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.models import initialise
+
+
+@pytest.mark.slow
+def test_bfloat16_changes_no_score_by_more_than_a_fiftieth_of_the_normal_range(shared):
+    config = mvtec_small.get_config()
+    config.autoencoder.weights = str(shared / "weights" / "taef2")
+    networks = builders.networks(config)
+    denoiser = initialise(networks.denoiser, jax.random.key(0))
+    # The last layer starts at zero; drawn anew, it makes a difference.
+    last = denoiser["params"]["out_2"]["kernel"]
+    denoiser["params"]["out_2"]["kernel"] = 0.05 * jax.random.normal(jax.random.key(1), last.shape)
+
+    source = mvtec_source(str(shared / "data" / "mvtec"), "bottle")
+    good = [each for each in source.samples if each.split == "train"][:20]
+    odd = [each for each in source.samples if each.label == ANOMALOUS][::20][:3]
+    images = np.stack([source.read_image(each) for each in [*good, *odd]])
+    channels = networks.autoencoder.latent_channels
+    detector = build_detector(
+        networks,
+        builders.detection_settings(config),
+        BuildSettings(patch_bank_size=1024, patch_candidates=4096, calibration_size=0),
+        autoencoder=pretrained.load(config.autoencoder.weights, networks.autoencoder),
+        denoiser=denoiser,
+        extractor=pretrained.load(config.extractor.weights, networks.extractor),
+        latent_shift=jnp.zeros(channels),
+        latent_scale=jnp.ones(channels),
+        alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
+        train_images=images[:10],
+        train_parts=np.arange(10),
+        heldout_images=images[10:20],
+        seed=0,
+    )
+    config.dtype = "bfloat16"
+    half = detector.replace(networks=builders.networks(config))
+    whole, rounded = (detect(each, images[10:]) for each in (detector, half))
+    np.testing.assert_array_equal(rounded.noise_level, whole.noise_level)
+    difference = np.abs(np.asarray(rounded.score) - np.asarray(whole.score))
+    assert 0 < difference.max() < 0.02 * np.ptp(np.asarray(whole.score)[:10])
