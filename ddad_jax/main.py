@@ -1,6 +1,7 @@
 """The command line: `python -m ddad_jax.main --config=configs/<name>.py --workdir=<folder>`."""
 
 import difflib
+import errno
 import logging as standard_logging
 import sys
 from pathlib import Path
@@ -93,13 +94,17 @@ def _log_to(path: Path) -> None:
     logging.use_absl_handler()
     logging.get_absl_logger().addHandler(handler)
     logging.set_verbosity(logging.INFO)
-    package = str(Path(__file__).parent)
+    # A line that a full disk does not take is lost, and that alone.
+    standard_logging.raiseExceptions = False
     for each in (handler, logging.get_absl_handler()):
-        each.addFilter(
-            lambda record: (
-                record.levelno > standard_logging.INFO or record.pathname.startswith(package)
-            )
-        )
+        each.addFilter(_is_worth_a_line)
+
+
+def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
+    """All that this package says, and others' warnings; what Orbax fails at, it also raises."""
+    if record.pathname.startswith(str(Path(__file__).parent)):
+        return True
+    return record.levelno > standard_logging.INFO and "/orbax/" not in record.pathname
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -149,6 +154,15 @@ def run(argv: list[str]) -> int:
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or f"--workdir={WORKDIR.value}"
+        print(
+            f"error: {where}: {error.strerror}; make room, and the same command continues",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_INPUT
     return 0
 
 

@@ -1,5 +1,7 @@
 """Checkpoints of a training: its state and its place in the data, saved together."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
         # Named here so that a checkpoint's shapes can be read before it is restored.
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
@@ -38,9 +40,12 @@ class Checkpoints:
         Raises:
           UserError: where this or the checkpoint before cannot be written.
         """
+        if not self.folder.is_dir():
+            raise UserError(
+                f"{self.folder}: is gone, and step {step} cannot be saved; choose a --workdir that "
+                "nothing else removes"
+            )
         with self._reported():
-            if not self.folder.is_dir():
-                raise FileNotFoundError(f"{self.folder} is gone")
             data = {"iterator": data_state, "checksum": int(_checksum(state))}
             self._manager.save(
                 step,
@@ -126,10 +131,17 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Waits until all is written."""
+    def wait(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+          UserError: where it cannot be.
+        """
         with self._reported():
             self._manager.wait_until_finished()
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
         self._manager.close()
 
 
@@ -146,7 +158,9 @@ def _checksum(state: PyTree) -> UInt32[Array, ""]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    """The system's words where TensorStore's long ones hold them, or the first line."""
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else str(error).strip().split("\n")[0][:200]
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
