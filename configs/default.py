@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.data.size = 256
     # "stretch", "pad" or "crop" to a square.
     config.data.resize = "stretch"
+    # Large images are cut into squares of `tile` pixels that share at least `overlap` pixels, each
+    # then brought to `size`; tile 0: images stay whole.
+    config.data.tiling = ConfigDict({"tile": 0, "overlap": 0})
     # "error", or "skip" with a warning, for a training or test image that cannot be read.
     config.data.on_unreadable = "error"
     # Share of the normal training images kept from all training, for calibration and validation.
@@ -126,6 +129,8 @@ def get_config() -> ConfigDict:
     # "exact", MVTec AD's definitions, or "paper", which adds what the official code computes.
     config.evaluation = ConfigDict()
     config.evaluation.protocol = "exact"
+    # Of maps and masks: "network", data.size square, or "original", as tiled images always have.
+    config.evaluation.resolution = "network"
 
     # As `ddad_jax.benchmark.run.BenchmarkSettings` documents them.
     config.benchmark = ConfigDict()

@@ -17,7 +17,6 @@ from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Settings
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
-from ddad_jax.evaluation.predict import predict_images
 from ddad_jax.evaluation.results import mean_figures, write_rows
 from ddad_jax.run import Run
 
@@ -106,8 +105,7 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     Raises:
       UserError: there are no test images to evaluate on.
     """
-    test = run.images["test"]
-    if len(test) == 0:
+    if len(run.images["test"]) == 0:
         raise UserError(f"{run.name}: has no test images; an ablation needs some to evaluate on")
     path = run.workdir / "ablation.json"
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
@@ -120,7 +118,7 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
         if fingerprint in done:
             continue
         detector = run.fit(variant.settings, variant.build)
-        predictions = predict_images(detector, test, variant.build.batch_size, run.protocol)
+        predictions = run.predict(detector, variant.build.batch_size)
         metrics = compute_metrics(predictions, {}, run.resized_masks())
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])
         done[fingerprint] = {

@@ -72,9 +72,12 @@ def detection_settings(config: ConfigDict) -> Settings:
       UserError: naming the setting that cannot be.
     """
     choices = config.detection.to_dict()
+    tiling = config.data.tiling.to_dict()
     settings = Settings(
-        image_size=config.data.size, prediction=config.denoiser.prediction, **choices
+        image_size=config.data.size, prediction=config.denoiser.prediction, **tiling, **choices
     )
+    _require_range("data.tiling.tile", settings.tile, 0, 1 << 40)
+    _require_range("data.tiling.overlap", settings.overlap, 0, max(settings.tile - 1, 0))
     _require_choice("dtype", config.dtype, ("float32", "bfloat16"))
     _require_choice("denoiser.prediction", settings.prediction, ("noise", "velocity", "latent"))
     _require_choice("detection.noise_level", settings.noise_level, ("dynamic", "static"))
@@ -159,7 +162,17 @@ def evaluation_protocol(config: ConfigDict) -> str:
     """The protocol of the figures, "exact" or "paper"."""
     protocol = config.evaluation.protocol
     _require_choice("evaluation.protocol", protocol, PROTOCOLS)
+    if protocol == "paper" and config.data.tiling.tile:
+        raise UserError(
+            "evaluation.protocol: 'paper' is of whole images; use 'exact', or data.tiling.tile=0"
+        )
     return protocol
+
+
+def measured_at_original(config: ConfigDict) -> bool:
+    """Whether maps and masks have the original images' resolution, and not the networks'."""
+    _require_choice("evaluation.resolution", config.evaluation.resolution, ("network", "original"))
+    return bool(config.data.tiling.tile) or config.evaluation.resolution == "original"
 
 
 def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -20,6 +20,7 @@ from ddad_jax.data.prepare import ImageSet, prepare
 from ddad_jax.data.report import DatasetReport, inspect
 from ddad_jax.data.sample import part_name
 from ddad_jax.data.split import split_normals
+from ddad_jax.data.tiled import cut_into_tiles
 from ddad_jax.deploy.artifact import load_detector, save_detector
 from ddad_jax.detection import evidence
 from ddad_jax.detection.batching import batched
@@ -28,6 +29,9 @@ from ddad_jax.detection.detector import Detector, Settings, Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
+from ddad_jax.evaluation.predict import predict
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.tiled import calibrate_on_images
 from ddad_jax.hardware import peak_flops
 from ddad_jax.models import initialise, parameter_count
 from ddad_jax.training import mesh as meshes
@@ -60,8 +64,10 @@ class Run:
             network: builders.train_settings(config, network)
             for network in ("autoencoder", "denoiser", "extractor")
         }
-        self.protocol = builders.evaluation_protocol(config)
-        self._source = builders.source(config, category)
+        self._protocol = builders.evaluation_protocol(config)
+        self._at_original = builders.measured_at_original(config)
+        self._whole = builders.source(config, category)
+        self._source = cut_into_tiles(self._whole, self.settings.tile, self.settings.overlap)
         self.name = self._source.category or workdir.resolve().name
         self._augmentations = builders.augmentations(config, self._source.category)
         self._mesh = meshes.make_mesh(config.mesh.data)
@@ -84,11 +90,12 @@ class Run:
     def inspect(self) -> DatasetReport:
         """Reads every image and mask and says what there is, and what would spoil a result."""
         data = self.config.data
-        return inspect(self._source, data.size, data.resize, data.on_unreadable)
+        size = None if self._at_original else data.size
+        return inspect(self._whole, size, data.resize, data.on_unreadable)
 
     @cached_property
     def images(self) -> dict[str, ImageSet]:
-        """The decoded images, "train" and "test"."""
+        """The decoded images, or their tiles, "train" and "test"."""
         data = self.config.data
         cache = builders.cache_folder(self.config, self.workdir)
         return prepare(self._source, data.size, cache, data.resize, data.on_unreadable)
@@ -98,7 +105,7 @@ class Run:
 
         `evaluation.d3ad` says how they differ.
         """
-        if self.protocol == "exact":
+        if self._protocol == "exact":
             return None
         data = self.config.data
         return d3ad.resized_masks(self._source, self.images["test"].samples, data.size, data.resize)
@@ -122,7 +129,11 @@ class Run:
     @cached_property
     def heldout_images(self) -> UInt8[np.ndarray, "m h w 3"]:
         """Normal images that no network or bank is fitted to: for calibration and validation."""
-        return self.images["train"].images[self._split[1]]
+        return self._heldout.images
+
+    @cached_property
+    def _heldout(self) -> ImageSet:
+        return self.images["train"].take(self._split[1])
 
     @property
     def _sampled_images(self) -> UInt8[np.ndarray, "n h w 3"]:
@@ -337,7 +348,12 @@ class Run:
     def fit(self, settings: Settings, build: BuildSettings) -> Detector:
         """A detector of the trained networks, its banks and calibration made for the settings."""
         shift, scale = self.latent_scaling
-        return build_detector(
+        heldout = self.heldout_images
+        if settings.tile:
+            # Of tiles there are many; the threshold, that of images, is found below.
+            wanted = min(len(heldout), max(build.calibration_size, 1))
+            heldout = heldout[np.linspace(0, len(heldout) - 1, wanted).astype(int)]
+        detector = build_detector(
             self.networks,
             settings,
             build,
@@ -349,8 +365,23 @@ class Run:
             alpha_bar=self.alpha_bar,
             train_images=self.train_images,
             train_parts=self._train_parts,
-            heldout_images=self.heldout_images,
+            heldout_images=heldout,
             seed=self.config.seed,
+        )
+        if settings.tile:
+            return calibrate_on_images(detector, self._source, self._heldout, build)
+        return detector
+
+    def predict(self, detector: Detector, batch_size: int) -> Predictions:
+        """What the detector says of the test images."""
+        return predict(
+            detector,
+            self._source,
+            self.images["test"],
+            batch_size,
+            protocol=self._protocol,
+            at_original=self._at_original,
+            resize=self.config.data.resize,
         )
 
     @property

@@ -18,6 +18,8 @@ from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.data.categories import find_categories
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
+from ddad_jax.data.read import FULL_RANGE
+from ddad_jax.data.tiled import cut_into_tiles
 from ddad_jax.deploy.artifact import load_detector
 from ddad_jax.detection.detector import Detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
@@ -28,7 +30,7 @@ from ddad_jax.evaluation.curves import compute_curves
 from ddad_jax.evaluation.figures import write_figures, write_training_loss
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
-from ddad_jax.evaluation.predict import predict_images
+from ddad_jax.evaluation.predict import predict as predict_source
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.results import write_results
@@ -68,11 +70,10 @@ def _fit(run: Run) -> ReportPart | None:
 
 
 def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
-    test = run.images["test"]
-    if len(test) == 0:
+    if len(run.images["test"]) == 0:
         logging.info("no test images; the detector is ready for --mode=predict")
         return None
-    predictions = predict_images(detector, test, run.build.batch_size, run.protocol)
+    predictions = run.predict(detector, run.build.batch_size)
     part = _write_results(run.workdir, run.name, predictions, run.resized_masks())
     write_training_loss(run.workdir / "figures", run.workdir)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
@@ -278,18 +279,30 @@ def predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
     """
     if not images:
         raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
-    source = unlabelled(images)
-    stored = load_detector(workdir / "detector.safetensors")
+    at_original = builders.measured_at_original(config)
+    detector = load_detector(workdir / "detector.safetensors").detector
+    settings = detector.settings
+    white_level = config.data.settings.get("white_level", FULL_RANGE)
+    source = cut_into_tiles(
+        unlabelled(images, white_level=white_level), settings.tile, settings.overlap
+    )
     output = workdir / "predictions"
     cache = builders.cache_folder(config, workdir)
     prepared = prepare(
         source,
-        stored.detector.settings.image_size,
+        settings.image_size,
         cache,
         config.data.resize,
         config.data.on_unreadable,
     )
-    predictions = predict_images(stored.detector, prepared["test"], config.build.batch_size)
+    predictions = predict_source(
+        detector,
+        source,
+        prepared["test"],
+        config.build.batch_size,
+        at_original=at_original,
+        resize=config.data.resize,
+    )
     output.mkdir(exist_ok=True)
     _write_results(output, Path(images).resolve().name, predictions)
     anomalous = int(predictions.decisions.sum())

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +122,17 @@ def test_mask_of_another_size(config, data, tmp_path):
     assert_refused(result, "0000_mask.png", "32×64", "64×64")
 
 
+def test_what_would_spoil_a_result_is_listed(config, data, tmp_path):
+    shutil.copy(data / "plate/train/good/0003.png", data / "plate/test/good/0009.png")
+    result = ddad(
+        f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}",
+        "--mode=prepare",
+    )  # fmt: skip
+    assert_refused(result, "would spoil a result")
+    assert "  plate/train/good/0003.png = plate/test/good/0009.png" in result.stdout
+    assert "verdict: would spoil results" in result.stdout
+
+
 def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
     folder = data / "plate/train/good"
     Image.open(folder / "0000.png").convert("RGBA").save(folder / "0000.png")
@@ -143,6 +156,12 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
         (["--config.autoencoder.network.width=8", "--config.dtype=int8"], ["dtype", "int8"]),
         (["--mode=predict"], ["--images"]),
         (["--config.data.augmentation.max_shift=3.0"], ["data.augmentation.max_shift", "3.0"]),
+        (["--config.data.tiling.overlap=8"], ["data.tiling.overlap", "8", "at most 0"]),
+        (["--config.data.tiling.tile=65"], ["data.tiling.tile", "64×64", "0000.png"]),
+        (
+            ["--config.evaluation.protocol=paper", "--config.data.tiling.tile=32"],
+            ["evaluation.protocol", "data.tiling.tile=0"],
+        ),
         (["--mode=ablate", "--vary=denoiser.weighting=plain"], ["--vary", "denoiser.weighting"]),
     ],
 )
@@ -228,6 +247,31 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     whole = ddad(*arguments)
     assert whole.returncode == 0, whole.stderr
     assert (workdir / "scores.csv").read_text().splitlines() == rows
+
+
+@pytest.mark.slow
+def test_fit_on_tiles_then_predict_from_the_detector_alone(config, data, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = (f"--config={config}", f"--workdir={workdir}", f"--config.data.root={data}")
+    tiled = ("--config.data.tiling.tile=48", "--config.data.tiling.overlap=16")
+    prepared = ddad(*arguments, *tiled, "--mode=prepare")
+    assert prepared.returncode == 0, prepared.stderr
+    assert re.search(r"plate +train +good +12 ", prepared.stdout)
+    result = ddad(*arguments, *tiled)
+    assert result.returncode == 0, result.stderr
+    rows = (workdir / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["counts"] == {"normal": 2, "anomalous": 4, "unlabelled": 0, "with_mask": 4}
+    assert 0.0 <= metrics["aupro"] <= 1.0
+    assert len(list((workdir / "pictures").rglob("*.png"))) == 6
+
+    images = data / "plate/test/large"
+    predicted = ddad(*arguments, "--mode=predict", f"--images={images}")
+    assert predicted.returncode == 0, predicted.stderr
+    alone = (workdir / "predictions/scores.csv").read_text().splitlines()[1].split(",")
+    known = next(row for row in rows if "test/large/0000" in row).split(",")
+    assert float(alone[3]) == pytest.approx(float(known[3]), abs=1e-3)
 
 
 @pytest.mark.slow

@@ -91,13 +91,13 @@ class _Finding:
 
 
 def inspect(
-    source: Source, size: int = 256, resize: str = "stretch", on_unreadable: str = "error"
+    source: Source, size: int | None = 256, resize: str = "stretch", on_unreadable: str = "error"
 ) -> DatasetReport:
     """Reads every image and mask of a data set once and reports what there is.
 
     Args:
         source: the data set.
-        size: the side at which images will be used, in pixels.
+        size: the side at which masks will be used, in pixels; None for that of the images.
         resize: how they will be brought there; see `resize`.
         on_unreadable: "skip" if unreadable images are to be left out, which then spoils nothing.
     """
@@ -117,7 +117,7 @@ def inspect(
     return _summarise(source.samples, findings, on_unreadable == "skip")
 
 
-def _look(source: Source, sample: Sample, size: int, resize: str) -> _Finding:
+def _look(source: Source, sample: Sample, size: int | None, resize: str) -> _Finding:
     try:
         image = source.read_image(sample)
     except UserError as error:
@@ -134,7 +134,7 @@ def _look(source: Source, sample: Sample, size: int, resize: str) -> _Finding:
     except UserError as error:
         return _Finding(**known, has_mask=True, bad_mask=str(error))
     is_empty = not mask.any()
-    vanishes = not is_empty and not fit_mask(mask, size, resize).any()
+    vanishes = size is not None and not is_empty and not fit_mask(mask, size, resize).any()
     return _Finding(**known, has_mask=True, mask_is_empty=is_empty, mask_vanishes=vanishes)
 
 

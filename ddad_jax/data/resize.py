@@ -52,8 +52,17 @@ def restore_map(
     onto = np.full((scaled_height, scaled_width), anomaly_map.min(), np.float32)
     rows, columns = _overlap(top, scaled_height, size), _overlap(left, scaled_width, size)
     onto[rows[1], columns[1]] = anomaly_map[rows[0], columns[0]]
-    restored = Image.fromarray(onto).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(restored)
+    return scale_map(onto, height, width)
+
+
+def scale_map(
+    values: Float[np.ndarray, "h w"], height: int, width: int
+) -> Float[np.ndarray, "{height} {width}"]:
+    """Scales a map bilinearly, without aliasing where it shrinks."""
+    if values.shape == (height, width):
+        return values
+    scaled = Image.fromarray(values.astype(np.float32, copy=False))
+    return np.asarray(scaled.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def check_resize(mode: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, UInt8
 
+from ddad_jax.data.files import group_of
 from ddad_jax.data.read import decode_image, decode_mask
 from ddad_jax.data.sample import Sample
 from ddad_jax.errors import UserError
@@ -60,13 +61,16 @@ class TfdsSource:
         return self.records[split][row]
 
 
-def tfds_source(root: str | Path, category: str, dataset: str = "mvtec_ad") -> TfdsSource:
+def tfds_source(
+    root: str | Path, category: str, dataset: str = "mvtec_ad", group_pattern: str = ""
+) -> TfdsSource:
     """One category of a data set written by a builder of `tfds_builders`, its newest version.
 
     Args:
         root: the TFDS data directory, local or gs://….
         category: the product.
         dataset: one of `DATASETS`.
+        group_pattern: finds in a file's name which part it shows; see `group_of`.
 
     Raises:
         UserError: there is no such data set, or it was written by another kind of builder.
@@ -87,7 +91,14 @@ def tfds_source(root: str | Path, category: str, dataset: str = "mvtec_ad") -> T
         for row, record in enumerate(records[split]):
             name = record["name"].decode()
             samples.append(
-                Sample(name, int(record["label"]), record["defect"].decode(), split, category)
+                Sample(
+                    name=name,
+                    label=int(record["label"]),
+                    defect=record["defect"].decode(),
+                    split=split,
+                    category=category,
+                    group=group_of(Path(name), group_pattern),
+                )
             )
             rows[name] = (split, row)
             content = record["image"] + record["mask"] + bytes([record["has_mask"]])

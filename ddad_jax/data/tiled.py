@@ -8,10 +8,9 @@ from threading import Lock
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from ddad_jax.data.files import FileSource
 from ddad_jax.data.prepare import require_equal_sizes
 from ddad_jax.data.read import read_size
-from ddad_jax.data.sample import Sample
+from ddad_jax.data.sample import Sample, Source
 from ddad_jax.data.tiling import tile_positions
 from ddad_jax.errors import UserError
 
@@ -38,14 +37,20 @@ class TiledSource:
     whether it shows the defect itself, its mask says. It is in its image's group, or else in one of
     that image's own, so that no split divides an image. Images that cannot be read stay whole, so
     that reading them says why.
+
+    Attributes:
+        category: the product shown.
+        whole: the source of the whole images.
+        tile: the tiles' side, in pixels.
+        overlap: in pixels.
     """
 
-    def __init__(self, source: FileSource, tile: int, overlap: int):
+    def __init__(self, source: Source, tile: int, overlap: int):
         """Cuts tiles of `tile` pixels that share at least `overlap`; see `tiling`."""
         self.category = source.category
-        self._tile = tile
-        self._overlap = overlap
-        self._source = source
+        self.whole = source
+        self.tile = tile
+        self.overlap = overlap
         # The tiles of an image are read one after another, by several threads.
         self._lock = Lock()
         self._read_image = lru_cache(maxsize=2)(source.read_image)
@@ -56,16 +61,16 @@ class TiledSource:
     def origins(self) -> Mapping[str, Origin]:
         """Where each tile comes from, by its name, in order."""
         origins = {}
-        for sample in self._source.samples:
+        for sample in self.whole.samples:
             try:
-                height, width = read_size(sample.image)
+                height, width = self._size(sample)
             except UserError:
                 origins[sample.name] = Origin(sample)
                 continue
             try:
-                positions = tile_positions(height, width, self._tile, self._overlap)
+                positions = tile_positions(height, width, self.tile, self.overlap)
             except UserError as error:
-                raise UserError(f"{sample.image}: {error}") from error
+                raise UserError(f"{sample.image or sample.name}: {error}") from error
             for top, left in positions.tolist():
                 origins[f"{sample.name}@{top},{left}"] = Origin(sample, top, left)
         return origins
@@ -97,10 +102,20 @@ class TiledSource:
     def digest(self, sample: Sample) -> str:
         """Follows the image's content and the tile's place and size."""
         origin = self.origins[sample.name]
-        return f"{self._digest(origin.sample)} {self._tile} {origin.top} {origin.left}"
+        return f"{self._digest(origin.sample)} {self.tile} {origin.top} {origin.left}"
+
+    def _size(self, sample: Sample) -> tuple[int, int]:
+        if sample.image is None:
+            return self.whole.read_image(sample).shape[:2]
+        return read_size(sample.image)
 
     def _cut(self, pixels: np.ndarray, origin: Origin) -> np.ndarray:
         if origin.top is None:
             return pixels
-        rows, columns = (slice(start, start + self._tile) for start in (origin.top, origin.left))
+        rows, columns = (slice(start, start + self.tile) for start in (origin.top, origin.left))
         return pixels[rows, columns]
+
+
+def cut_into_tiles(source: Source, tile: int, overlap: int) -> Source:
+    """The source of an image's tiles; where `tile` is 0 images stay whole."""
+    return TiledSource(source, tile, overlap) if tile else source

@@ -1,19 +1,7 @@
-"""Large images as overlapping tiles, and maps of tiles blended into one without seams.
-
-    positions = tile_positions(height, width, tile, overlap)
-    batches = (positions[i : i + n] for i in range(0, len(positions), n))
-    anomaly_map = blend_tiles(
-        ((some, detect(extract_tiles(image, some, tile))) for some in batches),
-        height, width, overlap,
-    )
-
-Memory is bounded by one batch of tiles and the blended map.
-"""
-
-from collections.abc import Iterable
+"""Large images as overlapping tiles, and maps of tiles blended into one without seams."""
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from ddad_jax.errors import UserError
 
@@ -40,20 +28,13 @@ def tile_positions(height: int, width: int, tile: int, overlap: int) -> Position
     """
     if min(height, width) < tile:
         raise UserError(
-            f"tiling.tile: tiles of {tile}×{tile} do not fit an image of {width}×{height} pixels; "
-            "use smaller tiles, or none"
+            f"data.tiling.tile: tiles of {tile}×{tile} do not fit an image of {width}×{height} "
+            "pixels; use smaller tiles, or none"
         )
     if not 0 <= overlap < tile:
-        raise UserError(f"tiling.overlap: {overlap} pixels is not within 0 to {tile - 1}")
+        raise UserError(f"data.tiling.overlap: {overlap} pixels is not within 0 to {tile - 1}")
     tops, lefts = (_starts(side, tile, overlap) for side in (height, width))
     return np.stack(np.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-def extract_tiles(
-    image: Shaped[np.ndarray, "height width channels"], positions: Positions, tile: int
-) -> Shaped[np.ndarray, "n {tile} {tile} channels"]:
-    """Cuts the tiles at `positions` out of an image."""
-    return np.stack([image[top : top + tile, left : left + tile] for top, left in positions])
 
 
 def blend_window(tile: int, overlap: int) -> Float[np.ndarray, "{tile} {tile}"]:
@@ -69,35 +50,39 @@ def blend_window(tile: int, overlap: int) -> Float[np.ndarray, "{tile} {tile}"]:
     return np.outer(ramp, ramp).astype(np.float32)
 
 
-def blend_tiles(
-    batches: Iterable[tuple[Int[np.ndarray, "_ 2"], Float[np.ndarray, "_ tile tile"]]],
-    height: int,
-    width: int,
-    overlap: int,
-) -> Float[np.ndarray, "{height} {width}"]:
-    """Puts maps of tiles together as their mean, weighted by `blend_window`.
+class Blend:
+    """Maps of tiles put together as their mean, weighted by `blend_window`."""
 
-    Args:
-        batches: positions and maps of some tiles at a time; together they cover the image.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        overlap: as given to `tile_positions`.
+    def __init__(self, height: int, width: int, overlap: int, channels: tuple[int, ...] = ()):
+        """Starts with nothing.
 
-    Raises:
-        ValueError: the tiles leave a part of the image uncovered.
-    """
-    total = np.zeros((height, width), np.float32)
-    weight = np.zeros((height, width), np.float32)
-    for positions, maps in batches:
-        tile = maps.shape[1]
-        window = blend_window(tile, overlap)
-        for (top, left), tile_map in zip(positions, maps, strict=True):
-            place = np.s_[top : top + tile, left : left + tile]
-            total[place] += window * tile_map
-            weight[place] += window
-    if not weight.all():
-        raise ValueError(f"{int((weight == 0).sum())} pixels lie in no tile")
-    return total / weight
+        Args:
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+            overlap: as given to `tile_positions`.
+            channels: what a pixel of a map holds; () for a single value.
+        """
+        self._overlap = overlap
+        self._total = np.zeros((height, width, *channels), np.float32)
+        self._weight = np.zeros((height, width, *(1 for _ in channels)), np.float32)
+
+    def add(self, top: int, left: int, tile_map: Float[np.ndarray, "tile tile *channels"]) -> None:
+        """Adds the map of the tile at a place."""
+        tile = len(tile_map)
+        window = blend_window(tile, self._overlap).reshape(tile, tile, *self._weight.shape[2:])
+        place = np.s_[top : top + tile, left : left + tile]
+        self._total[place] += window * tile_map
+        self._weight[place] += window
+
+    def mean(self) -> Float[np.ndarray, "height width *channels"]:
+        """The image's map.
+
+        Raises:
+            ValueError: the tiles leave a part of the image uncovered.
+        """
+        if not self._weight.all():
+            raise ValueError(f"{int((self._weight == 0).sum())} pixels lie in no tile")
+        return self._total / self._weight
 
 
 def _starts(side: int, tile: int, overlap: int) -> Int[np.ndarray, "k"]:

@@ -40,6 +40,9 @@ class Settings:
 
     Attributes:
       image_size: height and width the images are resized to, in pixels.
+      tile: side of the squares that images are cut into before that, in pixels; 0: none, they stay
+        whole.
+      overlap: of those squares, in pixels.
       prediction: what the denoiser was trained to output.
       noise_level: "dynamic", one per image from its k-NN distance, or "static".
       max_noise_level: T_max, and the level of every image where it is static.
@@ -66,6 +69,8 @@ class Settings:
     """
 
     image_size: int = 256
+    tile: int = 0
+    overlap: int = 0
     prediction: schedule.Prediction = "noise"
     noise_level: Literal["dynamic", "static"] = "dynamic"
     max_noise_level: int = 80

@@ -5,6 +5,7 @@ defective regions (8-connected) of the share of the region that is found; it is 
 the false positive rate of normal pixels up to a limit, and divided by the limit.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from scipy import ndimage
 
 PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
 EIGHT_CONNECTED = np.ones((3, 3), int)
+# Of one size, or each of its own.
+Maps = Collection[Float[np.ndarray, "_ _"]]
+Masks = Collection[Bool[np.ndarray, "_ _"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,12 @@ class Pixels:
     regions: int
 
 
-def tell_apart(maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]) -> Pixels:
+def can_tell_apart(masks: Masks) -> bool:
+    """Whether some pixels are in a region, and some are not."""
+    return any(mask.any() for mask in masks) and not all(mask.all() for mask in masks)
+
+
+def tell_apart(maps: Maps, masks: Masks) -> Pixels:
     """Sorts the pixels; every pixel outside a region is a normal one.
 
     Args:
@@ -43,16 +52,26 @@ def tell_apart(maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"
       ValueError: no region, or nothing else.
     """
     gains, regions = region_gains(masks)
-    normal = np.sort(maps[~masks])
+    normal, defective = split_pixels(maps, masks)
+    normal.sort()
     if regions == 0 or len(normal) == 0:
         raise ValueError(
             f"{regions} regions and {len(normal)} normal pixels; each must be at least 1"
         )
-    return Pixels(normal, maps[masks], gains, regions)
+    return Pixels(normal, defective, gains, regions)
 
 
-def region_gains(masks: Bool[np.ndarray, "n h w"]) -> tuple[Float[np.ndarray, " m"], int]:
-    """The share of its region that each pixel in one is, in the order of `maps[masks]`."""
+def split_pixels(
+    maps: Maps, masks: Masks
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " m"]]:
+    """The values outside of every region, and those inside."""
+    pairs = list(zip(maps, masks, strict=True))
+    outside = np.concatenate([values[~mask] for values, mask in pairs])
+    return outside, np.concatenate([values[mask] for values, mask in pairs])
+
+
+def region_gains(masks: Masks) -> tuple[Float[np.ndarray, " m"], int]:
+    """The share of its region that each pixel in one is, in the order of `split_pixels`."""
     shares, regions = [np.zeros(0)], 0
     for mask in masks:
         labels, count = ndimage.label(mask, EIGHT_CONNECTED)
@@ -94,8 +113,6 @@ def area_up_to(
     return float(np.trapezoid(overlaps, rates) / limit)
 
 
-def aupro(
-    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"], limit: float = PRO_LIMIT
-) -> float:
+def aupro(maps: Maps, masks: Masks, limit: float = PRO_LIMIT) -> float:
     """AUPRO up to a false positive rate, in [0, 1]; raises ValueError as `tell_apart`."""
     return area_up_to(*pro_curve(tell_apart(maps, masks)), limit)

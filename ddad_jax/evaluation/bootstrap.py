@@ -11,7 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation.aupro import PRO_LIMIT, region_gains
+from ddad_jax.evaluation.aupro import (
+    PRO_LIMIT,
+    Maps,
+    Masks,
+    can_tell_apart,
+    region_gains,
+    split_pixels,
+)
 from ddad_jax.evaluation.predictions import Predictions
 
 RESAMPLES = 1000
@@ -56,11 +63,10 @@ def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resample
     }
     if normal.any() and anomalous.any():
         drawn |= image_figures(anomalous[labelled], p.scores[labelled], counts[:, labelled])
-    masked = labelled & p.has_mask
-    masks = p.masks[masked]
-    if masks.any() and not masks.all():
-        counts = draw_counts(anomalous[masked], RESAMPLES, seed)
-        drawn |= pixel_figures(p.maps[masked], masks, counts, PRO_LIMIT)
+    maps, masks = p.measured(labelled)
+    if can_tell_apart(masks):
+        counts = draw_counts(anomalous[labelled & p.has_mask], RESAMPLES, seed)
+        drawn |= pixel_figures(maps, masks, counts, PRO_LIMIT)
     return drawn
 
 
@@ -85,8 +91,8 @@ def image_figures(
 
 
 def pixel_figures(
-    maps: Float[np.ndarray, "n h w"],
-    masks: Bool[np.ndarray, "n h w"],
+    maps: Maps,
+    masks: Masks,
     counts: Int[np.ndarray, "resamples n"],
     limit: float,
 ) -> dict[str, Float[np.ndarray, " resamples"]]:
@@ -95,7 +101,8 @@ def pixel_figures(
     Each image is looked at once: what it adds to the curves in each of some thousand steps. A
     resample is a weighted sum of that.
     """
-    normal_pixels = np.sort(maps[~masks])
+    normal_pixels, _ = split_pixels(maps, masks)
+    normal_pixels.sort()
     share = np.linspace(0.0, 1.0, STEPS + 1)[1:] ** 2
     place = np.ceil((1.0 - share) * (len(normal_pixels) - 1)).astype(np.int64)
     edges = np.unique(normal_pixels[place])[::-1]

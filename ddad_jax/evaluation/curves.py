@@ -3,10 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation.aupro import PRO_LIMIT, pro_curve, tell_apart
+from ddad_jax.evaluation.aupro import (
+    PRO_LIMIT,
+    Maps,
+    Masks,
+    can_tell_apart,
+    pro_curve,
+    tell_apart,
+)
 from ddad_jax.evaluation.predictions import Predictions
 
 PRO_POINTS = 200
@@ -42,12 +49,11 @@ def compute_curves(predictions: Predictions) -> Curves:
         roc = roc_curve(truth, scores, drop_intermediate=False)[:2]
         precision, recall, _ = precision_recall_curve(truth, scores)
         precision_recall = (recall[::-1].copy(), precision[::-1].copy())
-    masked = labelled & p.has_mask
-    return Curves(roc, precision_recall, _drawn_pro(p.maps[masked], p.masks[masked]))
+    return Curves(roc, precision_recall, _drawn_pro(*p.measured(labelled)))
 
 
-def _drawn_pro(maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]) -> Curve | None:
-    if not masks.any() or masks.all():
+def _drawn_pro(maps: Maps, masks: Masks) -> Curve | None:
+    if not can_tell_apart(masks):
         return None
     rates = PRO_LIMIT * np.linspace(0.0, 1.0, PRO_POINTS) ** 2
     overlaps = np.interp(rates, *pro_curve(tell_apart(maps, masks)))

@@ -32,8 +32,8 @@ def encode_row(predictions: Predictions, row: int) -> dict[str, str | None]:
     return {
         "image": _photograph(p.images[row]),
         "reconstruction": _photograph(p.reconstructions[row]),
-        "heat": _heat(p.maps[row], p.threshold),
-        "truth": _truth(p.masks[row]) if known else None,
+        "heat": _heat(p.shown_map(row), p.threshold),
+        "truth": _truth(p.shown_mask(row)) if known else None,
     }
 
 

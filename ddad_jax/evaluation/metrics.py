@@ -12,7 +12,16 @@ from jaxtyping import Bool, Float
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.evaluation import bootstrap, d3ad
-from ddad_jax.evaluation.aupro import PRO_LIMIT, STRICT_PRO_LIMIT, area_up_to, pro_curve, tell_apart
+from ddad_jax.evaluation.aupro import (
+    PRO_LIMIT,
+    STRICT_PRO_LIMIT,
+    Maps,
+    Masks,
+    area_up_to,
+    can_tell_apart,
+    pro_curve,
+    tell_apart,
+)
 from ddad_jax.evaluation.binary import binary_figures
 from ddad_jax.evaluation.predictions import Predictions
 
@@ -25,9 +34,7 @@ Protocol = Literal["exact", "paper"]
 PROTOCOLS = get_args(Protocol)
 
 
-def pixel_figures(
-    maps: Float[np.ndarray, "n h w"], masks: Bool[np.ndarray, "n h w"]
-) -> dict[str, float]:
+def pixel_figures(maps: Maps, masks: Masks) -> dict[str, float]:
     """The binary figures over all pixels, and AUPRO up to 0.3 and to 0.05."""
     pixels = tell_apart(maps, masks)
     curve = pro_curve(pixels)
@@ -128,13 +135,13 @@ def _against_normal(
     else:
         figures |= binary_figures("image", np.sort(p.scores[normal]), p.scores[anomalous])
 
-    masked = (normal | anomalous) & p.has_mask
-    masks = p.masks[masked]
-    if not masks.any() or masks.all():
-        reason = "no test image has a mask" if not masks.any() else "the masks cover every pixel"
-        undefined |= dict.fromkeys(PIXEL_FIGURES, reason)
+    maps, masks = p.measured(normal | anomalous)
+    if can_tell_apart(masks):
+        figures |= pixel_figures(maps, masks)
     else:
-        figures |= pixel_figures(p.maps[masked], masks)
+        marked = any(mask.any() for mask in masks)
+        reason = "the masks cover every pixel" if marked else "no test image has a mask"
+        undefined |= dict.fromkeys(PIXEL_FIGURES, reason)
     return figures
 
 
@@ -190,7 +197,7 @@ def _sizes(
     p: Predictions, anomalous: Bool[np.ndarray, " n"]
 ) -> list[tuple[str, Bool[np.ndarray, " n"]]]:
     """Quarters of the images with masks by the share that is defect, smallest first."""
-    shares = p.masks.mean((1, 2))
+    shares = np.array([mask.mean() for mask in p.masks])
     rows = np.flatnonzero(anomalous & (shares > 0))
     rows = rows[np.argsort(shares[rows], kind="stable")]
     quarters = []

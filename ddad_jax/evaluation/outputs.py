@@ -81,9 +81,9 @@ def picture(predictions: Predictions, row: int) -> Image.Image:
     sample, image = p.samples[row], p.images[row]
     panels = [("image", image)]
     if sample.label == ANOMALOUS and p.has_mask[row]:
-        panels.append(("ground truth", _outlined(image, p.masks[row])))
+        panels.append(("ground truth", _outlined(image, p.shown_mask(row))))
     panels.append(("reconstruction", p.reconstructions[row]))
-    panels.append(("heat map", heat_overlay(image, p.maps[row], p.threshold)))
+    panels.append(("heat map", heat_overlay(image, p.shown_map(row), p.threshold)))
 
     height, width = image.shape[:2]
     canvas = Image.new(

@@ -3,12 +3,46 @@
 import numpy as np
 
 from ddad_jax.data.prepare import ImageSet
+from ddad_jax.data.sample import Source
+from ddad_jax.data.tiled import TiledSource
 from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
 from ddad_jax.detection.detect import compile_detect
 from ddad_jax.detection.detector import Detector
 from ddad_jax.evaluation import d3ad
 from ddad_jax.evaluation.metrics import Protocol
+from ddad_jax.evaluation.originals import at_original_size
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.tiled import predict_tiled
+
+
+def predict(
+    detector: Detector,
+    source: Source,
+    images: ImageSet,
+    batch_size: int,
+    *,
+    protocol: Protocol = "exact",
+    at_original: bool,
+    resize: str,
+) -> Predictions:
+    """What the detector says of every image, at the resolution that is asked for.
+
+    Args:
+      detector: a fitted detector.
+      source: of the images; of their tiles, where the detector sees tiles.
+      images: prepared from the source.
+      batch_size: images or tiles at a time.
+      protocol: as of `predict_images`; tiles have no other than "exact".
+      at_original: whether maps and masks of whole images have the original images' resolution, and
+        not the networks'. Those of tiled images have it anyway.
+      resize: how images were made square.
+    """
+    if isinstance(source, TiledSource):
+        return predict_tiled(detector, source, images, batch_size)
+    predictions = predict_images(detector, images, batch_size, protocol)
+    if at_original:
+        return at_original_size(predictions, source, resize)
+    return predictions
 
 
 def predict_images(

@@ -1,12 +1,19 @@
 """What a detector said of a set of images, beside what is known of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from ddad_jax.data.resize import scale_map
 from ddad_jax.data.sample import Sample
 from ddad_jax.errors import UserError
+
+# Of one size, or each of its own.
+Maps = Float[np.ndarray, "n h w"] | Sequence[Float[np.ndarray, "_ _"]]
+Masks = Bool[np.ndarray, "n h w"] | Sequence[Bool[np.ndarray, "_ _"]]
+Pictures = UInt8[np.ndarray, "n h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,8 +22,9 @@ class Predictions:
 
     Attributes:
       samples: what is known of each image.
-      images: RGB, 0 to 255.
-      masks: the pixels of the defect; all False where it is normal, unknown or without mask.
+      images: RGB, 0 to 255, as they are shown; a large one scaled down.
+      masks: the pixels of the defect, at the size of the maps; all False where the image is normal,
+        unknown or without mask.
       has_mask: where the mask is known.
       labels: 0 normal, 1 anomalous, -1 unknown.
       scores: unbounded; above `threshold` an image is called anomalous.
@@ -25,8 +33,9 @@ class Predictions:
       noise_levels: T̂ used.
       knn_distances: distance to the training images, which chose T̂.
       reconstructed_knn_distances: the same distance of the reconstructions.
-      maps: anomaly maps on the scale of the scores.
-      reconstructions: RGB, 0 to 255.
+      maps: anomaly maps on the scale of the scores, at the resolution of the networks or of the
+        original images.
+      reconstructions: RGB, 0 to 255, at the size of the images.
       threshold: of the scores, from held-out normal images alone.
       test_normalised_maps: with protocol "paper", the maps as `d3ad.normalise_by_test_set` makes
         them; else None.
@@ -36,8 +45,8 @@ class Predictions:
     """
 
     samples: tuple[Sample, ...]
-    images: UInt8[np.ndarray, "n h w 3"]
-    masks: Bool[np.ndarray, "n h w"]
+    images: Pictures
+    masks: Masks
     has_mask: Bool[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
     scores: Float[np.ndarray, " n"]
@@ -46,13 +55,13 @@ class Predictions:
     noise_levels: Int[np.ndarray, " n"]
     knn_distances: Float[np.ndarray, " n"]
     reconstructed_knn_distances: Float[np.ndarray, " n"]
-    maps: Float[np.ndarray, "n h w"]
-    reconstructions: UInt8[np.ndarray, "n h w 3"]
+    maps: Maps
+    reconstructions: Pictures
     threshold: float
     test_normalised_maps: Float[np.ndarray, "n h w"] | None = None
 
     def __post_init__(self):
-        finite = np.isfinite(self.scores) & np.isfinite(self.maps).all((1, 2))
+        finite = np.isfinite(self.scores) & [np.isfinite(each).all() for each in self.maps]
         if not finite.all():
             name = self.samples[int(np.argmin(finite))].name
             raise UserError(
@@ -62,3 +71,18 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def measured(
+        self, chosen: Bool[np.ndarray, " n"]
+    ) -> tuple[list[Float[np.ndarray, "_ _"]], list[Bool[np.ndarray, "_ _"]]]:
+        """Maps and masks of those of the chosen images whose mask is known."""
+        rows = np.flatnonzero(chosen & self.has_mask)
+        return [self.maps[row] for row in rows], [self.masks[row] for row in rows]
+
+    def shown_map(self, row: int) -> Float[np.ndarray, "h w"]:
+        """The map at the size of the image."""
+        return scale_map(self.maps[row], *self.images[row].shape[:2])
+
+    def shown_mask(self, row: int) -> Bool[np.ndarray, "h w"]:
+        """The mask at the size of the image: every pixel there that holds some of the defect."""
+        return scale_map(self.masks[row].astype(np.float32), *self.images[row].shape[:2]) > 0

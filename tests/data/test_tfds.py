@@ -38,6 +38,15 @@ def test_the_same_samples_in_the_same_order_as_from_the_folder(tmp_path, dataset
     )
 
 
+def test_file_names_tell_the_parts_as_in_the_folder(tmp_path):
+    make_mvtec(tmp_path / "manual")
+    write_tfds("mvtec_ad", "plate", tmp_path / "manual", tmp_path / "tfds")
+    folder = mvtec_source(tmp_path / "manual", "plate", group_pattern=r"^\d\d(\d)")
+    source = tfds_source(tmp_path / "tfds", "plate", group_pattern=r"^\d\d(\d)")
+    groups = [sample.group for sample in source.samples]
+    assert groups == [sample.group for sample in folder.samples] and set(groups[:3]) == set("012")
+
+
 def test_rearranged_visa(tmp_path):
     make_rearranged_visa(tmp_path / "manual")
     write_tfds("visa", "candle", tmp_path / "manual", tmp_path / "tfds")

@@ -6,8 +6,9 @@ from ddad_jax.data.folder import folder_source
 from ddad_jax.data.prepare import prepare
 from ddad_jax.data.report import inspect
 from ddad_jax.data.split import split_normals
-from ddad_jax.data.tiled import TiledSource
-from ddad_jax.data.tiling import blend_tiles
+from ddad_jax.data.synthetic import synthetic_source
+from ddad_jax.data.tiled import TiledSource, cut_into_tiles
+from ddad_jax.data.tiling import Blend
 from ddad_jax.errors import UserError
 from tests.data.pictures import picture, save
 
@@ -39,11 +40,12 @@ def test_tiles_are_pixels_of_their_images(source):
 def test_tiled_maps_blend_into_the_whole(source):
     tiled = TiledSource(source, tile=32, overlap=8)
     test = prepare_at(tiled, 32)["test"]
-    origins = [tiled.origins[sample.name] for sample in test.samples]
-    positions = np.array([(origin.top, origin.left) for origin in origins])
-    maps = test.images[..., 0].astype(np.float32)
+    blend = Blend(40, 80, overlap=8)
+    for sample, tile in zip(test.samples, test.images, strict=True):
+        origin = tiled.origins[sample.name]
+        blend.add(origin.top, origin.left, tile[..., 0].astype(np.float32))
     expected = source.read_image(source.samples[-1])[..., 0]
-    np.testing.assert_allclose(blend_tiles([(positions, maps)], 40, 80, 8), expected, rtol=1e-5)
+    np.testing.assert_allclose(blend.mean(), expected, rtol=1e-5)
 
 
 def test_masks_are_cut_alike(source, tmp_path):
@@ -98,7 +100,15 @@ def test_a_mask_of_another_size_than_its_image(source, tmp_path):
         prepare_at(TiledSource(source, 32, 8), 32)
 
 
+def test_generated_parts_are_tiled_too():
+    source = synthetic_source(image_size=64, num_train=1, num_test_good=0, num_test_per_defect=1)
+    tiled = cut_into_tiles(source, 32, 0)
+    first = source.read_image(source.samples[0])
+    np.testing.assert_array_equal(tiled.read_image(tiled.samples[3]), first[32:, 32:])
+    assert cut_into_tiles(source, 0, 0) is source
+
+
 def test_images_smaller_than_a_tile(source):
-    message = r"b\.png: tiling.tile: tiles of 48×48 do not fit an image of 32×32"
+    message = r"b\.png: data.tiling.tile: tiles of 48×48 do not fit an image of 32×32"
     with pytest.raises(UserError, match=message):
         _ = TiledSource(source, 48, 8).samples

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddad_jax.data.tiling import blend_tiles, blend_window, extract_tiles, tile_positions
+from ddad_jax.data.tiling import Blend, blend_window, tile_positions
 from ddad_jax.errors import UserError
 
 GRIDS = [
@@ -11,6 +11,13 @@ GRIDS = [
     (100, 257, 64, 0),
     (90, 90, 64, 63),
 ]
+
+
+def blended(positions, maps, height, width, overlap):
+    blend = Blend(height, width, overlap, maps.shape[3:])
+    for (top, left), tile_map in zip(positions, maps, strict=True):
+        blend.add(int(top), int(left), tile_map)
+    return blend.mean()
 
 
 @pytest.mark.parametrize("height, width, tile, overlap", GRIDS)
@@ -34,18 +41,13 @@ def test_there_are_no_more_tiles_than_needed():
 
 @pytest.mark.parametrize("height, width, tile, overlap", GRIDS)
 def test_what_is_cut_up_is_put_together_again(height, width, tile, overlap):
-    image = np.random.default_rng(0).random((height, width, 1), np.float32)
+    image = np.random.default_rng(0).random((height, width, 2), np.float32)
     positions = tile_positions(height, width, tile, overlap)
-    maps = extract_tiles(image, positions, tile)[:, :, :, 0]
-    batches = [(positions[i : i + 3], maps[i : i + 3]) for i in range(0, len(positions), 3)]
-    blended = blend_tiles(batches, height, width, overlap)
-    np.testing.assert_allclose(blended, image[:, :, 0], rtol=1e-5)
-
-
-def test_pixels_are_cut_where_positions_say():
-    image = np.arange(100 * 80 * 3).reshape(100, 80, 3)
-    tiles = extract_tiles(image, np.array([[0, 0], [36, 16]]), 64)
-    np.testing.assert_array_equal(tiles[1], image[36:, 16:])
+    maps = np.stack([image[top : top + tile, left : left + tile] for top, left in positions])
+    whole = blended(positions, maps, height, width, overlap)
+    np.testing.assert_allclose(whole, image, rtol=1e-5)
+    one_channel = blended(positions, maps[..., 0], height, width, overlap)
+    np.testing.assert_array_equal(one_channel, whole[..., 0])
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 16, 31, 32, 40, 63])
@@ -66,9 +68,9 @@ def test_a_step_between_tiles_leaves_no_seam():
     # Two tiles that disagree by 1 are joined by a ramp, nowhere steeper than the window's.
     positions = tile_positions(64, 112, 64, 16)
     maps = np.stack([np.zeros((64, 64)), np.ones((64, 64))]).astype(np.float32)
-    blended = blend_tiles([(positions, maps)], 64, 112, 16)
-    assert np.abs(np.diff(blended, axis=1)).max() < 0.11
-    assert blended[0, 0] == 0 and blended[0, -1] == 1
+    joined = blended(positions, maps, 64, 112, 16)
+    assert np.abs(np.diff(joined, axis=1)).max() < 0.11
+    assert joined[0, 0] == 0 and joined[0, -1] == 1
 
 
 def test_errors_at_the_edge_of_tiles_hardly_count():
@@ -77,13 +79,13 @@ def test_errors_at_the_edge_of_tiles_hardly_count():
     maps = np.full((len(positions), 64, 64), 0.5, np.float32)
     for rim in (np.s_[:, :2], np.s_[:, -2:], np.s_[:, :, :2], np.s_[:, :, -2:]):
         maps[rim] = 1.0
-    inner = blend_tiles([(positions, maps)], 160, 160, 32)[2:-2, 2:-2]
+    inner = blended(positions, maps, 160, 160, 32)[2:-2, 2:-2]
     assert np.abs(inner - 0.5).max() < 0.01
 
 
 def test_tiles_that_miss_a_part():
     with pytest.raises(ValueError, match="4096 pixels lie in no tile"):
-        blend_tiles([(np.array([[0, 0]]), np.zeros((1, 64, 64), np.float32))], 64, 128, 16)
+        blended(np.array([[0, 0]]), np.zeros((1, 64, 64), np.float32), 64, 128, 16)
 
 
 def test_settings_that_cannot_be():

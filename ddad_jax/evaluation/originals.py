@@ -1,0 +1,59 @@
+"""Predictions at the resolution of the original images, whatever their sizes."""
+
+import tempfile
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+from PIL import Image
+
+from ddad_jax.data.resize import restore_map
+from ddad_jax.data.sample import Source
+from ddad_jax.evaluation.predictions import Predictions
+
+# Longest side in pixels of what is shown of an image.
+SHOWN_SIDE = 1024
+
+
+def at_original_size(predictions: Predictions, source: Source, resize: str) -> Predictions:
+    """Predictions with maps, masks and pictures brought back onto the original images.
+
+    Scores and decisions stay those of the maps as they were made.
+
+    Args:
+      predictions: of whole images, maps and pictures at the networks' resolution.
+      source: of the same images.
+      resize: how they were made square.
+    """
+    p = predictions
+    maps, masks, images, reconstructions = [], [], [], []
+    for row, sample in enumerate(p.samples):
+        image = source.read_image(sample)
+        mask = source.read_mask(sample)
+        shown = for_showing(image)
+        colours = np.moveaxis(p.reconstructions[row].astype(np.float32), -1, 0)
+        restored = [restore_map(colour, *shown.shape[:2], resize) for colour in colours]
+        maps.append(on_disk(restore_map(p.maps[row], *image.shape[:2], resize)))
+        masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
+        images.append(shown)
+        reconstructions.append(as_picture(np.stack(restored, axis=-1)))
+    return replace(p, maps=maps, masks=masks, images=images, reconstructions=reconstructions)
+
+
+def for_showing(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """An image scaled down, where need be, to `SHOWN_SIDE`."""
+    small = Image.fromarray(image)
+    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(small)
+
+
+def as_picture(values: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Values of 0 to 255, rounded."""
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def on_disk(values: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """The same values in an unnamed temporary file, mapped, so that they take no memory."""
+    with tempfile.TemporaryFile() as file:
+        values.tofile(file)
+        return np.memmap(file, values.dtype, "r", shape=values.shape)

@@ -1,0 +1,118 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ddad_jax.data.folder import folder_source
+from ddad_jax.data.prepare import prepare
+from ddad_jax.data.tiled import TiledSource
+from ddad_jax.detection.build import BuildSettings
+from ddad_jax.detection.calibration import fit_threshold
+from ddad_jax.evaluation import tiled
+from ddad_jax.evaluation.predict import predict, predict_images
+from tests.data.pictures import picture, save
+
+SIZES = {"good/e.png": (64, 64), "hole/d.png": (100, 170)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three good images to learn from, and a good and a defective one to test."""
+    home = tmp_path_factory.mktemp("large")
+    for index, (width, height) in enumerate(((64, 64), (130, 100), (200, 70))):
+        save(picture(index, width, height), home / f"good/{index}.png")
+    for index, (name, (height, width)) in enumerate(SIZES.items()):
+        save(picture(7 + index, width, height), home / "test" / name)
+    mask = np.zeros((100, 170), np.uint8)
+    mask[30:38, 90:98] = 255
+    save(mask, home / "masks/d.png")
+    return home
+
+
+@pytest.fixture
+def whole(folder):
+    return folder_source(folder / "good", test=folder / "test", masks=folder / "masks")
+
+
+@pytest.fixture
+def reddest(monkeypatch):
+    """Lets every detector find what is red, as it is."""
+
+    def compile_detect(detector, batch_size):
+        def program(images):
+            assert images.shape == (batch_size, 64, 64, 3)
+            heat = images[..., 0].astype(np.float32)
+            score = heat.max((1, 2))
+            return SimpleNamespace(
+                score=score,
+                noise_level=score.astype(int),
+                knn_distance=-score,
+                reconstructed_knn_distance=2 * score,
+                anomaly_map=heat,
+                reconstruction=images,
+            )
+
+        return program
+
+    monkeypatch.setattr(tiled, "compile_detect", compile_detect)
+
+
+def prepared(source, folder, size=64):
+    return prepare(source, size, folder / "cache")
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_maps_are_put_together_where_their_tiles_were(detector, whole, folder, reddest, batch_size):
+    source = TiledSource(whole, 64, 16)
+    found = tiled.predict_tiled(detector, source, prepared(source, folder)["test"], batch_size)
+    assert [sample.name for sample in found.samples] == [f"test/{name}" for name in SIZES]
+    for row, sample in enumerate(found.samples):
+        image = whole.read_image(sample)
+        np.testing.assert_allclose(found.maps[row], image[..., 0], rtol=1e-5)
+        np.testing.assert_array_equal(found.reconstructions[row], image)
+        np.testing.assert_array_equal(found.images[row], image)
+        assert found.scores[row] == found.maps[row].max()
+    assert [mask.sum() for mask in found.masks] == [0, 64]
+    assert found.masks[1][30:38, 90:98].all() and found.has_mask.all()
+    np.testing.assert_array_equal(found.decisions, found.scores > found.threshold)
+
+
+def test_figures_are_those_of_the_tile_with_the_highest_score(detector, whole, folder, reddest):
+    source = TiledSource(whole, 64, 16)
+    found = tiled.predict_tiled(detector, source, prepared(source, folder)["test"], 5)
+    np.testing.assert_array_equal(found.noise_levels, found.scores.round())
+    np.testing.assert_allclose(found.knn_distances, -found.scores, rtol=1e-5)
+    np.testing.assert_allclose(found.reconstructed_knn_distances, 2 * found.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [32, 50])
+def test_tiles_of_another_size_than_the_networks(detector, whole, folder, reddest, tile):
+    source = TiledSource(whole, tile, 8)
+    found = tiled.predict_tiled(detector, source, prepared(source, folder)["test"], 4)
+    assert [each.shape for each in found.maps] == list(SIZES.values())
+    red = whole.read_image(found.samples[1])[..., 0]
+    # Twice resized, the picture's noise is smoothed, but nothing has moved.
+    assert np.corrcoef(found.maps[1].ravel(), red.ravel())[0, 1] > 0.9
+
+
+def test_the_threshold_is_of_images(detector, whole, folder, reddest):
+    source = TiledSource(whole, 64, 16)
+    tiles = prepared(source, folder)["train"]
+    build = BuildSettings(batch_size=8, false_alarm_rate=0.4)
+    calibration = tiled.calibrate_on_images(detector, source, tiles, build).calibration
+    scores = [whole.read_image(sample)[..., 0].max() for sample in whole.samples[:3]]
+    threshold, spread = fit_threshold(np.array(scores, np.float64), 0.4)
+    assert float(calibration.threshold) == pytest.approx(threshold, rel=1e-5)
+    assert float(calibration.spread) == pytest.approx(spread, rel=1e-4)
+    assert calibration.scale == detector.calibration.scale
+
+
+def test_an_image_of_one_tile_is_seen_as_it_is_whole(detector, whole, folder):
+    source = TiledSource(whole, 64, 16)
+    tiles = prepared(source, folder)["test"].take(np.array([0]))
+    alone = predict_images(detector, tiles, 1)
+    found = predict(detector, source, tiles, 1, at_original=False, resize="stretch")
+    np.testing.assert_allclose(found.maps[0], alone.maps[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.reconstructions[0], alone.reconstructions[0], atol=1)
+    for name in ("scores", "calibrated_scores", "noise_levels", "knn_distances"):
+        np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-4)
