@@ -18,7 +18,7 @@ from benchmarks.timing import alternate, summary
 from benchmarks.torch_pipeline import load, unet_like
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.training.denoiser import denoiser_loss
-from ddad_jax.training.state import TrainSettings, initial_state, make_optimiser, make_step
+from ddad_jax.training.state import TrainSettings, initial_state, make_step
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 30, "Latents a step.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds of the alternation.")
@@ -99,22 +99,17 @@ def main(argv: list[str]) -> None:
           f"JAX {jax.__version__} on {jax.devices()}; batch size {BATCH_SIZE.value}")  # fmt: skip
     require_agreement(denoiser, variables["params"], peer, latent, DTYPE.value)
 
-    settings = TrainSettings(steps=1, batch_size=BATCH_SIZE.value)
-    optimiser = make_optimiser(settings)
-    step = make_step(
-        denoiser_loss(denoiser, max_timestep=NUM_TIMESTEPS), optimiser, settings.ema_decay
-    )
-    state = initial_state(variables["params"], optimiser)
-    frozen, batch, key = (
-        {"alpha_bar": jnp.asarray(alpha_bar)},
-        {"latent": latent},
-        jax.random.key(0),
-    )
+    settings = TrainSettings(steps=1 << 30, batch_size=BATCH_SIZE.value)
+    loss = denoiser_loss(denoiser, max_timestep=NUM_TIMESTEPS)
+    step = jax.jit(make_step(loss, settings), donate_argnums=0)
+    state = initial_state(variables["params"], settings)
+    frozen, batch = {"alpha_bar": jnp.asarray(alpha_bar)}, {"latent": latent}
+    constants = (jnp.int32(0), jnp.int32(settings.steps))
     tensor = channels_first(latent)
 
     def ours() -> None:
         nonlocal state
-        state, metrics = jax.block_until_ready(step(state, frozen, batch, key))
+        state, metrics = jax.block_until_ready(step(state, frozen, batch, *constants))
 
     seconds = alternate({"PyTorch": lambda: peer(tensor), "ddad_jax": ours}, REPEATS.value)
     print(summary(seconds, "PyTorch", 1, "step"))

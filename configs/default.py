@@ -142,9 +142,13 @@ def get_config() -> ConfigDict:
     config.benchmark.bank_rows = 200
     config.benchmark.devices = (1,)
 
-    # Devices that share a batch; -1: all.
     config.mesh = ConfigDict()
+    # Categories that are trained at a time, each on devices of its own.
+    config.mesh.category = 1
+    # Devices that share a batch, each with all parameters; -1: all that there are for a category.
     config.mesh.data = -1
+    # Devices that share a batch and the parameters.
+    config.mesh.model = 1
     return config.lock()
 
 
@@ -167,4 +171,5 @@ def training_settings(batch_size: int, steps: int = 0, epochs: int = 0) -> Confi
     settings.patience = 3
     settings.sample_every = 1000
     settings.trace_steps = ""
+    settings.accumulate = 1
     return settings

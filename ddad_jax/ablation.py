@@ -95,8 +95,8 @@ def _parse(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
 def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     """Fits and evaluates a detector for every variant; rows already in the table are kept.
 
-    The networks are the run's, trained where they are not yet; an adapted extractor stays as the
-    run's own settings adapted it. Every row calibrates anew on the same held-out images.
+    The networks are the run's, trained already; an adapted extractor stays as the run's own
+    settings adapted it. Every row calibrates anew on the same held-out images.
 
     Returns:
       A row a variant, in their order: "base", the fingerprint of what is not varied, "changes",
@@ -111,7 +111,6 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     done = {row["fingerprint"]: row for row in stored}
     fingerprints = [run.fingerprint(variant.config) for variant in chosen]
-    run.load_weights()
     for variant, fingerprint in zip(
         tqdm(chosen, desc="ablate", unit="variant", disable=None), fingerprints, strict=True
     ):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddad_jax import data
@@ -16,6 +17,7 @@ from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import PROTOCOLS
+from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import TrainSettings
 from ddad_jax.training.trace import parse_steps
 
@@ -116,11 +118,40 @@ def build_settings(config: ConfigDict) -> BuildSettings:
     return settings
 
 
+def mesh(config: ConfigDict) -> Mesh:
+    """The devices that networks are trained on.
+
+    Raises:
+      UserError: there are too few, or they cannot share the batches of a network.
+    """
+    made = meshes.make_mesh(**config.mesh)
+    sharing = meshes.batch_devices(made)
+    for network in ("autoencoder", "denoiser", "extractor"):
+        settings = train_settings(config, network)
+        weights = network != "extractor" and config[network].weights
+        trained = (settings.steps or settings.epochs) and not weights
+        if trained and settings.batch_size % (sharing * settings.accumulate):
+            raise UserError(
+                f"{network}.training.batch_size: {settings.batch_size} is no multiple of "
+                f"{sharing * settings.accumulate}, the {sharing} devices that share a batch times "
+                f"{network}.training.accumulate; choose one, or other mesh.data and mesh.model"
+            )
+    return made
+
+
 def train_settings(config: ConfigDict, network: str) -> TrainSettings:
     """How "autoencoder", "denoiser" or "extractor" is trained."""
     settings = TrainSettings(**config[network].training)
     _require_choice(f"{network}.training.schedule", settings.schedule, ("constant", "cosine"))
-    for name in ("batch_size", "checkpoint_every", "log_every", "max_skipped", "patience"):
+    counts = (
+        "batch_size",
+        "accumulate",
+        "checkpoint_every",
+        "log_every",
+        "max_skipped",
+        "patience",
+    )
+    for name in counts:
         _require_range(f"{network}.training.{name}", getattr(settings, name), 1, 1 << 40)
     for name in ("validate_every", "sample_every"):
         _require_range(f"{network}.training.{name}", getattr(settings, name), 0, 1 << 40)

@@ -1,4 +1,4 @@
-"""One run of one category: its stages, each continued where it was left and skipped when done."""
+"""One run of one category: its images, networks and detector."""
 
 import hashlib
 import json
@@ -6,16 +6,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from ddad_jax import builders, pretrained
-from ddad_jax.data.loader import training_batches
 from ddad_jax.data.prepare import ImageSet, prepare
 from ddad_jax.data.report import DatasetReport, inspect
 from ddad_jax.data.sample import part_name
@@ -32,22 +29,30 @@ from ddad_jax.evaluation import d3ad
 from ddad_jax.evaluation.predict import predict
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.tiled import calibrate_on_images
-from ddad_jax.hardware import peak_flops
-from ddad_jax.models import initialise, parameter_count
-from ddad_jax.training import mesh as meshes
-from ddad_jax.training.adaptation import adaptation_loss
-from ddad_jax.training.autoencoder import autoencoder_loss
-from ddad_jax.training.denoiser import denoiser_loss
-from ddad_jax.training.loop import train
-from ddad_jax.training.samples import Sample, autoencoder_sample, denoiser_sample
-from ddad_jax.training.state import TrainSettings
+from ddad_jax.models import parameter_count
 
+NETWORKS = ("autoencoder", "denoiser", "extractor")
 # Sections whose change makes a half-finished run another run.
 TRAINED_BY = ("seed", "data", "diffusion", "autoencoder", "denoiser", "extractor")
 
 
 class Run:
-    """The stages from images to a fitted detector; every property is computed once, on demand."""
+    """From images to a fitted detector; every property is computed once, on demand.
+
+    Networks are trained by `train_networks`, which fills `trained`.
+
+    Attributes:
+      config: the resolved config.
+      workdir: everything that the run writes is in it.
+      name: the category's, or the folder's.
+      networks: the modules.
+      settings: of detection.
+      build: how banks and calibration are made.
+      train_settings: of each network.
+      augmentations: of training images.
+      mesh: the devices.
+      trained: by name of the network, parameters that were trained here, on the host.
+    """
 
     def __init__(self, config: ConfigDict, category: str, workdir: Path):
         """Checks every setting that can be checked without computing.
@@ -60,17 +65,17 @@ class Run:
         self.networks = builders.networks(config)
         self.settings = builders.detection_settings(config)
         self.build = builders.build_settings(config)
+        self.mesh = builders.mesh(config)
         self.train_settings = {
-            network: builders.train_settings(config, network)
-            for network in ("autoencoder", "denoiser", "extractor")
+            network: builders.train_settings(config, network) for network in NETWORKS
         }
+        self.trained: dict[str, Variables] = {}
         self._protocol = builders.evaluation_protocol(config)
         self._at_original = builders.measured_at_original(config)
         self._whole = builders.source(config, category)
         self._source = cut_into_tiles(self._whole, self.settings.tile, self.settings.overlap)
         self.name = self._source.category or workdir.resolve().name
-        self._augmentations = builders.augmentations(config, self._source.category)
-        self._mesh = meshes.make_mesh(config.mesh.data)
+        self.augmentations = builders.augmentations(config, self._source.category)
         self._check_same_run()
 
     def _check_same_run(self) -> None:
@@ -136,7 +141,7 @@ class Run:
         return self.images["train"].take(self._split[1])
 
     @property
-    def _sampled_images(self) -> UInt8[np.ndarray, "n h w 3"]:
+    def sampled_images(self) -> UInt8[np.ndarray, "n h w 3"]:
         """Those that training draws pictures of."""
         return (self.heldout_images if len(self.heldout_images) else self.train_images)[:4]
 
@@ -147,10 +152,6 @@ class Run:
         return jnp.asarray(schedule.linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps))
 
     @cached_property
-    def _pretrained_extractor(self) -> Variables:
-        return pretrained.load(self.config.extractor.weights, self.networks.extractor)
-
-    @cached_property
     def autoencoder(self) -> Variables:
         """The autoencoder, pretrained or trained here."""
         settings, network = self.config.autoencoder, self.networks.autoencoder
@@ -158,24 +159,7 @@ class Run:
             return {}
         if settings.weights:
             return pretrained.load(settings.weights, network)
-        loss = autoencoder_loss(
-            network,
-            self.networks.extractor,
-            feature_weight=settings.feature_weight,
-            latent_weight=settings.latent_weight,
-            crop_size=settings.crop_size,
-        )
-        start = initialise(network, jax.random.key(self.config.seed))
-        params = self._train(
-            "autoencoder",
-            loss,
-            start["params"],
-            {"extractor": self._pretrained_extractor},
-            {"image": self.train_images},
-            {"image": self.heldout_images},
-            autoencoder_sample(network, self._sampled_images),
-        )
-        return {"params": params}
+        return {"params": self.trained["autoencoder"]}
 
     @cached_property
     def _raw_latents(self) -> Float[np.ndarray, "n h w c"]:
@@ -197,7 +181,7 @@ class Run:
             pixels = evidence.to_network_range(images, self.settings.image_size)
             return network.apply(variables, pixels, method="encode").astype(jnp.float32)
 
-        function = partial(encode, self.autoencoder)
+        function = partial(encode, jax.device_put(self.autoencoder))
         parts = batched(function, images, self.build.batch_size, "encode")
         latents = np.concatenate(list(parts))
         unfinished = path.with_suffix(".unfinished.npy")
@@ -219,111 +203,43 @@ class Run:
     @cached_property
     def denoiser(self) -> Variables:
         """The denoiser, pretrained or trained here."""
-        settings, network = self.config.denoiser, self.networks.denoiser
-        if settings.weights:
-            return pretrained.load(settings.weights, network)
-        frozen = {"alpha_bar": self.alpha_bar}
-        if self._augmentations:
-            # An augmented image is another one at each step, so its latent is made there.
-            frozen |= {"autoencoder": self.autoencoder, "scaling": self.latent_scaling}
-            arrays, heldout = {"image": self.train_images}, {"image": self.heldout_images}
-        else:
-            arrays, heldout = {"latent": self._latents(self.train_images)}, None
-            if self._train_settings("denoiser").validate_every:
-                heldout = {"latent": self._latents(self.heldout_images)}
-        start = initialise(network, jax.random.key(self.config.seed))
-        loss = denoiser_loss(
-            network,
-            max_timestep=settings.max_timestep or self.config.diffusion.num_timesteps,
-            prediction=settings.prediction,
-            weighting=settings.weighting,
-            encode=self._encode_batch if self._augmentations else None,
-        )
-        sampled_with = {
-            "autoencoder": self.autoencoder,
-            "scaling": self.latent_scaling,
-            "alpha_bar": self.alpha_bar,
-        }
-        sample = denoiser_sample(self.networks, self.settings, sampled_with, self._sampled_images)
-        params = self._train("denoiser", loss, start["params"], frozen, arrays, heldout, sample)
-        return {"params": params}
+        weights = self.config.denoiser.weights
+        if weights:
+            return pretrained.load(weights, self.networks.denoiser)
+        return {"params": self.trained["denoiser"]}
 
-    def _latents(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
+    def latents(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
+        """What the denoiser works on: the frozen autoencoder's latents, scaled."""
         shift, scale = (np.asarray(part) for part in self.latent_scaling)
         return (self._encoded(images) - shift) * scale
 
-    def _encode_batch(self, frozen: Any, batch: Any) -> Float[Array, "b h w c"]:
-        pixels = evidence.to_network_range(batch["image"], self.settings.image_size)
-        return evidence.encode(
-            self.networks.autoencoder, frozen["autoencoder"], *frozen["scaling"], pixels
-        )
-
     @cached_property
+    def pretrained_extractor(self) -> Variables:
+        """The extractor before any adaptation."""
+        return pretrained.load(self.config.extractor.weights, self.networks.extractor)
+
+    @property
     def extractor(self) -> Variables:
         """The extractor, adapted to the domain where it is trained at all."""
-        if self._train_settings("extractor").steps == 0:
-            return self._pretrained_extractor
-        loss = adaptation_loss(
-            self.networks,
-            self.settings,
-            distillation_weight=self.config.extractor.distillation_weight,
-        )
-        shift, scale = self.latent_scaling
-        frozen = {
-            "autoencoder": self.autoencoder,
-            "denoiser": self.denoiser,
-            "extractor": self._pretrained_extractor,
-            "latent_shift": shift,
-            "latent_scale": scale,
-            "alpha_bar": self.alpha_bar,
-        }
-        params = self._train(
-            "extractor",
-            loss,
-            self._pretrained_extractor["params"],
-            frozen,
-            {"image": self.train_images},
-            {"image": self.heldout_images},
-        )
-        return self._pretrained_extractor | {"params": params}
+        if not self.trains("extractor"):
+            return self.pretrained_extractor
+        return self.pretrained_extractor | {"params": self.trained["extractor"]}
 
-    def _train(
-        self,
-        network: str,
-        loss: Any,
-        params: Any,
-        frozen: Any,
-        arrays: dict[str, np.ndarray],
-        heldout: dict[str, np.ndarray] | None,
-        sample: Sample | None = None,
-    ) -> Any:
-        settings = self._train_settings(network)
-        augmentations = self._augmentations if "image" in arrays else ()
-        batches = training_batches(arrays, settings.batch_size, self.config.seed, augmentations)
-        return train(
-            loss,
-            flax.core.unfreeze(params),
-            frozen,
-            batches,
-            settings,
-            folder=self.workdir / network,
-            seed=self.config.seed,
-            mesh=self._mesh,
-            heldout=heldout,
-            sample=sample,
-            peak_flops=peak_flops(jax.devices()[0].device_kind, self.config.dtype),
-        )
-
-    def _train_settings(self, network: str) -> TrainSettings:
-        return self.train_settings[network].for_images(len(self.train_images))
+    def trains(self, network: str) -> bool:
+        """Whether a network is trained here: it has no weights yet, or is to be adapted."""
+        if network == "extractor":
+            return self.train_settings[network].for_images(len(self.train_images)).steps > 0
+        module = getattr(self.networks, network)
+        return parameter_count(module) > 0 and not self.config[network].weights
 
     def load_weights(self) -> None:
         """Reads all foreign weights now, so that a wrong path is said before the long work."""
         for section in ("autoencoder", "denoiser"):
             if self.config[section].weights:
                 getattr(self, section)
-        _ = self._pretrained_extractor
+        _ = self.pretrained_extractor
 
+    @cached_property
     def stored_detector(self) -> Detector | None:
         """The fitted detector of these settings and images, if there is one."""
         path = self._detector_path
@@ -332,14 +248,8 @@ class Run:
         stored = load_detector(path)
         return stored.detector if stored.fingerprint == self.fingerprint(self.config) else None
 
-    @cached_property
-    def detector(self) -> Detector:
-        """The fitted detector: the stored one where it is of these settings, or built anew."""
-        stored = self.stored_detector()
-        if stored is not None:
-            logging.info("%s: is of these settings, used as it is", self._detector_path)
-            return stored
-        self.load_weights()
+    def build_detector(self) -> Detector:
+        """The fitted detector of the trained networks, built and stored."""
         built = self.fit(self.settings, self.build)
         description = builders.describe_networks(self.config)
         save_detector(self._detector_path, built, description, self.fingerprint(self.config))
@@ -357,9 +267,9 @@ class Run:
             self.networks,
             settings,
             build,
-            autoencoder=self.autoencoder,
-            denoiser=self.denoiser,
-            extractor=self.extractor,
+            autoencoder=jax.device_put(self.autoencoder),
+            denoiser=jax.device_put(self.denoiser),
+            extractor=jax.device_put(self.extractor),
             latent_shift=shift,
             latent_scale=scale,
             alpha_bar=self.alpha_bar,

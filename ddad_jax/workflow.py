@@ -1,7 +1,7 @@
 """What each mode of the command line does, for one category or for all."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -34,7 +34,8 @@ from ddad_jax.evaluation.predict import predict as predict_source
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.results import write_results
-from ddad_jax.run import Run
+from ddad_jax.run import NETWORKS, Run
+from ddad_jax.train import train_networks
 
 
 def _prepare(run: Run) -> None:
@@ -45,18 +46,8 @@ def _prepare(run: Run) -> None:
     _ = run.images
 
 
-def _train(run: Run) -> None:
-    run.load_weights()
-    _ = run.denoiser
-
-
-def _adapt(run: Run) -> None:
-    run.load_weights()
-    _ = run.extractor
-
-
 def _evaluate(run: Run) -> ReportPart | None:
-    detector = run.stored_detector()
+    detector = run.stored_detector
     if detector is None:
         raise UserError(
             f"--workdir={run.workdir}: holds no detector of these settings and images to evaluate; "
@@ -66,7 +57,12 @@ def _evaluate(run: Run) -> ReportPart | None:
 
 
 def _fit(run: Run) -> ReportPart | None:
-    return _score_test_images(run, run.detector)
+    detector = run.stored_detector
+    if detector is None:
+        detector = run.build_detector()
+    else:
+        logging.info("%s: its detector is of these settings, used as it is", run.workdir)
+    return _score_test_images(run, detector)
 
 
 def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
@@ -104,13 +100,15 @@ def _write_results(
     return part
 
 
+# What each mode does with a run once its networks are trained.
 STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
     "fit": _fit,
     "prepare": _prepare,
-    "train": _train,
-    "adapt": _adapt,
+    "train": lambda run: None,
+    "adapt": lambda run: None,
     "evaluate": _evaluate,
 }
+TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
 MODES = (*STAGES, "ablate", "predict", "compare", "convert", "benchmark")
 
 
@@ -126,28 +124,36 @@ def run(mode: str, config: ConfigDict, workdir: Path) -> None:
       UserError: bad input, before any long work.
       Interrupted: a signal, with the state saved.
     """
-    runs = _runs(config, workdir)
     parts = []
-    while runs:
-        # Each run is let go when it is done: its images and networks leave the memory.
-        part = STAGES[mode](runs.pop(0))
-        if part is not None:
-            parts.append(part)
+    for group in _groups(config, workdir):
+        if mode in TRAINED:
+            fitted = [run for run in group if mode == "fit" and run.stored_detector is not None]
+            train_networks([run for run in group if run not in fitted], TRAINED[mode])
+        for part in map(STAGES[mode], group):
+            if part is not None:
+                parts.append(part)
     if len(parts) > 1:
         write_report(workdir / "report.html", workdir.resolve().name, parts)
         write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
 
 
-def _runs(config: ConfigDict, workdir: Path) -> list[Run]:
-    """A run a category, each checked before the first is begun."""
+def _groups(config: ConfigDict, workdir: Path) -> Iterator[list[Run]]:
+    """A run a category, in groups of those that are trained at a time.
+
+    All are checked before the first group is given. Each group is let go when the next is asked
+    for: its images and networks leave the memory.
+    """
     chosen = config.data.category
     categories = [chosen] if chosen else find_categories(config.data.source, config.data.root)
     folders = [workdir / name if len(categories) > 1 else workdir for name in categories]
     for folder in folders:
         folder.mkdir(exist_ok=True)
-    return [
+    runs = [
         Run(config, category, folder) for category, folder in zip(categories, folders, strict=True)
     ]
+    while runs:
+        group, runs = runs[: config.mesh.category], runs[config.mesh.category :]
+        yield group
 
 
 def ablate(config: ConfigDict, workdir: Path, varied: Sequence[str]) -> None:
@@ -163,10 +169,10 @@ def ablate(config: ConfigDict, workdir: Path, varied: Sequence[str]) -> None:
       Interrupted: a signal while training, with the state saved.
     """
     chosen = ablation.variants(config, varied)
-    runs = _runs(config, workdir)
     rows = []
-    while runs:
-        rows.append(ablation.ablate(runs.pop(0), chosen))
+    for group in _groups(config, workdir):
+        train_networks(group, NETWORKS)
+        rows += [ablation.ablate(run, chosen) for run in group]
     if len(rows) > 1:
         ablation.write_table(workdir, ablation.mean_rows(rows))
     print((workdir / "ablation.md").read_text(encoding="utf-8"), end="")

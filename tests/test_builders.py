@@ -1,7 +1,7 @@
 import pytest
 
 from configs import default
-from ddad_jax.builders import augmentations, benchmark_settings
+from ddad_jax.builders import augmentations, benchmark_settings, mesh, train_settings
 from ddad_jax.data.augment import Flip, Motion
 from ddad_jax.errors import UserError
 
@@ -38,3 +38,18 @@ def test_a_benchmark_that_cannot_be_is_refused(name, value, message):
     config.benchmark[name] = value
     with pytest.raises(UserError, match=rf"benchmark\.{name}.*{message}"):
         benchmark_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"accumulate": 0}, r"denoiser\.training\.accumulate: 0"),
+        ({"accumulate": 4}, r"batch_size: 30 is no multiple of 4, .*training\.accumulate"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_refused(changes, part):
+    config = default.get_config()
+    config.denoiser.training.update(changes)
+    with pytest.raises(UserError, match=part):
+        train_settings(config, "denoiser")
+        mesh(config)

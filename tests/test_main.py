@@ -48,8 +48,11 @@ def get_config():
 """
 
 
-def ddad(*arguments):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default"}
+def ddad(*arguments, devices=1):
+    flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default", "XLA_FLAGS": flags
+    }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)],
         cwd=ROOT,
@@ -155,6 +158,7 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
         (["--config.detection.scoring=best"], ["detection.scoring", "best", "fused, paper"]),
         (["--config.autoencoder.network.width=8", "--config.dtype=int8"], ["dtype", "int8"]),
         (["--mode=predict"], ["--images"]),
+        (["--config.mesh.model=2"], ["mesh", "needs 2 devices, found 1"]),
         (["--config.data.augmentation.max_shift=3.0"], ["data.augmentation.max_shift", "3.0"]),
         (["--config.data.tiling.overlap=8"], ["data.tiling.overlap", "8", "at most 0"]),
         (["--config.data.tiling.tile=65"], ["data.tiling.tile", "64×64", "0000.png"]),
@@ -288,6 +292,47 @@ def test_train_on_augmented_images_measured_on_held_out_ones(config, data, tmp_p
     measured = [line["step"] for line in written if "best_heldout_loss" in line]
     assert measured == [2, 4]
     assert np.isfinite([line["loss"] for line in written if "loss" in line]).all()
+
+
+@pytest.mark.slow
+def test_categories_are_trained_together_as_they_are_alone(config, tmp_path):
+    """Of different numbers of images, so that the steps of an epoch differ; two at a time."""
+    counts = {"disc": 12, "plate": 8, "ring": 6}
+    for category, count in counts.items():
+        source = synthetic_source(
+            category=category, image_size=64, num_train=count, num_test_good=1,
+            num_test_per_defect=1, seed=count,
+        )  # fmt: skip
+        write_mvtec(source, tmp_path / "data")
+    arguments = (
+        f"--config={config}", f"--config.data.root={tmp_path}/data", "--mode=train",
+        "--config.denoiser.training.steps=0", "--config.denoiser.training.epochs=2",
+        "--config.denoiser.training.validate_every=2", "--config.denoiser.training.log_every=1",
+    )  # fmt: skip
+    together = ddad(
+        *arguments, f"--workdir={tmp_path}/together", "--config.mesh.category=2", devices=2
+    )
+    assert together.returncode == 0, together.stderr
+
+    def curve(folder):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    for category in ("plate", "ring"):
+        alone = ddad(
+            *arguments, f"--workdir={tmp_path}/{category}", f"--config.data.category={category}"
+        )
+        assert alone.returncode == 0, alone.stderr
+        for network in ("autoencoder", "denoiser"):
+            found = curve(tmp_path / "together" / category / network)
+            expected = curve(tmp_path / category / network)
+            assert [row.keys() for row in found] == [row.keys() for row in expected]
+            for one, other in zip(found, expected, strict=True):
+                assert one["step"] == other["step"]
+                for name in {"loss", "best_heldout_loss"} & one.keys():
+                    assert one[name] == pytest.approx(other[name], rel=1e-4)
+    last = [curve(tmp_path / "together" / each / "denoiser")[-1]["step"] for each in counts]
+    assert last == [5, 3, 3]
 
 
 @pytest.mark.slow

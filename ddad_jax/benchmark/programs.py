@@ -16,7 +16,7 @@ from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.denoiser import denoiser_loss
-from ddad_jax.training.state import Loss, TrainSettings, initial_state, make_optimiser, make_step
+from ddad_jax.training.state import Loss, TrainSettings, initial_state, make_step
 
 WHOLE = "detect"
 
@@ -135,11 +135,10 @@ def _step_program(
     batch_size: int,
     settings: TrainSettings,
 ) -> Program:
-    optimiser = make_optimiser(settings)
-    # The step is given its state's memory, and the weights are needed again.
-    state = initial_state(jax.tree.map(jnp.copy, params), optimiser)
-    step = make_step(loss, optimiser, settings.ema_decay)
-    arguments = (state, frozen, batch, jax.random.key(0))
+    # The step is given its state's memory; the weights, which are needed again, stay.
+    state = initial_state(params, settings)
+    step = jax.jit(make_step(loss, settings), donate_argnums=0)
+    arguments = (state, frozen, batch, jnp.int32(0), jnp.int32(1 << 30))
     return Program(name, step, arguments, batch_size, carries=True)
 
 

@@ -21,6 +21,8 @@ from ddad_jax.training.state import TrainState
 class Checkpoints:
     """The checkpoints of one training, written in the background, the two newest kept.
 
+    A state is that of a group of one: each of its arrays leads with an axis of length 1.
+
     A half-written checkpoint is never seen: Orbax gives a checkpoint its name when it is whole. An
     older one is removed when a newer one is whole.
     """
@@ -166,5 +168,6 @@ def _reason(error: Exception) -> str:
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape[1:]
+        for path, leaf in leaves
     }

@@ -1,29 +1,164 @@
-"""The device mesh, and how arrays are laid over it."""
+"""The device mesh, and how the arrays of a group of trainings are laid over it.
+
+A group has one training for each slice of the mesh's `category` axis. All its arrays lead with that
+axis, so that one program trains the whole group, and each slice holds its own training alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from ddad_jax.errors import UserError
+
 AXES = ("category", "data", "model")
+# Which axes of the mesh each kind of array axis is divided over; every other axis is whole on
+# each device.
+RULES = {
+    "training": "category",
+    "batch": ("data", "model"),
+    # The longest axis, of those that `model` divides, of a parameter or of what is kept of one.
+    "longest": "model",
+}
+# Arrays of fewer elements are whole on each device: to gather them costs more than to keep them.
+SMALLEST_DIVIDED = 1024
 
 
-def make_mesh(data: int = -1) -> Mesh:
-    """A mesh over all devices with the axes `category`, `data` and `model`.
+def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:
+    """A mesh with the axes `category`, `data` and `model`; devices that are left over stay idle.
 
     Args:
-      data: devices that share a batch; -1 takes all there are.
+      category: categories that are trained at a time, each on its own devices.
+      data: devices that share a batch and each hold all parameters; -1 takes all there are.
+      model: devices that share a batch and the parameters.
+
+    Raises:
+      UserError: sizes that cannot be, or more than there are devices for.
     """
     devices = jax.devices()
-    data = len(devices) if data == -1 else data
-    return Mesh(np.array(devices[:data]).reshape(1, data, 1), AXES)
+    for name, size in (("category", category), ("data", data), ("model", model)):
+        if size < 1 and (name, size) != ("data", -1):
+            raise UserError(f"mesh.{name}: {size} must be at least 1")
+    if data == -1:
+        data = max(len(devices) // (category * model), 1)
+    needed = category * data * model
+    if needed > len(devices):
+        raise UserError(
+            f"mesh: category {category} × data {data} × model {model} needs {needed} devices, "
+            f"found {len(devices)}; make mesh.category, mesh.data or mesh.model smaller"
+        )
+    return Mesh(np.array(devices[:needed]).reshape(category, data, model), AXES)
 
 
-def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Copies a pytree onto every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def batch_devices(mesh: Mesh) -> int:
+    """The number of devices that share a batch, which batch sizes must be multiples of."""
+    return mesh.shape["data"] * mesh.shape["model"]
 
 
-def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
-    """Splits the leading axis of every array over `data`; its length must be a multiple of it."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+def parameter_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How a parameter, its average or its optimiser state of this shape is divided."""
+    divisible = [axis for axis, length in enumerate(shape) if length % mesh.shape["model"] == 0]
+    if mesh.shape["model"] == 1 or math.prod(shape) < SMALLEST_DIVIDED or not divisible:
+        return PartitionSpec()
+    longest = max(divisible, key=lambda axis: shape[axis])
+    return PartitionSpec(*[None] * longest, RULES["longest"])
+
+
+def whole_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How an array is laid out that every device of a slice holds all of."""
+    return PartitionSpec()
+
+
+def batch_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How an array that leads with the batch is divided."""
+    return PartitionSpec(RULES["batch"])
+
+
+# (shape of one training's array, mesh) -> its division within the training's slice
+Layout = Callable[[tuple[int, ...], Mesh], PartitionSpec]
+
+
+def shardings(mesh: Mesh, group: PyTree, layout: Layout) -> PyTree:
+    """The sharding of each array of a group, which leads with the category axis."""
+    return jax.tree.map(
+        lambda leaf: NamedSharding(
+            mesh, PartitionSpec(RULES["training"], *layout(leaf.shape[1:], mesh))
+        ),
+        group,
+    )
+
+
+def place(mesh: Mesh, trees: Sequence[PyTree], layout: Layout) -> PyTree:
+    """One pytree a training, all of the same shapes, as arrays of the group on the mesh."""
+
+    def join(*leaves):
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        whole = jax.ShapeDtypeStruct((len(arrays), *arrays[0].shape), arrays[0].dtype)
+        return jax.make_array_from_callback(
+            whole.shape,
+            shardings(mesh, whole, layout),
+            lambda index: arrays[index[0].start or 0][index[1:]][None],
+        )
+
+    return jax.tree.map(join, *trees)
+
+
+def place_batch(mesh: Mesh, batches: Sequence[Mapping[str, np.ndarray]]) -> PyTree:
+    """A step's batches, one for each training, as arrays of the group on the mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec(RULES["training"], RULES["batch"]))
+    return jax.tree.map(lambda *rows: jax.device_put(np.stack(rows), sharding), *batches)
+
+
+def training_slice(mesh: Mesh, group: PyTree, number: int) -> PyTree:
+    """The arrays of one training, as a group of one on the devices of its slice; nothing moves."""
+    inner = Mesh(mesh.devices[number : number + 1], AXES)
+
+    def cut(leaf):
+        shards = [
+            shard.data for shard in leaf.addressable_shards if (shard.index[0].start or 0) == number
+        ]
+        sharding = NamedSharding(inner, leaf.sharding.spec)
+        return jax.make_array_from_single_device_arrays((1, *leaf.shape[1:]), sharding, shards)
+
+    return jax.tree.map(cut, group)
+
+
+def join_slices(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
+    """The arrays of a group, of what `training_slice` gives of each of its trainings."""
+
+    def join(*leaves):
+        shards = [shard.data for leaf in leaves for shard in leaf.addressable_shards]
+        shape = (mesh.shape["category"], *leaves[0].shape[1:])
+        sharding = NamedSharding(mesh, leaves[0].sharding.spec)
+        return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+    return jax.tree.map(join, *trees)
+
+
+def over_group(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
+    """A function of the arrays of one training as one of those of a group.
+
+    Each slice computes with its own arrays, and nothing passes between slices. Within a slice XLA
+    divides the work as the arrays are divided.
+    """
+
+    def one(*arguments: PyTree) -> PyTree:
+        result = function(*jax.tree.map(lambda array: array[0], arguments))
+        return jax.tree.map(lambda array: array[None], result)
+
+    return jax.shard_map(
+        one,
+        mesh=mesh,
+        in_specs=PartitionSpec(RULES["training"]),
+        out_specs=PartitionSpec(RULES["training"]),
+        axis_names={RULES["training"]},
+        check_vma=False,
+    )
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Inside `over_group`: the arrays whole on every device of the slice."""
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())

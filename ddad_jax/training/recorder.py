@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,25 @@ class Recorder:
     """
 
     def __init__(
-        self, folder: Path, settings: TrainSettings, first: int, peak_flops: float | None = None
+        self,
+        folder: Path,
+        settings: TrainSettings,
+        first: int,
+        peak_flops: float | None = None,
+        row: int = 0,
     ):
         """Begins after the step `first`.
 
         Args:
-          folder: its name stands in the progress bar and the log.
+          folder: the last two parts of its path stand in the progress bar and the log.
           settings: of the training.
           first: steps taken already.
           peak_flops: floating-point operations a second of one device at most, if it is known.
+          row: which of its group the training is.
         """
         self.folder = folder
+        self._name = "/".join(folder.parts[-2:])
+        self._row = row
         self._settings = settings
         self._peak_flops = peak_flops
         path = folder / "metrics.jsonl"
@@ -47,7 +54,7 @@ class Recorder:
         self._first = first
         self._events: EventsWriter | None = None
         self._bar = tqdm(
-            total=settings.steps, initial=first, desc=folder.name, unit="step", disable=None
+            total=settings.steps, initial=first, desc=self._name, unit="step", disable=None
         )
         self._flops = 0.0
         self._restart()
@@ -66,16 +73,15 @@ class Recorder:
         self._waited = 0.0
         self._started = time.monotonic()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts what happens inside as waiting for data."""
-        started = time.monotonic()
-        yield
-        self._waited += time.monotonic() - started
+    def add(self, metrics: Metrics, waited: float) -> None:
+        """Takes one more step.
 
-    def add(self, metrics: Metrics) -> None:
-        """Takes the metrics of one more step, which the devices may still be computing."""
+        Args:
+          metrics: of the group, each array's first axis; the devices may still be computing them.
+          waited: seconds that the step waited for its data.
+        """
         self._steps.append(metrics)
+        self._waited += waited
         self._bar.update()
 
     def write_metrics(self, step: int) -> dict[str, float]:
@@ -84,7 +90,8 @@ class Recorder:
         Returns:
           What was written; of `Means` those kinds alone that any sample was of.
         """
-        *_, last = steps = jax.device_get(self._steps)
+        steps = jax.tree.map(lambda group: group[self._row], jax.device_get(self._steps))
+        last = steps[-1]
         seconds = time.monotonic() - self._started
         rate = len(steps) * self._settings.batch_size / seconds
         values = {}
@@ -102,7 +109,7 @@ class Recorder:
         self._bar.set_postfix(loss=f"{values['loss']:.4f}")
         logging.log_every_n_seconds(
             logging.INFO, "%s: step %d of %d, loss %.4f, %.1f images/s", 30,
-            self.folder.name, step, self._settings.steps, values["loss"], rate,
+            self._name, step, self._settings.steps, values["loss"], rate,
         )  # fmt: skip
         self._restart()
         return values
@@ -137,13 +144,12 @@ class Recorder:
             self._events.close()
 
 
-def flops_of(step: Callable, *arguments: Any) -> float:
-    """Floating-point operations on one device of a call of a compiled function; 0 if not known.
+def flops_of(program: jax.stages.Compiled) -> float:
+    """Floating-point operations on one device of a call of a program; 0 if not known.
 
     The compiler's count: what it recomputes counts, what a loop repeats counts once.
     """
-    cost = step.lower(*arguments).compile().cost_analysis()
-    return max(0.0, (cost or {}).get("flops", 0.0))
+    return max(0.0, (program.cost_analysis() or {}).get("flops", 0.0))
 
 
 def _means(name: str, steps: list[Means]) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 
 @flax.struct.dataclass
@@ -53,6 +54,8 @@ class TrainSettings:
       patience: measurements in a row without a new best after which training stops.
       sample_every: steps between pictures of what the network makes of a few images; 0 never.
       trace_steps: steps that `jax.profiler` traces, such as "10-12", or "".
+      accumulate: parts of a batch that are computed one after the other, for the memory of one;
+        each draws for itself.
     """
 
     steps: int
@@ -71,6 +74,7 @@ class TrainSettings:
     patience: int = 3
     sample_every: int = 0
     trace_steps: str = ""
+    accumulate: int = 1
 
     def for_images(self, count: int) -> "TrainSettings":
         """The same with `steps` set, for a training set of so many images."""
@@ -115,67 +119,157 @@ class TrainState:
 
 
 def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
-    """AdamW behind a global-norm clip, with warm-up and the chosen schedule."""
-    if settings.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0 if settings.warmup_steps else settings.learning_rate,
-            settings.learning_rate,
-            settings.warmup_steps,
-            settings.steps,
-        )
-    elif settings.warmup_steps:
-        rate = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
-    else:
-        rate = settings.learning_rate
+    """AdamW at a rate of 1, behind a global-norm clip."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(rate, weight_decay=settings.weight_decay),
+        optax.adamw(1.0, weight_decay=settings.weight_decay),
     )
 
 
-def initial_state(params: PyTree, optimiser: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    zero = jnp.zeros((), jnp.int32)
-    average = jax.tree.map(jnp.copy, params)
-    return TrainState(zero, params, average, optimiser.init(params), jnp.copy(zero))
+def learning_rate(
+    settings: TrainSettings, step: Int[Array, ""], steps: Int[Array, ""]
+) -> Float[Array, ""]:
+    """The rate of a step, counted from 0, of so many in all, which `settings.steps` is not asked.
 
-
-def make_step(
-    loss: Loss, optimiser: optax.GradientTransformation, ema_decay: float
-) -> Callable[[TrainState, PyTree, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]:
-    """One compiled optimiser step: (state, frozen, batch, run's key) -> (state, metrics).
-
-    A step whose loss or gradient is not finite changes nothing but the counters. The old state's
-    memory is given to the new one.
+    The trainings of a group share their settings, and each has its own number of steps.
     """
+    rate = jnp.float32(settings.learning_rate)
+    if settings.warmup_steps:
+        rate *= jnp.minimum(step / settings.warmup_steps, 1.0)
+    if settings.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(1.0, decay_steps=1)
+        rate *= decay((step - settings.warmup_steps).clip(0) / (steps - settings.warmup_steps))
+    return rate
+
+
+def initial_state(params: PyTree, settings: TrainSettings) -> TrainState:
+    """The state before the first step, each of its arrays in memory of its own."""
+
+    def copy() -> PyTree:
+        return jax.tree.map(jnp.copy, params)
+
+    def zero() -> Int[Array, ""]:
+        return jnp.zeros((), jnp.int32)
+
+    best = Best(copy(), jnp.float32(jnp.inf), zero()) if settings.validate_every else None
+    optimiser = make_optimiser(settings).init(params)
+    return TrainState(zero(), copy(), copy(), optimiser, zero(), best)
+
+
+def is_running(
+    settings: TrainSettings,
+    taken: Int[ArrayLike, "*group"],
+    steps: Int[ArrayLike, "*group"],
+    misses: Int[ArrayLike, "*group"],
+) -> Bool[ArrayLike, "*group"]:
+    """Whether there is a step left to take.
+
+    Args:
+      settings: see `TrainSettings`; its own `steps` is not asked.
+      taken: optimiser steps taken.
+      steps: optimiser steps to take.
+      misses: measurements since the best.
+    """
+    return (taken < steps) & (misses < settings.patience)
+
+
+def returned(state: TrainState, settings: TrainSettings) -> PyTree:
+    """The parameters that training is for: their average, where one is kept."""
+    return state.ema if settings.ema_decay else state.params
+
+
+def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainState, Metrics]]:
+    """One optimiser step: (state, frozen, batch, seed, steps) -> (state, metrics).
+
+    A step whose loss or gradient is not finite changes nothing but the counters, and one after the
+    last of `steps`, or after the patience has ended, changes nothing at all.
+    """
+    optimiser = make_optimiser(settings)
+    gradient_of = _accumulated(jax.value_and_grad(loss, has_aux=True), settings.accumulate)
 
     def step(
-        state: TrainState, frozen: PyTree, batch: PyTree, key: Any
+        state: TrainState,
+        frozen: PyTree,
+        batch: PyTree,
+        seed: Int[Array, ""],
+        steps: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, frozen, batch, step_key
-        )
+        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (value, metrics), gradient = gradient_of(state.params, frozen, batch, step_key)
         norm = optax.tree.norm(gradient)
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
-        params = optax.apply_updates(state.params, updates)
+        rate = learning_rate(settings, state.step, steps)
+        params = optax.apply_updates(state.params, optax.tree.scale(rate, updates))
         # A short history averages over what there is, so that the start leaves no bias.
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params, state.ema, 1.0 - decay)
 
+        misses = 0 if state.best is None else state.best.misses
+        running = is_running(settings, state.step, steps, misses)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
+            lambda new, old: jnp.where(running & finite, new, old),
             (params, ema, optimiser_state),
             (state.params, state.ema, state.optimiser),
         )
-        skipped = jnp.where(finite, 0, state.skipped + 1)
+        skipped = jnp.where(running, jnp.where(finite, 0, state.skipped + 1), state.skipped)
         metrics = metrics | {
             "loss": value,
             "gradient_norm": norm,
             "parameter_norm": optax.tree.norm(kept[0]),
             "skipped": skipped,
         }
-        return TrainState(state.step + 1, *kept, skipped, state.best), metrics
+        return TrainState(state.step + running, *kept, skipped, state.best), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return step
+
+
+def _accumulated(gradient_of: Callable[..., PyTree], parts: int) -> Callable[..., PyTree]:
+    """A function of a batch as the mean of its results over so many parts of the batch."""
+    if parts == 1:
+        return gradient_of
+
+    def mean(
+        params: PyTree, frozen: PyTree, batch: PyTree, key: Key[Array, ""]
+    ) -> tuple[tuple[Float[Array, ""], Metrics], PyTree]:
+        # Every device that shares the batch has rows in every part.
+        divided = jax.tree.map(
+            lambda rows: jnp.moveaxis(rows.reshape(-1, parts, *rows.shape[1:]), 1, 0), batch
+        )
+        each = (divided, jax.random.split(key, parts))
+
+        def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, gradient_of(params, frozen, *part)), None
+
+        shapes = jax.eval_shape(
+            gradient_of, params, frozen, *jax.tree.map(lambda array: array[0], each)
+        )
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, each)
+        return jax.tree.map(lambda array: array / parts, total)
+
+    return mean
+
+
+def measured(
+    state: TrainState,
+    settings: TrainSettings,
+    value: Float[Array, ""],
+    due: Bool[Array, ""],
+) -> TrainState:
+    """The state with its parameters' loss on held-out data, where it is due, held against the best.
+
+    Args:
+      state: with a `best`.
+      settings: see `TrainSettings`.
+      value: the loss.
+      due: whether the loss counts; otherwise nothing changes.
+    """
+    better = due & (value < state.best.loss)
+    misses = jnp.where(better, 0, state.best.misses + due)
+    params, loss = jax.tree.map(
+        lambda new, old: jnp.where(better, new, old),
+        (returned(state, settings), value),
+        (state.best.params, state.best.loss),
+    )
+    return state.replace(best=Best(params, loss, misses))

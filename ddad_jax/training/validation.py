@@ -1,11 +1,11 @@
 """Validation: the objective on held-out data, always with the same draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree, UInt32
 
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Loss
@@ -14,37 +14,50 @@ from ddad_jax.training.state import Loss
 def make_validation(
     loss: Loss,
     frozen: PyTree,
-    arrays: Mapping[str, np.ndarray],
+    heldout: Sequence[Mapping[str, np.ndarray]],
     batch_size: int,
     *,
-    seed: int,
+    seeds: Sequence[int],
     mesh: Mesh,
-) -> Callable[[PyTree], float]:
-    """From parameters to their mean loss over the held-out samples.
+) -> Callable[[PyTree], Float[np.ndarray, " group"]]:
+    """From the parameters of a group of trainings to the mean loss of each on its held-out samples.
 
     Args:
       loss: the objective.
-      frozen: variables that it reads, on the mesh already.
-      arrays: the samples, along the first axis of each array.
-      batch_size: samples at a time; the last batch is filled up with the first samples.
-      seed: of the objective's draws, which are the same each time.
-      mesh: devices that share a batch.
+      frozen: variables that it reads, the group's, on the mesh already.
+      heldout: of each training the samples, along the first axis of each array.
+      batch_size: samples at a time; a training's last batch is filled up with its first samples.
+      seeds: of each training's draws, which are the same each time.
+      mesh: see `mesh.make_mesh`.
     """
-    count = len(next(iter(arrays.values())))
-    rows = np.resize(np.arange(count), (-(-count // batch_size), batch_size))
-    keys = jax.random.split(jax.random.key(seed), len(rows))
-    value = jax.jit(lambda params, frozen, batch, key: loss(params, frozen, batch, key)[0])
+    rows_of = [_rows(arrays, batch_size) for arrays in heldout]
+    rounds = max(len(rows) for rows in rows_of)
+    keys_of = [jax.random.key_data(jax.random.split(jax.random.key(s), rounds)) for s in seeds]
 
-    def validate(params: PyTree) -> float:
-        values = [
-            value(
-                params,
-                frozen,
-                meshes.shard_batch(mesh, {name: array[chosen] for name, array in arrays.items()}),
-                key,
-            )
-            for chosen, key in zip(rows, keys, strict=True)
-        ]
-        return float(np.mean(values))
+    def value(
+        params: PyTree, frozen: PyTree, batch: PyTree, key_data: UInt32[Array, " words"]
+    ) -> Float[Array, ""]:
+        return loss(params, frozen, batch, jax.random.wrap_key_data(key_data))[0]
+
+    values = jax.jit(meshes.over_group(value, mesh))
+
+    def validate(params: PyTree) -> Float[np.ndarray, " group"]:
+        found = []
+        for number in range(rounds):
+            # A training with fewer batches than another's goes through its own again.
+            batches = [
+                {name: array[rows[number % len(rows)]] for name, array in arrays.items()}
+                for rows, arrays in zip(rows_of, heldout, strict=True)
+            ]
+            batch = meshes.place(mesh, batches, meshes.batch_spec)
+            keys = meshes.place(mesh, [keys[number] for keys in keys_of], meshes.whole_spec)
+            found.append(values(params, frozen, batch, keys))
+        table = np.stack(jax.device_get(found))
+        return np.array([table[: len(rows), i].mean() for i, rows in enumerate(rows_of)])
 
     return validate
+
+
+def _rows(arrays: Mapping[str, np.ndarray], batch_size: int) -> np.ndarray:
+    count = len(next(iter(arrays.values())))
+    return np.resize(np.arange(count), (-(-count // batch_size), batch_size))

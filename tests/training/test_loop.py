@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from ddad_jax.data.loader import training_batches
 from ddad_jax.errors import Interrupted, UserError
 from ddad_jax.training import mesh as meshes
+from ddad_jax.training.group import Training
 from ddad_jax.training.loop import train
 from ddad_jax.training.state import TrainSettings
 
@@ -30,30 +32,32 @@ def broken_after_two(params, frozen, batch, key):
     return jnp.where(far, jnp.nan, loss), metrics
 
 
-def run(folder, steps, loss=regression, batches=None, heldout=None, sample=None, **changes):
+def training(folder, steps, batches=None, heldout=None, params=None, sample=None, **changes):
     settings = TrainSettings(
         **{"steps": steps, "batch_size": 8, "learning_rate": 0.01, "checkpoint_every": 5,
            "log_every": 5, "ema_decay": 0.9} | changes
     )  # fmt: skip
-    return train(
-        loss,
-        {"w": jnp.zeros((3, 2))},
-        {"target": jnp.asarray(TARGET)},
-        batches or training_batches({"x": INPUTS}, 8, seed=0),
-        settings,
+    return Training(
+        params=params or {"w": jnp.zeros((3, 2))},
+        frozen={"target": jnp.asarray(TARGET)},
+        batches=partial(batches or training_batches, {"x": INPUTS}, 8, 0),
+        settings=settings,
         folder=folder,
         seed=0,
-        mesh=meshes.make_mesh(),
         heldout=heldout,
         sample=sample,
     )
 
 
+def run(*arguments, loss=regression, **changes):
+    return train(loss, [training(*arguments, **changes)], mesh=meshes.make_mesh())[0]
+
+
 class Signalled:
     """Batches that send this process a signal on the way."""
 
-    def __init__(self, at, number):
-        self._batches = training_batches({"x": INPUTS}, 8, seed=0)
+    def __init__(self, at, number, *arguments, **processes):
+        self._batches = training_batches(*arguments, **processes)
         self._left, self._number = at, number
 
     def __next__(self):
@@ -78,7 +82,7 @@ def test_training_learns(tmp_path):
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, number):
     expected = run(tmp_path / "whole", 23)
     with pytest.raises(Interrupted, match=r"step 13 of 23"):
-        run(tmp_path / "cut", 23, batches=Signalled(13, number))
+        run(tmp_path / "cut", 23, batches=partial(Signalled, 13, number))
     found = run(tmp_path / "cut", 23)
     np.testing.assert_array_equal(found["w"], expected["w"])
     assert signal.getsignal(number) is not None
@@ -87,7 +91,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, number):
 def test_a_finished_run_is_not_run_again(tmp_path):
     expected = run(tmp_path, 10)
     log = (tmp_path / "metrics.jsonl").read_text()
-    found = run(tmp_path, 10, batches=Signalled(1, signal.SIGTERM))
+    found = run(tmp_path, 10, batches=partial(Signalled, 1, signal.SIGTERM))
     np.testing.assert_array_equal(found["w"], expected["w"])
     assert (tmp_path / "metrics.jsonl").read_text() == log
 
@@ -124,18 +128,8 @@ def test_a_loss_that_stays_broken_stops_the_run_with_the_last_good_state(tmp_pat
 
 def test_a_checkpoint_of_another_architecture_is_named(tmp_path):
     run(tmp_path, 5)
-    settings = TrainSettings(steps=5, batch_size=8)
     with pytest.raises(UserError, match=r"another architecture: it has w of shape \(3, 2\)"):
-        train(
-            regression,
-            {"w": jnp.zeros((3, 4))},
-            {"target": jnp.asarray(TARGET)},
-            training_batches({"x": INPUTS}, 8, seed=0),
-            settings,
-            folder=tmp_path,
-            seed=0,
-            mesh=meshes.make_mesh(),
-        )
+        run(tmp_path, 5, params={"w": jnp.zeros((3, 4))})
 
 
 # Held-out samples whose best parameters lie half way to the target.
@@ -162,10 +156,10 @@ def test_the_parameters_that_do_best_on_held_out_samples_are_returned(tmp_path):
     assert value == pytest.approx(last["best_heldout_loss"], rel=0.3)
 
     with pytest.raises(Interrupted):
-        run(tmp_path / "cut", 400, batches=Signalled(13, signal.SIGTERM), **changes)
+        run(tmp_path / "cut", 400, batches=partial(Signalled, 13, signal.SIGTERM), **changes)
     again = run(tmp_path / "cut", 400, **changes)
     np.testing.assert_array_equal(again["w"], found["w"])
-    once_more = run(tmp_path / "cut", 400, batches=Signalled(1, signal.SIGTERM), **changes)
+    once_more = run(tmp_path / "cut", 400, batches=partial(Signalled, 1, signal.SIGTERM), **changes)
     np.testing.assert_array_equal(once_more["w"], found["w"])
 
 

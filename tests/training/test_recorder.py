@@ -29,15 +29,16 @@ def events(folder):
 
 
 def metrics(loss, total=(), count=()):
-    return {"loss": jnp.float32(loss), "kind": Means(jnp.array(total), jnp.array(count))}
+    """Of a group of one."""
+    return {"loss": jnp.array([loss]), "kind": Means(jnp.array([total]), jnp.array([count]))}
 
 
 def test_means_join_the_steps_and_leave_out_kinds_without_a_sample(tmp_path):
     with Recorder(tmp_path, SETTINGS, first=0) as recorder:
-        recorder.add(metrics(1.0, [3.0, 0.0, 2.0], [1.0, 0.0, 4.0]))
-        recorder.add(metrics(2.0, [6.0, 0.0, 0.0], [2.0, 0.0, 0.0]))
+        recorder.add(metrics(1.0, [3.0, 0.0, 2.0], [1.0, 0.0, 4.0]), 0.0)
+        recorder.add(metrics(2.0, [6.0, 0.0, 0.0], [2.0, 0.0, 0.0]), 0.0)
         recorder.write_metrics(2)
-        recorder.add(metrics(3.0, [0.0, 5.0, 0.0], [0.0, 1.0, 0.0]))
+        recorder.add(metrics(3.0, [0.0, 5.0, 0.0], [0.0, 1.0, 0.0]), 0.0)
         recorder.write_metrics(3)
     first, second = lines(tmp_path)
     assert (first["step"], first["loss"], first["kind_1"], first["kind_3"]) == (2, 2.0, 3.0, 0.5)
@@ -50,10 +51,8 @@ def test_speed_counts_from_the_line_before(tmp_path):
         time.sleep(0.3)
         recorder.begin(flops=5e4)
         for step in (1, 2):
-            with recorder.waiting():
-                time.sleep(0.03)
-            time.sleep(0.07)
-            recorder.add(metrics(1.0))
+            time.sleep(0.1)
+            recorder.add(metrics(1.0), waited=0.03)
             recorder.write_metrics(step)
     for line in lines(tmp_path):
         assert line["images_per_second"] == pytest.approx(80, rel=0.3)
@@ -62,10 +61,20 @@ def test_speed_counts_from_the_line_before(tmp_path):
         assert line["utilisation"] == pytest.approx(line["flops_per_second"] / 1e6)
 
 
+def test_of_a_group_each_has_its_own_row(tmp_path):
+    group = {"loss": jnp.array([1.0, 2.0]), "kind": Means(jnp.eye(2), jnp.eye(2))}
+    with Recorder(tmp_path, SETTINGS, first=0, row=1) as recorder:
+        recorder.add(group, 0.0)
+        recorder.write_metrics(1)
+    (line,) = lines(tmp_path)
+    assert (line["loss"], line["kind_2"]) == (2.0, 1.0)
+    assert "kind_1" not in line
+
+
 def test_of_an_unknown_device_no_utilisation_is_written(tmp_path):
     with Recorder(tmp_path, SETTINGS, first=0) as recorder:
         recorder.begin(flops=0.0)
-        recorder.add(metrics(1.0))
+        recorder.add(metrics(1.0), 0.0)
         recorder.write_metrics(1)
     assert not {"utilisation", "flops_per_second"} & set(lines(tmp_path)[0])
 
@@ -100,4 +109,6 @@ def test_a_continued_run_drops_what_was_written_after_its_checkpoint(tmp_path):
 
 def test_operations_of_a_matrix_product():
     a, b = jnp.ones((64, 32)), jnp.ones((32, 16))
-    assert flops_of(jax.jit(jnp.matmul), a, b) == pytest.approx(2 * 64 * 32 * 16, rel=0.05)
+    assert flops_of(jax.jit(jnp.matmul).lower(a, b).compile()) == pytest.approx(
+        2 * 64 * 32 * 16, rel=0.05
+    )

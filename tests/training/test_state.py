@@ -11,12 +11,11 @@ def quadratic(params, frozen, batch, key):
 
 
 def take(settings, targets):
-    optimiser = make_optimiser(settings)
-    state = initial_state(jnp.zeros(2), optimiser)
-    step = make_step(quadratic, optimiser, settings.ema_decay)
+    state = initial_state(jnp.zeros(2), settings)
+    step = jax.jit(make_step(quadratic, settings))
     states = []
     for target in targets:
-        state, metrics = step(state, {}, jnp.asarray(target), jax.random.key(0))
+        state, metrics = step(state, {}, jnp.asarray(target), jnp.int32(0), settings.steps)
         states.append((jax.device_get(state), jax.device_get(metrics)))
     return states
 
@@ -60,3 +59,46 @@ def test_the_rate_warms_up_and_ends_as_its_schedule_says(schedule, last):
     assert moved[0] == pytest.approx(0.0, abs=1e-6)
     assert moved[5] == pytest.approx(0.01, rel=0.05)
     assert moved[-1] == pytest.approx(0.01 * last, abs=3e-4)
+
+
+def test_a_batch_in_parts_gives_what_the_whole_gives():
+    inputs, targets = np.random.default_rng(0).normal(size=(2, 5, 12, 3)).astype(np.float32)
+
+    def loss(params, frozen, batch, key):
+        error = (jnp.tanh(batch["x"] @ params) - batch["y"]) ** 2
+        return error.mean(), {"largest": error.max(), "mean": error.mean()}
+
+    def trained(**changes):
+        settings = TrainSettings(steps=5, batch_size=12, learning_rate=0.1, **changes)
+        state = initial_state(jnp.eye(3), settings)
+        step = jax.jit(make_step(loss, settings))
+        for x, y in zip(inputs, targets, strict=True):
+            batch = {"x": jnp.asarray(x), "y": jnp.asarray(y)}
+            state, metrics = step(state, {}, batch, jnp.int32(0), settings.steps)
+        return state.params, metrics
+
+    whole, whole_metrics = trained()
+    parts, metrics = trained(accumulate=4)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    for name in ("mean", "loss", "gradient_norm"):
+        assert metrics[name] == pytest.approx(float(whole_metrics[name]), rel=1e-5)
+    assert metrics["largest"] < whole_metrics["largest"]
+
+
+def test_each_part_of_a_batch_draws_for_itself():
+    def loss(params, frozen, batch, key):
+        return (params * jax.random.normal(key, batch.shape)).sum(), {}
+
+    settings = TrainSettings(steps=1, batch_size=4, accumulate=2, clip_norm=1e9)
+    step = jax.jit(make_step(loss, settings))
+    state = initial_state(jnp.zeros(()), settings)
+    _, metrics = step(state, {}, jnp.zeros(4), jnp.int32(0), 1)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 2)
+    expected = sum(jax.random.normal(key, (2,)).sum() for key in keys) / 2
+    assert metrics["gradient_norm"] == pytest.approx(abs(float(expected)), rel=1e-5)
+
+
+def test_after_its_last_step_nothing_changes():
+    settings = TrainSettings(steps=2, batch_size=1, learning_rate=0.1)
+    _, last, after = take(settings, [[1.0, 1.0]] * 3)
+    jax.tree.map(np.testing.assert_array_equal, last[0], after[0])

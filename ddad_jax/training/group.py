@@ -1,0 +1,276 @@
+"""A group of trainings on the mesh: their states, data and checkpoints, advanced together."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int, PyTree
+
+from ddad_jax.training import mesh as meshes
+from ddad_jax.training.checkpoints import Checkpoints
+from ddad_jax.training.samples import Sample
+from ddad_jax.training.state import (
+    Loss,
+    Metrics,
+    TrainSettings,
+    initial_state,
+    is_running,
+    make_step,
+    measured,
+    returned,
+)
+from ddad_jax.training.validation import make_validation
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An endless iterator of batches whose place can be saved."""
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
+@runtime_checkable
+class MakeBatches(Protocol):
+    """Makes the part of every batch that one of several processes is given."""
+
+    def __call__(self, *, process_index: int, process_count: int) -> Batches: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the trainings of a group.
+
+    Attributes:
+      params: parameters to start from.
+      frozen: variables that the objective reads and nothing changes.
+      batches: makes the endless batches of one of the processes that share them.
+      settings: see `TrainSettings`; those of a group differ in `steps` alone.
+      folder: holds the checkpoints, what `Recorder` writes, and the trace.
+      seed: of the noise drawn by the objective.
+      heldout: arrays as the batches', of samples that are in none of them; asked for where
+        `settings.validate_every` is not 0.
+      sample: draws the picture for which `settings.sample_every` asks.
+    """
+
+    params: PyTree
+    frozen: PyTree
+    batches: MakeBatches
+    settings: TrainSettings
+    folder: Path
+    seed: int
+    heldout: Mapping[str, np.ndarray] | None = None
+    sample: Sample | None = None
+
+    @property
+    def name(self) -> str:
+        """The last two parts of its folder's path."""
+        return "/".join(self.folder.parts[-2:])
+
+
+class Group:
+    """Trainings that take their steps together, as one program over the mesh.
+
+    Masks and counts are arrays with an entry for each slice of the mesh's `category` axis. Slices
+    beyond the last training are given it again, with no steps to take.
+
+    Attributes:
+      trainings: what is trained.
+      settings: what they share; its `steps` is that of the first.
+      rows: of each that took the last step, the numbers of its batch's samples.
+      taken: optimiser steps taken.
+      steps: optimiser steps to take.
+      state: the states, a `TrainState` whose arrays lead with the category axis.
+      program: the compiled step; None before `compile`.
+    """
+
+    def __init__(self, loss: Loss, trainings: Sequence[Training], mesh: Mesh):
+        """Starts from each training's newest checkpoint, where it has one."""
+        self.trainings = trainings
+        self.settings = trainings[0].settings
+        shared = {replace(training.settings, steps=0) for training in trainings}
+        slices = mesh.shape["category"]
+        if len(shared) > 1 or len(trainings) > slices:
+            raise ValueError(f"{len(trainings)} trainings, {slices} slices, settings: {shared}")
+        self._mesh = mesh
+        self._checkpoints, self._streams = [], []
+        for training in trainings:
+            training.folder.mkdir(parents=True, exist_ok=True)
+            self._checkpoints.append(Checkpoints(training.folder / "checkpoints"))
+            self._streams.append(training.batches(process_index=0, process_count=1))
+
+        idle = replace(trainings[-1], settings=replace(self.settings, steps=0))
+        filled = [*trainings, *[idle] * (slices - len(trainings))]
+        self.steps = np.array([training.settings.steps for training in filled])
+        self.rows: dict[int, list[int]] = {}
+        self.program: jax.stages.Compiled | None = None
+        self._constants = meshes.place(
+            mesh,
+            [(np.int32(training.seed), np.int32(training.settings.steps)) for training in filled],
+            meshes.whole_spec,
+        )
+        frozen = [training.frozen for training in filled]
+        self._frozen = meshes.place(mesh, frozen, meshes.whole_spec)
+        self._start([training.params for training in filled])
+        self._compile(loss, filled)
+        self._restore()
+        self.taken, self._misses = self._counters()
+        if self.settings.validate_every:
+            self.measure((self.taken == 0) & (self.steps > 0))
+
+    def _start(self, params: Sequence[PyTree]) -> None:
+        """Makes the states before the first step."""
+
+        def start(params: PyTree) -> PyTree:
+            return initial_state(params, self.settings)
+
+        start = meshes.over_group(start, self._mesh)
+        placed = meshes.place(self._mesh, params, meshes.parameter_spec)
+        layout = meshes.shardings(self._mesh, jax.eval_shape(start, placed), meshes.parameter_spec)
+        self.state = jax.jit(start, out_shardings=layout)(placed)
+
+    def _compile(self, loss: Loss, filled: Sequence[Training]) -> None:
+        """Makes the programs that advance and measure the states."""
+        mesh, settings = self._mesh, self.settings
+
+        def gathered(params: PyTree, *rest: Any) -> Any:
+            return loss(meshes.gather(params), *rest)
+
+        layout = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        each = meshes.shardings(mesh, jax.ShapeDtypeStruct((1,), np.int32), meshes.whole_spec)
+        batch = meshes.shardings(mesh, jax.ShapeDtypeStruct((1, 1), np.int32), meshes.batch_spec)
+        self._step = jax.jit(
+            meshes.over_group(make_step(gathered, settings), mesh),
+            in_shardings=(layout, each, batch, each, each),
+            out_shardings=(layout, each),
+            donate_argnums=0,
+        )
+        if not settings.validate_every:
+            return
+        self._validate = make_validation(
+            gathered,
+            self._frozen,
+            [training.heldout for training in filled],
+            settings.batch_size,
+            seeds=[training.seed for training in filled],
+            mesh=mesh,
+        )
+
+        def hold(state: PyTree, value: PyTree, due: PyTree) -> PyTree:
+            return measured(state, settings, value, due)
+
+        self._hold = jax.jit(
+            meshes.over_group(hold, mesh),
+            in_shardings=(layout, each, each),
+            out_shardings=layout,
+            donate_argnums=0,
+        )
+
+    def _restore(self) -> None:
+        """Goes to the newest checkpoints."""
+        slices = [meshes.training_slice(self._mesh, self.state, i) for i in range(len(self.steps))]
+        for i, checkpoints in enumerate(self._checkpoints):
+            found = checkpoints.restore(slices[i])
+            if found is not None:
+                slices[i], data_state = found
+                self._streams[i].set_state(data_state)
+        self.state = meshes.join_slices(self._mesh, slices)
+
+    def _counters(self) -> tuple[Int[np.ndarray, " group"], Int[np.ndarray, " group"]]:
+        """Steps taken, and measurements since the best, as the states have them."""
+        best = self.state.best
+        taken = jax.device_get(self.state.step)
+        return taken, np.zeros_like(taken) if best is None else jax.device_get(best.misses)
+
+    @property
+    def running(self) -> Bool[np.ndarray, " group"]:
+        """Which trainings have steps left to take."""
+        return is_running(self.settings, self.taken, self.steps, self._misses)
+
+    def due(self, every: int) -> Bool[np.ndarray, " group"]:
+        """Which are at a multiple of so many steps, or at their last."""
+        return (self.taken % every == 0) | (self.taken == self.steps)
+
+    def next_batch(self) -> PyTree:
+        """The next batch of each that is running, on the mesh."""
+        running = self.running
+        batches = {i: next(self._streams[i]) for i in np.flatnonzero(running).tolist()}
+        self.rows = {i: batch["index"].tolist() for i, batch in batches.items()}
+        # What those that are not running are given changes nothing.
+        given = next(iter(batches.values()))
+        return meshes.place_batch(self._mesh, [batches.get(i, given) for i in range(len(running))])
+
+    def compile(self, batch: PyTree) -> None:
+        """Compiles the step, for batches such as this."""
+        lowered = self._step.lower(self.state, self._frozen, batch, *self._constants)
+        self.program = lowered.compile()
+
+    def step(self, batch: PyTree) -> Metrics:
+        """Takes the next step of each that is running; the metrics mean something for those alone.
+
+        Returns:
+          Arrays that lead with the category axis, still being computed.
+        """
+        running = self.running
+        self.state, metrics = self.program(self.state, self._frozen, batch, *self._constants)
+        self.taken = self.taken + running
+        return metrics
+
+    def measure(self, due: Bool[np.ndarray, " group"]) -> Float[np.ndarray, " group"]:
+        """Measures those that are due on their held-out samples; returns every best loss so far."""
+        if not due.any():
+            return jax.device_get(self.state.best.loss)
+        values = self._validate(returned(self.state, self.settings))
+        pairs = list(zip(np.float32(values), due, strict=True))
+        self.state = self._hold(self.state, *meshes.place(self._mesh, pairs, meshes.whole_spec))
+        _, misses = self._counters()
+        for i in np.flatnonzero(due).tolist():
+            logging.info(
+                "%s: step %d: loss on held-out images %.5f%s", self.trainings[i].name,
+                self.taken[i], values[i], ", the best" if misses[i] == 0 else "",
+            )  # fmt: skip
+        self._misses = misses
+        return jax.device_get(self.state.best.loss)
+
+    def save(self, due: Bool[np.ndarray, " group"]) -> None:
+        """Starts writing checkpoints of those that are due."""
+        for i in np.flatnonzero(due).tolist():
+            state = meshes.training_slice(self._mesh, self.state, i)
+            self._checkpoints[i].save(int(self.taken[i]), state, self._streams[i].get_state())
+
+    def parameters(self, number: int) -> PyTree:
+        """What a training would be for if it ended now, on the host."""
+        state = meshes.training_slice(self._mesh, self.state, number)
+        return _only(jax.device_get(returned(state, self.settings)))
+
+    def result(self) -> list[PyTree]:
+        """What each training is for: parameters, on the host."""
+        best = self.state.best
+        params = returned(self.state, self.settings) if best is None else best.params
+        return [
+            _only(jax.device_get(meshes.training_slice(self._mesh, params, i)))
+            for i in range(len(self.trainings))
+        ]
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits until all checkpoints are written."""
+        with ExitStack() as stack:
+            for checkpoints in self._checkpoints:
+                stack.enter_context(checkpoints)
+
+
+def _only(group: PyTree) -> PyTree:
+    """The arrays of the one training of a group."""
+    return jax.tree.map(lambda leaf: leaf[0], group)
