@@ -1,6 +1,5 @@
 """Building a detector from trained networks and normal images: banks, bins, calibration."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
@@ -19,6 +19,7 @@ from ddad_jax.detection.detector import (
     Networks,
     Settings,
     Variables,
+    shard_detector,
 )
 from ddad_jax.detection.evidence import Evidence, extract, gather_evidence, to_network_range
 
@@ -61,6 +62,7 @@ def build_detector(
     train_parts: Int[np.ndarray, " n"],
     heldout_images: UInt8[np.ndarray, "m h w 3"],
     seed: int,
+    mesh: Mesh | None = None,
 ) -> Detector:
     """Fills the banks from the training images and calibrates on images that are in none.
 
@@ -78,6 +80,7 @@ def build_detector(
       train_parts: a number for each of them; images of the same part share it.
       heldout_images: normal images that they were not trained on.
       seed: of the choice of patches and of calibration images.
+      mesh: devices that share the images to calibrate on, None for one; the detector stays on one.
     """
     pooled, candidates, norm = _features(networks, settings, build, extractor, train_images, seed)
     patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
@@ -103,7 +106,7 @@ def build_detector(
     wanted = build.calibration_size - len(heldout_images)
     for fold, chosen in _folds(train_parts, wanted, seed):
         sets.append((_without(detector, fold, origins), train_images[chosen]))
-    evidence = _evidence(sets, build.batch_size)
+    evidence = _evidence(sets, build.batch_size, mesh)
     return detector.replace(calibration=calibrate(evidence, settings, build.false_alarm_rate))
 
 
@@ -140,15 +143,20 @@ def _without(
 
 
 def _evidence(
-    sets: Sequence[tuple[Detector, UInt8[np.ndarray, "_ h w 3"]]], batch_size: int
+    sets: Sequence[tuple[Detector, UInt8[np.ndarray, "_ h w 3"]]],
+    batch_size: int,
+    mesh: Mesh | None,
 ) -> Evidence:
     """All that each detector says of its images."""
-    batch_size = fitted_batch_size(batch_size, max(len(images) for _, images in sets))
-    results = (
-        batched(partial(gather_evidence, detector), images, batch_size, "calibrate")
-        for detector, images in sets
-    )
-    return jax.tree.map(jnp.asarray, concatenate(itertools.chain.from_iterable(results)))
+    most = max(len(images) for _, images in sets)
+
+    def results():
+        for detector, images in sets:
+            laid = detector if mesh is None else shard_detector(detector, mesh)
+            size = fitted_batch_size(batch_size, most, laid.device_count)
+            yield from batched(partial(gather_evidence, laid), images, size, "calibrate")
+
+    return jax.tree.map(jnp.asarray, concatenate(results()))
 
 
 def _features(

@@ -158,8 +158,10 @@ def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
     """The detector laid over a mesh: each device has a part of the k-NN bank and all the rest.
 
     Batches are divided over all devices likewise. The bank is filled up to a multiple of them with
-    rows of NaN, which are nobody's neighbours.
+    rows of NaN, which are nobody's neighbours. Over one device the detector is as it was.
     """
+    if mesh.size == 1:
+        return detector
     bank = jnp.pad(
         detector.bank, ((0, -len(detector.bank) % mesh.size), (0, 0)), constant_values=jnp.nan
     )
