@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -19,9 +20,10 @@ from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import mean_figures, write_rows
 from ddad_jax.run import Run
+from ddad_jax.train import train_networks
 
-# What a trained model does not depend on.
-VARIABLE = ("detection", "build")
+# What autoencoder and denoiser do not depend on.
+VARIABLE = ("detection.", "build.", "extractor.training.", "extractor.distillation_weight")
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,21 @@ def variants(config: ConfigDict, varied: Sequence[str]) -> list[Variant]:
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
         settings, build = builders.detection_settings(changed), builders.build_settings(changed)
+        builders.train_settings(changed, "extractor")
         made.append(Variant(changes, changed, settings, build))
     return made
 
 
 def _parse(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
     name, _, listed = text.partition("=")
-    section, _, setting = name.partition(".")
-    if section not in VARIABLE or setting not in config[section]:
-        known = ", ".join(f"{section}.{each}" for section in VARIABLE for each in config[section])
+    every = flatten_dict(config.to_dict(), sep=".")
+    variable = {each: value for each, value in every.items() if each.startswith(VARIABLE)}
+    if name not in variable:
         raise UserError(
             f"--vary={text}: '{name}' is no setting that one trained model can be run with in "
-            f"several ways; those are {known}"
+            f"several ways; those are {', '.join(variable)}"
         )
-    current = config[section][setting]
+    current = variable[name]
     if isinstance(current, str):
         return name, [value.strip() for value in listed.split(",")]
     try:
@@ -95,8 +98,8 @@ def _parse(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
 def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     """Fits and evaluates a detector for every variant; rows already in the table are kept.
 
-    The networks are the run's, trained already; an adapted extractor stays as the run's own
-    settings adapted it. Every row calibrates anew on the same held-out images.
+    The networks are the run's, trained already; where a variant adapts the extractor otherwise,
+    that is done here. Every row calibrates anew on the same images.
 
     Returns:
       A row a variant, in their order: "base", the fingerprint of what is not varied, "changes",
@@ -104,6 +107,7 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
 
     Raises:
       UserError: there are no test images to evaluate on.
+      Interrupted: a signal while adapting, with the state saved.
     """
     if len(run.images["test"]) == 0:
         raise UserError(f"{run.name}: has no test images; an ablation needs some to evaluate on")
@@ -116,7 +120,9 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     ):
         if fingerprint in done:
             continue
-        detector = run.fit(variant.settings, variant.build)
+        adapted = run.with_extractor(variant.config)
+        train_networks([adapted], ["extractor"])
+        detector = adapted.fit(variant.settings, variant.build)
         predictions = run.predict(detector, variant.build.batch_size)
         metrics = compute_metrics(predictions, {}, run.resized_masks())
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])

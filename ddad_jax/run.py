@@ -1,5 +1,6 @@
 """One run of one category: its images, networks and detector."""
 
+import copy
 import hashlib
 import json
 from functools import cached_property, partial
@@ -22,7 +23,7 @@ from ddad_jax.deploy.artifact import load_detector, save_detector
 from ddad_jax.detection import evidence
 from ddad_jax.detection.batching import batched
 from ddad_jax.detection.build import BuildSettings, build_detector
-from ddad_jax.detection.detector import Detector, Settings, Variables
+from ddad_jax.detection.detector import Detector, Settings, Variables, shard_detector
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
@@ -248,6 +249,27 @@ class Run:
         stored = load_detector(path)
         return stored.detector if stored.fingerprint == self.fingerprint(self.config) else None
 
+    def with_extractor(self, config: ConfigDict) -> "Run":
+        """The same run, where the config adapts the extractor otherwise with that still to be done.
+
+        What is written goes to a folder of its own.
+        """
+        if config.extractor == self.config.extractor:
+            return self
+        # Computed here once for all that are made of this run.
+        _ = self.latent_scaling
+        text = config.extractor.to_json_best_effort(sort_keys=True)
+        other = copy.copy(self)
+        other.config = config
+        other.workdir = (
+            self.workdir / "ablation" / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        )
+        other.train_settings = self.train_settings | {
+            "extractor": builders.train_settings(config, "extractor")
+        }
+        other.trained = {name: of for name, of in self.trained.items() if name != "extractor"}
+        return other
+
     def build_detector(self) -> Detector:
         """The fitted detector of the trained networks, built and stored."""
         built = self.fit(self.settings, self.build)
@@ -277,15 +299,18 @@ class Run:
             train_parts=self._train_parts,
             heldout_images=heldout,
             seed=self.config.seed,
+            mesh=self.mesh.local_mesh,
         )
         if settings.tile:
-            return calibrate_on_images(detector, self._source, self._heldout, build)
+            laid = shard_detector(detector, self.mesh.local_mesh)
+            calibration = calibrate_on_images(laid, self._source, self._heldout, build)
+            return detector.replace(calibration=calibration)
         return detector
 
     def predict(self, detector: Detector, batch_size: int) -> Predictions:
         """What the detector says of the test images."""
         return predict(
-            detector,
+            shard_detector(detector, self.mesh.local_mesh),
             self._source,
             self.images["test"],
             batch_size,

@@ -21,7 +21,7 @@ from ddad_jax.data.prepare import prepare
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.tiled import cut_into_tiles
 from ddad_jax.deploy.artifact import load_detector
-from ddad_jax.detection.detector import Detector
+from ddad_jax.detection.detector import Detector, shard_detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import resample
@@ -36,6 +36,7 @@ from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.results import write_results
 from ddad_jax.run import NETWORKS, Run
 from ddad_jax.train import train_networks
+from ddad_jax.training.mesh import make_mesh
 
 
 def _prepare(run: Run) -> None:
@@ -301,8 +302,9 @@ def predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
         config.data.resize,
         config.data.on_unreadable,
     )
+    mesh = make_mesh(**config.mesh).local_mesh
     predictions = predict_source(
-        detector,
+        shard_detector(detector, mesh),
         source,
         prepared["test"],
         config.build.batch_size,

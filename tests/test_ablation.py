@@ -30,6 +30,8 @@ def test_settings_of_the_bank_too():
     [
         ([], "--vary is missing"),
         (["detection.num_stepz=5"], "detection.num_stepz"),
+        (["extractor.weights=resnet18"], "extractor.weights"),
+        (["extractor.training.patience=0,1"], "extractor.training.patience"),
         (["denoiser.training.steps=5,6"], "denoiser.training.steps"),
         (["detection.num_steps=5,many"], "no values"),
         (["detection.num_steps=2.5"], "2.5 is no int"),

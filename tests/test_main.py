@@ -231,6 +231,12 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     fewer = ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=paper")
     assert fewer.returncode == 0, fewer.stderr
     assert json.loads((workdir / "ablation.json").read_text()) == kept
+    adapted = ddad(*arguments, "--mode=ablate", "--vary=extractor.training.steps=1")
+    assert adapted.returncode == 0, adapted.stderr
+    assert len(list(workdir.glob("ablation/*/extractor/metrics.jsonl"))) == 1
+    table = (workdir / "ablation.csv").read_text().splitlines()
+    assert table[0].startswith("detection.scoring,extractor.training.steps,")
+    assert table[-1].startswith(",1,")
 
     images = data / "plate/test/large"
     predicted = ddad(*arguments, "--mode=predict", f"--images={images}")

@@ -22,7 +22,7 @@ from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.calibration import fit_threshold
 from ddad_jax.detection.detect import compile_detect
-from ddad_jax.detection.detector import Detector
+from ddad_jax.detection.detector import Calibration, Detector
 from ddad_jax.evaluation.originals import as_picture, for_showing, on_disk
 from ddad_jax.evaluation.predictions import Predictions
 
@@ -74,8 +74,8 @@ def predict_tiled(
 
 def calibrate_on_images(
     detector: Detector, source: TiledSource, tiles: ImageSet, build: BuildSettings
-) -> Detector:
-    """The detector with a threshold for images, where it had one for tiles.
+) -> Calibration:
+    """The detector's calibration with a threshold for images, where it had one for tiles.
 
     Args:
       detector: calibrated on tiles.
@@ -86,10 +86,9 @@ def calibrate_on_images(
     images = _detect_by_image(detector, source, tiles, build.batch_size)
     scores = np.array([layers[..., 0].max() for _, _, layers in images], np.float64)
     threshold, spread = fit_threshold(scores, build.false_alarm_rate)
-    calibration = detector.calibration.replace(
+    return detector.calibration.replace(
         threshold=jnp.float32(threshold), spread=jnp.float32(spread)
     )
-    return detector.replace(calibration=calibration)
 
 
 def _detect_by_image(
