@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 
-def alternate(contenders: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds of each call, [repeats] by name; each is called once before, to warm up.
+def alternate(
+    contenders: Mapping[str, Callable[[], None]], repeats: int, *, warm_up: bool = True
+) -> dict[str, np.ndarray]:
+    """Seconds of each call, [repeats] by name.
 
     Args:
       contenders: functions that return when their work is done.
       repeats: rounds; in each every contender is called once, and the order is turned around
         from round to round.
+      warm_up: whether each is called once before.
     """
-    for run in contenders.values():
-        run()
+    if warm_up:
+        for run in contenders.values():
+            run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(repeats):
         names = list(contenders)

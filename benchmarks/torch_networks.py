@@ -21,7 +21,9 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> Tensor:
         half = self.size // 2
-        frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half))
+        frequencies = torch.exp(
+            -math.log(10000.0) / half * torch.arange(half, device=timestep.device)
+        )
         angles = timestep.float()[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 

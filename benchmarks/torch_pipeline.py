@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.torch_networks import TAEF2, EfficientNetLite0, UNet
+from benchmarks.torch_published import ResNet34, StableDiffusion
 from ddad_jax.detection.detector import Detector
+from ddad_jax.models import AutoencoderKL, ResNet
 from ddad_jax.models import UNet as FlaxUNet
 from ddad_jax.pretrained import to_state_dict
 
@@ -39,52 +41,104 @@ def load(module: nn.Module, variables, network) -> nn.Module:
 class Pipeline:
     """Everything from pixels to heat map, with the weights of one of our detectors.
 
-    The detector is of `configs/mvtec_small.py` with scoring "paper" and the scaled start.
+    The detector is of `configs/mvtec_small.py` or `configs/mvtec.py` with scoring "paper" and the
+    scaled start.
     """
 
-    def __init__(self, detector: Detector):
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        device: str = "cpu",
+        compiled: bool = False,
+        bfloat16: bool = False,
+    ):
+        """Loads the networks.
+
+        Args:
+          detector: whose weights, banks and calibration are taken.
+          device: PyTorch's name of it.
+          compiled: whether the networks go through `torch.compile`.
+          bfloat16: whether they run under autocast to bfloat16.
+        """
         networks, self.settings = detector.networks, detector.settings
-        self.autoencoder = load(TAEF2(), detector.autoencoder, networks.autoencoder)
-        self.extractor = load(EfficientNetLite0(), detector.extractor, networks.extractor)
-        self.denoiser = load(unet_like(networks.denoiser), detector.denoiser, networks.denoiser)
+        kl = isinstance(networks.autoencoder, AutoencoderKL)
+        resnet = isinstance(networks.extractor, ResNet)
+        autoencoder = load(
+            StableDiffusion() if kl else TAEF2(), detector.autoencoder, networks.autoencoder
+        ).to(device)
+        extractor = load(
+            ResNet34() if resnet else EfficientNetLite0(), detector.extractor, networks.extractor
+        ).to(device)
+        denoiser = load(unet_like(networks.denoiser), detector.denoiser, networks.denoiser)
+        prepare = torch.compile if compiled else (lambda function: function)
+        self._encode, self._decode = prepare(autoencoder.encode), prepare(autoencoder.decode)
+        self._extract, self._denoise = prepare(extractor), prepare(denoiser.to(device))
+        self.device, self.bfloat16 = device, bfloat16
+
         bank = np.asarray(detector.bank)
         # Our features are flattened with channels last.
-        self.bank = torch.tensor(bank.reshape(len(bank), 16, 16, -1)).permute(0, 3, 1, 2).flatten(1)
-        self.shift = torch.tensor(np.asarray(detector.latent_shift))[:, None, None]
-        self.scale = torch.tensor(np.asarray(detector.latent_scale))[:, None, None]
-        self.alpha_bar = torch.tensor(np.asarray(detector.alpha_bar))
-        self.bin_edges = torch.tensor(np.asarray(detector.bin_edges))
+        bank = torch.tensor(bank.reshape(len(bank), 16, 16, -1)).permute(0, 3, 1, 2).flatten(1)
+        self.bank = bank.to(device)
+        self.shift = self._column(detector.latent_shift)
+        self.scale = self._column(detector.latent_scale)
+        self.alpha_bar = torch.tensor(np.asarray(detector.alpha_bar), device=device)
+        self.bin_edges = torch.tensor(np.asarray(detector.bin_edges), device=device)
         calibration = detector.calibration
         self.location = {kind: float(value) for kind, value in calibration.location.items()}
         self.spread = {kind: float(value) for kind, value in calibration.scale.items()}
         radius = round(4 * self.settings.blur)
         taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / self.settings.blur) ** 2)
-        self.taps = taps / taps.sum()
+        self.taps = (taps / taps.sum()).to(device)
+
+    def _column(self, values) -> Tensor:
+        return torch.tensor(np.asarray(values), device=self.device)[:, None, None]
+
+    def _autocast(self):
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16)
+
+    def extract(self, pixels: Tensor) -> list[Tensor]:
+        """The feature stages, in float32, of images in [-1, 1]."""
+        with self._autocast():
+            stages = self._extract(pixels)
+        return [stage.float() for stage in stages]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The scaled latent of images in [-1, 1]."""
+        with self._autocast():
+            latent = self._encode(pixels)
+        return (latent.float() - self.shift) * self.scale
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Images in [-1, 1] of a scaled latent."""
+        with self._autocast():
+            images = self._decode(latent / self.scale + self.shift)
+        return images.float().clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def detect(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Noise level, heat map and score of uint8 images [b, h, w, 3]."""
+        """Noise level, heat map, score and reconstruction of uint8 images [b, h, w, 3]."""
         s = self.settings
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        latent = (self.autoencoder.encode(pixels) - self.shift) * self.scale
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        latent = self.encode(pixels)
         level = self._noise_level(pixels)
-        reconstructed = self._reconstruct(latent, level)
-        decoded = self.autoencoder.decode(reconstructed / self.scale + self.shift)
-        decoded = decoded.clamp(-1.0, 1.0)
+        reconstructed = self.reconstruct(latent, level, s.num_steps)
+        decoded = self.decode(reconstructed)
         latent_map = (latent - reconstructed).abs().mean(1, keepdim=True)
         heat = s.latent_weight * self._normalised("latent", self._resized(latent_map))
-        feature_map = self._feature_map(self.extractor(pixels), self.extractor(decoded))
+        feature_map = self._feature_map(self.extract(pixels), self.extract(decoded))
         heat = heat + (1.0 - s.latent_weight) * self._normalised("feature", feature_map)
         heat = self._blurred(heat)[:, 0]
         return {
-            "noise_level": level.numpy(),
-            "heat_map": heat.numpy(),
-            "score": heat.amax((1, 2)).numpy(),
+            "noise_level": level.cpu().numpy(),
+            "heat_map": heat.cpu().numpy(),
+            "score": heat.amax((1, 2)).cpu().numpy(),
+            "reconstruction": decoded.permute(0, 2, 3, 1).cpu().numpy(),
         }
 
     def _noise_level(self, pixels: Tensor) -> Tensor:
         s = self.settings
-        feature = self.extractor(pixels)[s.knn_stage - 1]
+        feature = self.extract(pixels)[s.knn_stage - 1]
         pooled = F.adaptive_avg_pool2d(feature, 16).flatten(1)
         count = min(s.num_neighbours, len(self.bank))
         nearest = torch.cdist(pooled, self.bank, p=1.0).topk(count, largest=False).values
@@ -93,17 +147,19 @@ class Pipeline:
         unit = s.num_bins * s.num_steps
         return (2 * index * s.max_noise_level + unit) // (2 * unit) * s.num_steps
 
-    def _reconstruct(self, latent: Tensor, level: Tensor) -> Tensor:
-        s = self.settings
+    def reconstruct(self, latent: Tensor, level: Tensor, num_steps: int) -> Tensor:
+        """The latent denoised in so many steps from a noise level."""
         noisy = self._alpha_bar(level).sqrt() * latent
-        stride = level // s.num_steps
-        for step in range(s.num_steps - 1, -1, -1):
+        stride = level // num_steps
+        for step in range(num_steps - 1, -1, -1):
             timestep = step * stride
             a = self._alpha_bar(timestep)
             a_next = self._alpha_bar(timestep - stride if step else torch.full_like(level, -1))
-            noise = self.denoiser(noisy, timestep)
+            with self._autocast():
+                noise = self._denoise(noisy, timestep)
+            noise = noise.float()
             target = a.sqrt() * latent + (1.0 - a).sqrt() * noise
-            noise = noise - s.conditioning_weight * (1.0 - a).sqrt() * (target - noisy)
+            noise = noise - self.settings.conditioning_weight * (1.0 - a).sqrt() * (target - noisy)
             clean = (noisy - (1.0 - a).sqrt() * noise) / a.sqrt()
             noisy = a_next.sqrt() * clean + (1.0 - a_next).sqrt() * noise
         return noisy

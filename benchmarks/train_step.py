@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from absl import app, flags
 
-from benchmarks.networks import drawn, small
+from benchmarks.networks import CONFIGS, drawn, networks
 from benchmarks.timing import alternate, summary
 from benchmarks.torch_pipeline import load, unet_like
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.training.denoiser import denoiser_loss
 from ddad_jax.training.state import TrainSettings, initial_state, make_step
 
+SIZE = flags.DEFINE_enum("size", "small", list(CONFIGS), "Whose networks.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 30, "Latents a step.")
 REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds of the alternation.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Our compute type.")
@@ -32,9 +33,10 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 class TorchStep:
     """Training of the peer, one call a step."""
 
-    def __init__(self, network: torch.nn.Module, alpha_bar: np.ndarray):
-        self.network = network.train()
-        self.alpha_bar = torch.tensor(alpha_bar[1:])
+    def __init__(self, network: torch.nn.Module, alpha_bar: np.ndarray, device: str):
+        self.network = network.train().to(device)
+        self.device = device
+        self.alpha_bar = torch.tensor(alpha_bar[1:], device=device)
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01)
 
     def loss(self, latent: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor):
@@ -44,10 +46,12 @@ class TorchStep:
         return torch.nn.functional.mse_loss(predicted, noise)
 
     def __call__(self, latent: torch.Tensor) -> None:
-        timestep = torch.randint(0, NUM_TIMESTEPS, latent.shape[:1])
+        timestep = torch.randint(0, NUM_TIMESTEPS, latent.shape[:1], device=self.device)
         self.optimiser.zero_grad()
         self.loss(latent, torch.randn_like(latent), timestep).backward()
         self.optimiser.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
 def require_agreement(denoiser, params, peer: TorchStep, latent: np.ndarray, dtype: str) -> None:
@@ -59,7 +63,7 @@ def require_agreement(denoiser, params, peer: TorchStep, latent: np.ndarray, dty
     rng = np.random.default_rng(1)
     noise = rng.normal(size=latent.shape).astype(np.float32)
     timestep = rng.integers(0, NUM_TIMESTEPS, len(latent))
-    a = jnp.asarray(peer.alpha_bar.numpy())[timestep][:, None, None, None]
+    a = jnp.asarray(peer.alpha_bar.cpu().numpy())[timestep][:, None, None, None]
 
     @jax.jit
     def value_and_norm(params):
@@ -71,7 +75,8 @@ def require_agreement(denoiser, params, peer: TorchStep, latent: np.ndarray, dty
         return value, jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient)))
 
     ours = [float(value) for value in value_and_norm(params)]
-    value = peer.loss(channels_first(latent), channels_first(noise), torch.tensor(timestep))
+    inputs = (channels_first(latent), channels_first(noise), torch.tensor(timestep))
+    value = peer.loss(*(each.to(peer.device) for each in inputs))
     value.backward()
     squares = [float((p.grad**2).sum()) for p in peer.network.parameters()]
     theirs = [value.item(), sum(squares) ** 0.5]
@@ -89,12 +94,13 @@ def channels_first(array: np.ndarray) -> torch.Tensor:
 def main(argv: list[str]) -> None:
     """Compares, then times."""
     del argv
-    denoiser = small(DTYPE.value).denoiser
+    denoiser = networks(SIZE.value, DTYPE.value).denoiser
     variables = drawn(denoiser, 0)
     alpha_bar = linear_alpha_bar(0.0015, 0.0195, NUM_TIMESTEPS)
     shape = (BATCH_SIZE.value, denoiser.sample_size, denoiser.sample_size, denoiser.in_channels)
     latent = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    peer = TorchStep(load(unet_like(denoiser), variables, denoiser), alpha_bar)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    peer = TorchStep(load(unet_like(denoiser), variables, denoiser), alpha_bar, device)
     print(f"{DTYPE.value}; PyTorch {torch.__version__} with {torch.get_num_threads()} threads; "
           f"JAX {jax.__version__} on {jax.devices()}; batch size {BATCH_SIZE.value}")  # fmt: skip
     require_agreement(denoiser, variables["params"], peer, latent, DTYPE.value)
@@ -105,7 +111,7 @@ def main(argv: list[str]) -> None:
     state = initial_state(variables["params"], settings)
     frozen, batch = {"alpha_bar": jnp.asarray(alpha_bar)}, {"latent": latent}
     constants = (jnp.int32(0), jnp.int32(settings.steps))
-    tensor = channels_first(latent)
+    tensor = channels_first(latent).to(device)
 
     def ours() -> None:
         nonlocal state

@@ -183,8 +183,13 @@ def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
         _require_range("benchmark.batch_sizes", size, 1, 1 << 20)
     for count in settings.devices:
         _require_range("benchmark.devices", count, 1, jax.device_count())
+        if settings.scaling_batch_size % count:
+            raise UserError(
+                f"benchmark.scaling_batch_size: {settings.scaling_batch_size} is no multiple of "
+                f"{count}, one of benchmark.devices"
+            )
     _require_range("benchmark.train_batch_size", settings.train_batch_size, 0, 1 << 20)
-    for name in ("repeats", "bank_rows"):
+    for name in ("repeats", "bank_rows", "scaling_batch_size"):
         _require_range(f"benchmark.{name}", getattr(settings, name), 1, 1 << 30)
     return settings
 

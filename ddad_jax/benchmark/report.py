@@ -17,7 +17,7 @@ WIDE = "wide"
 def markdown(document: Document) -> str:
     """What was measured, on what, with how many of its limits."""
     parts = [_machine(document["machine"]), _limits(document), _programs(document["rows"])]
-    parts += [_latency(document["rows"])]
+    parts += [_latency(document["rows"]), _scaling(document["scaling"])]
     parts.append(
         f"Times are of one call, in milliseconds; “{WIDE}”: p90 - p10 is more than a tenth of the "
         "median. Operations are those of the program as written, loops counted as often as they "
@@ -98,6 +98,41 @@ def _latency(rows: Sequence[Row]) -> str:
     return "\n".join(["`detect`:", "", *lines]) if lines else ""
 
 
+def _scaling(rows: Sequence[Row]) -> str:
+    """Weak and strong scaling; efficiency is each device's rate beside that of the first row."""
+    if not rows:
+        return ""
+    header = [
+        "scaling", "program", "type", "devices", "batch", "median, ms", "images/s", "efficiency",
+        "in collectives", "",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        alike = [r for r in rows if _curve(r) == _curve(row)]
+        first = min(alike, key=lambda r: r["devices"])
+        rates = [r["images_per_second"] / r["devices"] for r in (row, first)]
+        share = row["in_collectives"]
+        cells.append(
+            [
+                row["kind"],
+                row["program"],
+                row["dtype"],
+                str(row["devices"]),
+                str(row["batch_size"]),
+                _milliseconds(row["median"]),
+                f"{row['images_per_second']:.4g}",
+                f"{rates[0] / rates[1]:.1%}",
+                "unknown" if share is None else f"{share:.1%}",
+                WIDE if row["wide"] else "",
+            ]  # fmt: skip
+        )
+    return markdown_table(header, cells)
+
+
+def _curve(row: Row) -> tuple[str, str, str]:
+    return row["kind"], row["program"], row["dtype"]
+
+
 def _setting(row: Row) -> tuple[str, int]:
     return row["dtype"], row["batch_size"]
 
@@ -113,17 +148,28 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
       UserError: a file is no benchmark, or they have no measurement in common.
     """
     first, second = _read(first_path), _read(second_path)
-    theirs = {_key(row): row for row in second["rows"]}
-    pairs = [(row, theirs[_key(row)]) for row in first["rows"] if _key(row) in theirs]
+    ours, theirs = ({_key(row): row for row in _rows(each)} for each in (first, second))
+    pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
     if not pairs:
         raise UserError(
             f"{second_path}: has no measurement in common with {first_path}; compare benchmarks of "
             "the same types and batch sizes"
         )
-    header = ["program", "type", "batch", "A, ms", "B, ms", "B/A", "images/s A", "images/s B", ""]
+    header = [
+        "program",
+        "type",
+        "batch",
+        "devices",
+        "A, ms",
+        "B, ms",
+        "B/A",
+        "images/s A",
+        "images/s B",
+        "",
+    ]
     rows = [
         [
-            a["program"], a["dtype"], str(a["batch_size"]),
+            a["program"], a["dtype"], str(a["batch_size"]), f"{a['devices']} {a['kind']}".strip(),
             _milliseconds(a["median"]), _milliseconds(b["median"]),
             f"{b['median'] / a['median']:.3f}",
             f"{a['images_per_second']:.4g}", f"{b['images_per_second']:.4g}",
@@ -131,7 +177,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
         ]
         for a, b in pairs
     ]  # fmt: skip
-    unlike = len(first["rows"]) + len(second["rows"]) - 2 * len(pairs)
+    unlike = len(ours) + len(theirs) - 2 * len(pairs)
     parts = [
         f"A is {first_path}, B is {second_path}; times are medians of one call.",
         f"A: {_machine(first['machine'])}\n\nB: {_machine(second['machine'])}",
@@ -145,14 +191,18 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
 def _read(path: Path) -> Document:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        _ = document["machine"], document["rows"]
+        _ = document["machine"], _rows(document)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no benchmark.json; make one with --mode=benchmark") from error
     return document
 
 
-def _key(row: Row) -> tuple[str, str, int]:
-    return row["program"], *_setting(row)
+def _rows(document: Document) -> list[Row]:
+    return [*document["rows"], *document["scaling"]]
+
+
+def _key(row: Row) -> tuple[str, str, int, int, str]:
+    return row["program"], *_setting(row), row["devices"], row["kind"]
 
 
 def _apart(a: Row, b: Row) -> str:

@@ -2,8 +2,9 @@
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from ddad_jax.benchmark.limits import Limits, find_limits
 from ddad_jax.benchmark.programs import Entry, detection_entries, training_entries
 from ddad_jax.benchmark.report import markdown
 from ddad_jax.benchmark.roofline import write_roofline
+from ddad_jax.benchmark.scaling import measure_scaled, scaled_entries
 from ddad_jax.benchmark.timing import measure
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
 from ddad_jax.training.state import TrainSettings
 
 NAME = "benchmark.json"
+# What tells one row from another; "kind" is "weak" or "strong" where scaling is measured.
+KEY = ("program", "dtype", "batch_size", "devices", "kind")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class BenchmarkSettings:
       repeats: timed calls of each program.
       max_seconds: after which a program is called no more, if it was three times.
       bank_rows: training images that the k-NN compares with.
-      devices: numbers of devices whose scaling is measured; none where it is only one.
+      devices: numbers of devices that scaling is measured over; with 1 alone it is not.
+      scaling_batch_size: images of each device in weak scaling, of all in strong scaling.
     """
 
     dtypes: tuple[str, ...]
@@ -46,6 +51,7 @@ class BenchmarkSettings:
     max_seconds: float
     bank_rows: int
     devices: tuple[int, ...]
+    scaling_batch_size: int
 
 
 def run_benchmark(
@@ -77,39 +83,99 @@ def run_benchmark(
       Interrupted: by SIGINT or SIGTERM, with every finished measurement written.
     """
     document = _begun(folder / NAME, {"machine": machine.describe(), "config": dict(config)})
-    done = {(row["program"], row["dtype"], row["batch_size"]) for row in document["rows"]}
-    planned = []
+    jobs = []
     for dtype, detector in detectors.items():
-        entries = [e for size in settings.batch_sizes for e in detection_entries(detector, size)]
-        if settings.train_batch_size:
-            entries += training_entries(
-                detector, settings.train_batch_size, denoiser, extractor, max_timestep
-            )
-        planned += [(dtype, e) for e in entries if (e.name, dtype, e.batch_size) not in done]
+        training = partial(
+            training_entries,
+            detector,
+            denoiser=denoiser,
+            extractor=extractor,
+            max_timestep=max_timestep,
+        )
+        jobs += _single_jobs(settings, dtype, detector, training)
+        jobs += _scaling_jobs(settings, dtype, detector, training)
+    stored = [row for part in ("rows", "scaling") for row in document[part]]
+    done = {tuple(row[name] for name in KEY) for row in stored}
+    jobs = [job for job in jobs if job.key not in done]
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for dtype, entry in (bar := tqdm(planned, desc="benchmark", disable=None)):
-            bar.set_postfix_str(f"{entry.name}, {dtype}, batch {entry.batch_size}")
+        for job in (bar := tqdm(jobs, desc="benchmark", disable=None)):
+            program, dtype, batch_size, devices, kind = job.key
+            name = f"{program}, {dtype}, batch {batch_size}"
+            name += f", {devices} devices, {kind}" if kind else ""
+            bar.set_postfix_str(name)
             if dtype not in document["limits"]:
                 limits = find_limits(dtype, settings.repeats, settings.max_seconds)
                 document["limits"][dtype] = asdict(limits)
-            row = _measured(entry, dtype, Limits(**document["limits"][dtype]), settings)
-            document["rows"].append(row)
+            row = dict(zip(KEY, job.key, strict=True)) | job.measure(
+                Limits(**document["limits"][dtype])
+            )
+            document["scaling" if kind else "rows"].append(row)
             _write(document, folder)
-            logging.info(
-                "%s, %s, batch %d: %.4f s%s", entry.name, dtype, entry.batch_size, row["median"],
-                ", wide" if row["wide"] else "",
-            )  # fmt: skip
+            logging.info("%s: %.4f s%s", name, row["median"], ", wide" if row["wide"] else "")
     except KeyboardInterrupt as error:
+        count = len(document["rows"]) + len(document["scaling"])
         raise Interrupted(
-            f"benchmark: {len(document['rows'])} measurements are in {folder / NAME}; the same "
-            "command goes on from there"
+            f"benchmark: {count} measurements are in {folder / NAME}; the same command goes on "
+            "from there"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
         (folder / "benchmark.md").write_text(markdown(document), encoding="utf-8")
         write_roofline(document, folder / "roofline.png")
     return document
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A row of the document: the values of `KEY`, and what measures the others."""
+
+    key: tuple[str, str, int, int, str]
+    measure: Callable[[Limits], dict[str, Any]]
+
+
+def _single_jobs(
+    settings: BenchmarkSettings,
+    dtype: str,
+    detector: Detector,
+    training: Callable[[int], list[Entry]],
+) -> list[_Job]:
+    """Every program on one device."""
+    entries = [e for size in settings.batch_sizes for e in detection_entries(detector, size)]
+    if settings.train_batch_size:
+        entries += training(settings.train_batch_size)
+    return [
+        _Job((e.name, dtype, e.batch_size, 1, ""), partial(_measured, e, settings)) for e in entries
+    ]
+
+
+def _scaling_jobs(
+    settings: BenchmarkSettings,
+    dtype: str,
+    detector: Detector,
+    training: Callable[[int], list[Entry]],
+) -> list[_Job]:
+    """`detect` and the training step over several devices, where several are asked for."""
+    if max(settings.devices) == 1:
+        return []
+    scaled = [
+        *scaled_entries(
+            lambda size: detection_entries(detector, size)[0],
+            settings.scaling_batch_size,
+            settings.devices,
+        )
+    ]
+    if settings.train_batch_size:
+        scaled += scaled_entries(
+            lambda size: training(size)[0], settings.scaling_batch_size, settings.devices
+        )
+    return [
+        _Job(
+            (s.entry.name, dtype, s.entry.batch_size, s.devices, s.kind),
+            lambda _, s=s: measure_scaled(s, settings.repeats, settings.max_seconds),
+        )
+        for s in scaled
+    ]
 
 
 def _begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -122,26 +188,20 @@ def _begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     return about | {"limits": {}, "rows": [], "scaling": []}
 
 
-def _measured(
-    entry: Entry, dtype: str, limits: Limits, settings: BenchmarkSettings
-) -> dict[str, Any]:
+def _measured(entry: Entry, settings: BenchmarkSettings, limits: Limits) -> dict[str, Any]:
     program = entry.make()
     # An optimiser step's arguments are gone once it is called.
     shapes = jax.eval_shape(lambda *arguments: arguments, *program.arguments)
     timing, compiled = measure(program, settings.repeats, settings.max_seconds)
     row = {
-        "program": entry.name,
-        "dtype": dtype,
-        "batch_size": entry.batch_size,
         "times": entry.times,
         **timing.row(),
-        "images_per_second": 0.0,
+        "images_per_second": entry.batch_size / timing.row()["median"],
         "memory": _memory(compiled),
         "device_memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
         "operations": operations(program.function, *shapes),
     }
     rate = row["operations"] / row["median"]
-    row["images_per_second"] = entry.batch_size / row["median"]
     row |= {"rate": rate, "of_peak": rate / limits.flops, "of_product": rate / limits.product}
     if entry.times:
         moved = traffic(compiled, program.function, *shapes)

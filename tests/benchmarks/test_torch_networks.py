@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.networks import drawn, small
+from benchmarks.networks import drawn, make_detector, networks
+from ddad_jax.benchmark.seeded import seeded_images
 
 torch = pytest.importorskip("torch")
 
 from benchmarks.torch_networks import TAEF2, EfficientNetLite0  # noqa: E402
 from benchmarks.torch_pipeline import load, unet_like  # noqa: E402
+from benchmarks.torch_published import ResNet34  # noqa: E402
 
 pytestmark = pytest.mark.slow
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, (1, 64, 64, 3)), jnp.float32)
@@ -26,7 +28,7 @@ def assert_agree(theirs, ours):
 
 @torch.no_grad()
 def test_autoencoder():
-    network = small().autoencoder
+    network = networks("small").autoencoder
     variables = drawn(network, 0)
     peer = load(TAEF2(), variables, network)
     latent = network.apply(variables, IMAGES, method="encode")
@@ -37,7 +39,7 @@ def test_autoencoder():
 
 @torch.no_grad()
 def test_extractor():
-    network = small().extractor
+    network = networks("small").extractor
     variables = drawn(network, 0)
     peer = load(EfficientNetLite0(), variables, network)
     ours = network.apply(variables, network.normalise(IMAGES))
@@ -47,7 +49,7 @@ def test_extractor():
 
 @torch.no_grad()
 def test_denoiser():
-    network = small().denoiser
+    network = networks("small").denoiser
     variables = drawn(network, 0)
     peer = load(unet_like(network), variables, network)
     latent = np.random.default_rng(1).normal(size=(2, 32, 32, 32)).astype(np.float32)
@@ -58,11 +60,21 @@ def test_denoiser():
     )
 
 
+@torch.no_grad()
+def test_published_extractor():
+    network = networks("published").extractor
+    variables = drawn(network, 0)
+    ours = network.apply(variables, network.normalise(IMAGES))
+    for theirs, stage in zip(
+        load(ResNet34(), variables, network)(first(np.asarray(IMAGES))), ours, strict=True
+    ):
+        assert_agree(theirs, stage)
+
+
 def test_whole_detection():
-    from benchmarks.detect import make_detector, require_agreement
+    from benchmarks.detect import require_agreement
     from benchmarks.torch_pipeline import Pipeline
 
-    detector = make_detector("float32", bank=40, scoring="paper")
-    coarse = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    images = coarse.repeat(16, 1).repeat(16, 2)
-    require_agreement(detector, Pipeline(detector), images, "float32")
+    detector = make_detector("small", "float32", "paper", bank_rows=40)
+    images = np.asarray(seeded_images(2, 256, seed=1))
+    require_agreement(detector, Pipeline(detector), images, 1e-3)

@@ -1,0 +1,95 @@
+"""A whole evaluation of a trained model, from its checkpoint to metrics and pictures.
+
+    python -m benchmarks.evaluate --workdir=runs/bottle --root=<MVTec AD>
+
+The run is one of `configs/mvtec_small.py` or `configs/mvtec.py`. Ours is `--mode=evaluate` in a
+fresh folder, with images decoded, programs compiled, 95 % intervals, figures and the report; the
+official procedure is `benchmarks.torch_evaluation`. Each starts as a process of its own.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks import results
+
+WORKDIR = flags.DEFINE_string("workdir", None, "A fitted run of one category.", required=True)
+ROOT = flags.DEFINE_string("root", None, "The folder of MVTec AD.", required=True)
+ROUNDS = flags.DEFINE_integer("rounds", 1, "Evaluations of each.")
+OUTPUT = flags.DEFINE_string("output", None, "Where figures are kept, without suffix.")
+
+OFFICIAL = """
+import dataclasses, json, sys
+from pathlib import Path
+from benchmarks.torch_evaluation import evaluate
+from benchmarks.torch_pipeline import Pipeline
+from ddad_jax.deploy.artifact import load_detector
+
+detector = load_detector(Path(sys.argv[1])).detector
+detector = detector.replace(settings=dataclasses.replace(detector.settings, scoring="paper"))
+print(json.dumps(evaluate(Pipeline(detector), Path(sys.argv[2]), Path(sys.argv[3]))))
+"""
+
+
+def ours(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
+    """Runs `--mode=evaluate` on the detector of a run, in a folder of its own."""
+    folder.mkdir()
+    shutil.copy(workdir / "detector.safetensors", folder)
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    network = "mvtec" if config["autoencoder"]["name"] == "kl" else "mvtec_small"
+    changed = [
+        f"--config.{section}.{name}={config[section][name]}"
+        for section, name in (("data", "category"), ("autoencoder", "weights"))
+    ]
+    subprocess.run(
+        [
+            sys.executable, "-m", "ddad_jax.main", "--mode=evaluate",
+            f"--config=configs/{network}.py", f"--workdir={folder}",
+            f"--config.data.root={root}", f"--config.seed={config['seed']}", *changed,
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def official(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
+    """Runs the official procedure."""
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    arguments = [workdir / "detector.safetensors", root / config["data"]["category"], folder]
+    done = subprocess.run(
+        [sys.executable, "-c", OFFICIAL, *map(str, arguments)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: list[str]) -> None:
+    """Times both, in turns."""
+    del argv
+    workdir, root = Path(WORKDIR.value).resolve(), Path(ROOT.value).resolve()
+    contenders = {"PyTorch, official procedure": official, "ddad_jax": ours}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(ROUNDS.value):
+            for name, contender in contenders.items():
+                start = time.perf_counter()
+                figures = contender(workdir, root, Path(folder) / f"{name}{number}")
+                seconds[name].append(time.perf_counter() - start)
+                print(f"{name}: {seconds[name][-1]:.1f} s; image AUROC "
+                      f"{figures['image_auroc']:.4f}", flush=True)  # fmt: skip
+    if OUTPUT.value:
+        reference = "PyTorch, official procedure"
+        arrays = {name: np.array(values) for name, values in seconds.items()}
+        found = results.rows("evaluation of a category", 1, arrays, reference)
+        results.keep(Path(OUTPUT.value), found, reference)
+
+
+if __name__ == "__main__":
+    app.run(main)
