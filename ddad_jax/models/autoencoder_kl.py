@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddad_jax.models.layers import Conv, GroupNorm, require_divisible, upsample
+from ddad_jax.models.layers import Conv, GroupNorm, require_divisible
 
 # As published; the UNet's differs.
 EPSILON = 1e-6
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
                 x = residual(features, name=f"up_blocks_{level}_resnets_{layer}", **types)(x)
             if level < len(self.channels) - 1:
                 name = f"up_blocks_{level}_upsamplers_0_conv"
-                x = Conv(features, name=name, **types)(upsample(x))
+                x = Conv(features, upsampled=True, name=name, **types)(x)
         x = nn.silu(GroupNorm(epsilon=EPSILON, name="conv_norm_out", **types)(x))
         return Conv(3, name="conv_out", **types)(x)
 

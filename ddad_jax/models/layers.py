@@ -24,6 +24,7 @@ class Conv(nn.Module):
         ceil(input / stride) outputs.
       use_bias: whether a bias is added.
       zeros: whether the weights start at zero, which makes a residual branch start as identity.
+      upsampled: whether the input is upsampled first, as `upsample` does; with a 3×3 kernel only.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -34,6 +35,7 @@ class Conv(nn.Module):
     padding: str = "pytorch"
     use_bias: bool = True
     zeros: bool = False
+    upsampled: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -43,17 +45,58 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         initialiser = nn.initializers.zeros if self.zeros else nn.initializers.lecun_normal()
         kernel = self.param("kernel", initialiser, shape, self.param_dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (self.stride, self.stride),
-            _padding(self.size, self.padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        x = x.astype(self.dtype)
+        if self.upsampled:
+            y = _convolve_upsampled(x, kernel)
+        else:
+            padding = _padding(self.size, self.padding)
+            y = _convolve(x, kernel, padding, self.stride)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)
         return y
+
+
+def _convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c d"],
+    padding: str | list[tuple[int, int]],
+    stride: int = 1,
+) -> Float[Array, "b _h _w d"]:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _convolve_upsampled(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b 2*h 2*w d"]:
+    """A convolution of `upsample(x)`, as one 2×2 convolution of x for each of four phases.
+
+    An output sees 2×2 pixels of x, some through several weights; these are added first, which
+    leaves 4/9 of the work.
+    """
+    phases = [
+        [
+            _convolve(x, both, [(1 - row, row), (1 - column, column)])
+            for column, both in enumerate(_folded(rows, axis=1))
+        ]
+        for row, rows in enumerate(_folded(kernel, axis=0))
+    ]
+    b, h, w, _ = x.shape
+    together = jnp.stack([jnp.stack(columns, axis=3) for columns in phases], axis=2)
+    return together.reshape(b, 2 * h, 2 * w, -1)
+
+
+def _folded(kernel: Float[Array, "_h _w c d"], axis: int) -> list[Float[Array, "_i _j c d"]]:
+    """Along an axis, what the even and the odd outputs weigh the two pixels with that they see."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    pairs = ((first, middle + last), (first + middle, last))
+    return [jnp.concatenate(pair, axis) for pair in pairs]
 
 
 class DepthwiseConv(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddad_jax.models.layers import Conv, GroupNorm, require_divisible, upsample
+from ddad_jax.models.layers import Conv, GroupNorm, require_divisible
 
 
 class Block(nn.Module):
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
                 index += 1
             if level:
                 name = f"layer_{index + 1}"
-                x = Conv(self.width, use_bias=False, name=name, **types)(upsample(x))
+                x = Conv(self.width, use_bias=False, upsampled=True, name=name, **types)(x)
                 index += 2
         return Conv(3, name=f"layer_{index}", **types)(x)
 

@@ -37,13 +37,16 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "b _h _w features"]:
         """Apply the block to `x` at the timestep that `embedding` stands for."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        change = {"down": halve, "up": upsample, "none": lambda x: x}[self.resample]
-        h = change(nn.silu(GroupNorm(name="norm1", **types)(x)))
-        h = Conv(self.features, name="conv1", **types)(h)
+        h = nn.silu(GroupNorm(name="norm1", **types)(x))
+        if self.resample == "down":
+            h, x = halve(h), halve(x)
+        upsampled = self.resample == "up"
+        h = Conv(self.features, upsampled=upsampled, name="conv1", **types)(h)
         time = nn.Dense(self.features, name="time", **types)(nn.silu(embedding))
         h = nn.silu(GroupNorm(name="norm2", **types)(h + time[:, None, None]))
         h = Conv(self.features, zeros=True, name="conv2", **types)(h)
-        x = change(x)
+        if upsampled:
+            x = upsample(x)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, name="skip", **types)(x)
         return x + h
