@@ -15,23 +15,23 @@ from ddad_jax import builders
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.models import initialise
 from ddad_jax.training.denoiser import denoiser_loss
-from ddad_jax.training.state import initial_state, make_optimiser, make_step
+from ddad_jax.training.state import initial_state, make_step
 
 config = mvtec.get_config()
 config.denoiser.network.remat = True
 network = builders.networks(config).denoiser
 settings = builders.train_settings(config, "denoiser").for_images(100)
-optimiser = make_optimiser(settings)
-state = initial_state(initialise(network, jax.random.key(0))["params"], optimiser)
+state = initial_state(initialise(network, jax.random.key(0))["params"], settings)
 sums = lambda: [float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(state.params)]
 count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 before = sums()
-step = make_step(denoiser_loss(network, max_timestep=1000), optimiser, 0.999)
+loss = denoiser_loss(network, max_timestep=1000)
+step = jax.jit(make_step(loss, settings), donate_argnums=0)
 frozen = {"alpha_bar": jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000))}
 batch = {"latent": jax.random.normal(jax.random.key(1), (1, 32, 32, 4))}
 losses, skipped = [], []
 for _ in range(2):
-    state, metrics = step(state, frozen, batch, jax.random.key(2))
+    state, metrics = step(state, frozen, batch, jnp.int32(2), jnp.int32(settings.steps))
     losses.append(float(metrics["loss"]))
     skipped.append(int(metrics["skipped"]))
 print(json.dumps({
