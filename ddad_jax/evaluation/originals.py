@@ -1,6 +1,7 @@
 """Predictions at the resolution of the original images, whatever their sizes."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,7 @@ def at_original_size(predictions: Predictions, source: Source, resize: str) -> P
         maps.append(on_disk(restore_map(p.maps[row], *image.shape[:2], resize)))
         masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
         images.append(shown)
-        reconstructions.append(as_picture(np.stack(restored, axis=-1)))
+        reconstructions.append(as_picture(restored))
     return replace(p, maps=maps, masks=masks, images=images, reconstructions=reconstructions)
 
 
@@ -47,9 +48,9 @@ def for_showing(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]
     return np.asarray(small)
 
 
-def as_picture(values: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Values of 0 to 255, rounded."""
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+def as_picture(colours: Sequence[Float[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w 3"]:
+    """Red, green and blue of 0 to 255 as one image, rounded."""
+    return np.rint(np.dstack(colours)).clip(0, 255).astype(np.uint8)
 
 
 def on_disk(values: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:

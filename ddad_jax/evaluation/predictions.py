@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy import ndimage
 
 from ddad_jax.data.resize import scale_map
 from ddad_jax.data.sample import Sample
@@ -80,8 +81,11 @@ class Predictions:
         return [self.maps[row] for row in rows], [self.masks[row] for row in rows]
 
     def shown_map(self, row: int) -> Float[np.ndarray, "h w"]:
-        """The map at the size of the image."""
-        return scale_map(self.maps[row], *self.images[row].shape[:2])
+        """The map at the size of the image; a narrow peak keeps its height."""
+        height, width = self.images[row].shape[:2]
+        heat = self.maps[row]
+        step = -(-max(heat.shape) // max(height, width))
+        return scale_map(ndimage.maximum_filter(heat, step) if step > 1 else heat, height, width)
 
     def shown_mask(self, row: int) -> Bool[np.ndarray, "h w"]:
         """The mask at the size of the image: every pixel there that holds some of the defect."""

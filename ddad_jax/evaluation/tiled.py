@@ -47,16 +47,18 @@ def predict_tiled(
     rows: dict[str, list[Any]] = {}
     for sample, found, layers in _detect_by_image(detector, source, tiles, batch_size):
         image = source.whole.read_image(sample)
+        shown = for_showing(image)
+        colours = [scale_map(layers[..., c], *shown.shape[:2]) for c in (1, 2, 3)]
         mask = source.whole.read_mask(sample)
         row = found | {
             "samples": sample,
             "labels": sample.label,
-            "images": for_showing(image),
+            "images": shown,
             "masks": np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask,
             "has_mask": sample.label == NORMAL or mask is not None,
             "scores": layers[..., 0].max(),
             "maps": on_disk(layers[..., 0]),
-            "reconstructions": for_showing(as_picture(layers[..., 1:])),
+            "reconstructions": as_picture(colours),
         }
         for name, value in row.items():
             rows.setdefault(name, []).append(value)

@@ -69,6 +69,15 @@ def test_what_is_shown_is_whole_and_not_too_large(restored, source):
     assert [each.shape for each in restored.reconstructions] == [e.shape for e in restored.images]
 
 
+def test_a_speck_is_seen_where_the_image_is_shown_smaller(restored):
+    heat = np.zeros((1200, 80), np.float32)
+    heat[601:604, 40:43] = 5.0
+    restored.maps[2], restored.masks[2] = heat, heat > 0
+    assert restored.shown_map(2).shape == restored.images[2].shape[:2]
+    assert restored.shown_map(2).max() > 4.5
+    assert restored.shown_mask(2).sum() >= 9 * (1024 / 1200) ** 2
+
+
 def test_figures_over_images_of_several_sizes(restored):
     found = compute_metrics(restored)
     truth = np.concatenate([mask.ravel() for mask in restored.masks])
