@@ -1,5 +1,8 @@
 """The ways a run ends that are nobody's bug; `ddad_jax.main` turns each into an exit code."""
 
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 75
+
 
 class UserError(Exception):
     """Bad input: one line naming the file or setting, what was found, and what to do.

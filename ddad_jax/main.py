@@ -2,7 +2,9 @@
 
 import difflib
 import errno
+import json
 import logging as standard_logging
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +12,9 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from ddad_jax import workflow
-from ddad_jax.errors import Interrupted, UserError
-
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 75
+from ddad_jax import processes, workflow
+from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
+from ddad_jax.run import first_difference
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
@@ -42,6 +42,13 @@ NETWORK = flags.DEFINE_enum(
 OUTPUT = flags.DEFINE_string(
     "output", None, "With --mode=convert: a .safetensors, .pth, .pt or .bin file."
 )
+# Modes that several processes do not share.
+ONE_PROCESS = ("ablate", "predict", "benchmark")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of several processes: address and port of process 0, for all the same."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of several processes: how many.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of several processes: which, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +68,10 @@ def main(argv: list[str]) -> None:
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; name the folder that the run may write to")
     workdir = _writable(Path(WORKDIR.value))
-    _log_to(workdir / "log.txt")
+    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if jax.process_count() > 1:
+        _require_agreement()
+    _log_to(workdir / "log.txt" if processes.is_first() else Path(os.devnull))
     jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compilation_cache"))
     logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
     if MODE.value == "benchmark":
@@ -74,12 +84,32 @@ def main(argv: list[str]) -> None:
         workflow.run(MODE.value, CONFIG.value, workdir)
 
 
+def _require_agreement() -> None:
+    """Checks that every process has the same config and code.
+
+    Raises:
+      UserError: naming what differs; or the mode is for one process.
+    """
+    if MODE.value in ONE_PROCESS:
+        raise UserError(f"--mode={MODE.value}: is for one process; leave out --coordinator")
+    config = json.loads(CONFIG.value.to_json_best_effort())
+    own = {"mode": MODE.value, "config": config, "code": processes.source_hash()}
+    first, *others = map(json.loads, processes.gather_texts(json.dumps(own, sort_keys=True)))
+    for number, other in enumerate(others, start=1):
+        if other != first:
+            name, expected, found = first_difference(first, other, list(first))
+            raise UserError(
+                f"process {number}: has {name} = {found}, but process 0 has {expected}; start all "
+                "with the same command and code"
+            )
+
+
 def _writable(workdir: Path) -> Path:
     probe = workdir / ".writable"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot be written ({error.strerror}); choose another folder"
@@ -154,6 +184,10 @@ def run(argv: list[str]) -> int:
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        processes.end_process(f"{processes.GONE} ({str(error).splitlines()[0]})")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from ddad_jax import builders, pretrained
+from ddad_jax import builders, pretrained, processes
 from ddad_jax.data.prepare import ImageSet, prepare
 from ddad_jax.data.report import DatasetReport, inspect
 from ddad_jax.data.sample import part_name
@@ -86,12 +86,13 @@ class Run:
             begun = json.loads(path.read_text())
             changed = [name for name in TRAINED_BY if begun.get(name) != resolved[name]]
             if changed and any(self.workdir.glob("*/checkpoints/*")):
-                setting, before, now = _first_difference(begun, resolved, changed)
+                setting, before, now = first_difference(begun, resolved, changed)
                 raise UserError(
                     f"--workdir={self.workdir}: holds a run with {setting} = {before}, but now it "
                     f"is {now}; choose another --workdir, or the setting it was begun with"
                 )
-        path.write_text(json.dumps(resolved, indent=2) + "\n")
+        if processes.is_first():
+            path.write_text(json.dumps(resolved, indent=2) + "\n")
 
     def inspect(self) -> DatasetReport:
         """Reads every image and mask and says what there is, and what would spoil a result."""
@@ -333,14 +334,14 @@ class Run:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _first_difference(before: Any, now: Any, names: list[str]) -> tuple[str, Any, Any]:
+def first_difference(before: Any, now: Any, names: list[str]) -> tuple[str, Any, Any]:
     """The dotted name of a setting that differs, and its two values."""
     for name in names:
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             inner = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
             if inner:
-                setting, *values = _first_difference(old, new, inner)
+                setting, *values = first_difference(old, new, inner)
                 return f"{name}.{setting}", *values
         elif old != new:
             return name, old, new

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from ddad_jax import processes
 from ddad_jax.data.loader import training_batches
 from ddad_jax.detection import evidence
 from ddad_jax.hardware import peak_flops
@@ -38,10 +39,12 @@ def train_networks(runs: Sequence[Run], networks: Sequence[str]) -> None:
       Interrupted: a signal, with the states saved.
       UserError: weights that cannot be read, or a loss that stays non-finite.
     """
-    for run in runs:
-        run.load_weights()
+    with processes.first_then_others("weights"):
+        for run in runs:
+            run.load_weights()
     for network in networks:
-        left = [run for run in runs if network not in run.trained and run.trains(network)]
+        with processes.first_then_others(f"images for the {network}"):
+            left = [run for run in runs if network not in run.trained and run.trains(network)]
         # Augmented images are encoded at each step, others once: these are two programs.
         for augmented in (False, True):
             alike = [run for run in left if bool(run.augmentations) == augmented]
@@ -50,7 +53,9 @@ def train_networks(runs: Sequence[Run], networks: Sequence[str]) -> None:
 
 
 def _train_group(runs: Sequence[Run], network: str) -> None:
-    tasks = [TASKS[network](run) for run in runs]
+    # Process 0 decodes and encodes images into files that the others read.
+    with processes.first_then_others(f"data of the {network}"):
+        tasks = [TASKS[network](run) for run in runs]
     trainings = [_training(run, network, task) for run, task in zip(runs, tasks, strict=True)]
     peak = peak_flops(jax.devices()[0].device_kind, runs[0].config.dtype)
     trained = train(tasks[0].loss, trainings, mesh=runs[0].mesh, peak_flops=peak)

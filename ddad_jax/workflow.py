@@ -11,7 +11,7 @@ from absl import logging
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from ddad_jax import ablation, builders, pretrained
+from ddad_jax import ablation, builders, pretrained, processes
 from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
@@ -130,9 +130,9 @@ def run(mode: str, config: ConfigDict, workdir: Path) -> None:
         if mode in TRAINED:
             fitted = [run for run in group if mode == "fit" and run.stored_detector is not None]
             train_networks([run for run in group if run not in fitted], TRAINED[mode])
-        for part in map(STAGES[mode], group):
-            if part is not None:
-                parts.append(part)
+        if processes.is_first():
+            parts += [part for part in map(STAGES[mode], group) if part is not None]
+        processes.wait_for_all("stage")
     if len(parts) > 1:
         write_report(workdir / "report.html", workdir.resolve().name, parts)
         write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
@@ -149,9 +149,11 @@ def _groups(config: ConfigDict, workdir: Path) -> Iterator[list[Run]]:
     folders = [workdir / name if len(categories) > 1 else workdir for name in categories]
     for folder in folders:
         folder.mkdir(exist_ok=True)
-    runs = [
-        Run(config, category, folder) for category, folder in zip(categories, folders, strict=True)
-    ]
+    with processes.first_then_others("checks"):
+        runs = [
+            Run(config, category, folder)
+            for category, folder in zip(categories, folders, strict=True)
+        ]
     while runs:
         group, runs = runs[: config.mesh.category], runs[config.mesh.category :]
         yield group

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jaxtyping import Array, PyTree, UInt32
 
+from ddad_jax import processes
 from ddad_jax.errors import UserError
 from ddad_jax.training.state import TrainState
 
@@ -98,7 +99,8 @@ class Checkpoints:
         return state, data["iterator"]
 
     def _set_aside(self, damaged: dict[int, Exception], whole: int) -> None:
-        for step, error in damaged.items():
+        processes.wait_for_all("damaged checkpoints are read")
+        for step, error in damaged.items() if processes.is_first() else ():
             aside = self.folder.with_name(f"damaged-{step}")
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
@@ -106,6 +108,7 @@ class Checkpoints:
                 "%s: cannot be read (%s), moved to %s; the checkpoint of step %d is taken",
                 self.folder / str(step), _reason(error), aside, whole,
             )  # fmt: skip
+        processes.wait_for_all("damaged checkpoints are aside")
         self._manager.reload()
 
     def _check_architecture(self, step: int, template: TrainState) -> None:

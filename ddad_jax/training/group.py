@@ -106,7 +106,11 @@ class Group:
         for training in trainings:
             training.folder.mkdir(parents=True, exist_ok=True)
             self._checkpoints.append(Checkpoints(training.folder / "checkpoints"))
-            self._streams.append(training.batches(process_index=0, process_count=1))
+            self._streams.append(
+                training.batches(
+                    process_index=jax.process_index(), process_count=jax.process_count()
+                )
+            )
 
         idle = replace(trainings[-1], settings=replace(self.settings, steps=0))
         filled = [*trainings, *[idle] * (slices - len(trainings))]
@@ -188,8 +192,8 @@ class Group:
     def _counters(self) -> tuple[Int[np.ndarray, " group"], Int[np.ndarray, " group"]]:
         """Steps taken, and measurements since the best, as the states have them."""
         best = self.state.best
-        taken = jax.device_get(self.state.step)
-        return taken, np.zeros_like(taken) if best is None else jax.device_get(best.misses)
+        taken = meshes.local_to_host(self.state.step)
+        return taken, np.zeros_like(taken) if best is None else meshes.local_to_host(best.misses)
 
     @property
     def running(self) -> Bool[np.ndarray, " group"]:
@@ -228,7 +232,7 @@ class Group:
     def measure(self, due: Bool[np.ndarray, " group"]) -> Float[np.ndarray, " group"]:
         """Measures those that are due on their held-out samples; returns every best loss so far."""
         if not due.any():
-            return jax.device_get(self.state.best.loss)
+            return meshes.local_to_host(self.state.best.loss)
         values = self._validate(returned(self.state, self.settings))
         pairs = list(zip(np.float32(values), due, strict=True))
         self.state = self._hold(self.state, *meshes.place(self._mesh, pairs, meshes.whole_spec))
@@ -239,7 +243,7 @@ class Group:
                 self.taken[i], values[i], ", the best" if misses[i] == 0 else "",
             )  # fmt: skip
         self._misses = misses
-        return jax.device_get(self.state.best.loss)
+        return meshes.local_to_host(self.state.best.loss)
 
     def save(self, due: Bool[np.ndarray, " group"]) -> None:
         """Starts writing checkpoints of those that are due."""
@@ -250,14 +254,14 @@ class Group:
     def parameters(self, number: int) -> PyTree:
         """What a training would be for if it ended now, on the host."""
         state = meshes.training_slice(self._mesh, self.state, number)
-        return _only(jax.device_get(returned(state, self.settings)))
+        return _only(meshes.to_host(returned(state, self.settings)))
 
     def result(self) -> list[PyTree]:
         """What each training is for: parameters, on the host."""
         best = self.state.best
         params = returned(self.state, self.settings) if best is None else best.params
         return [
-            _only(jax.device_get(meshes.training_slice(self._mesh, params, i)))
+            _only(meshes.to_host(meshes.training_slice(self._mesh, params, i)))
             for i in range(len(self.trainings))
         ]
 

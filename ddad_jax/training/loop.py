@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, PyTree
 
+from ddad_jax import processes
 from ddad_jax.errors import Interrupted, UserError
 from ddad_jax.training.group import Group, Training
 from ddad_jax.training.recorder import Recorder, flops_of
@@ -46,7 +47,8 @@ def train(
         group = stack.enter_context(Group(loss, trainings, mesh))
         settings = group.settings
         stop_reason = stack.enter_context(stop_requests())
-        trace = stack.enter_context(Trace(trainings[0].folder / "trace", settings.trace_steps))
+        traced = settings.trace_steps if processes.is_first() else ""
+        trace = stack.enter_context(Trace(trainings[0].folder / "trace", traced))
         recorders = [
             stack.enter_context(Recorder(each.folder, each.settings, taken, peak_flops, row=row))
             for row, (each, taken) in enumerate(zip(trainings, group.taken.tolist(), strict=False))

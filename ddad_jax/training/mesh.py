@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ddad_jax.errors import UserError
@@ -30,6 +30,9 @@ SMALLEST_DIVIDED = 1024
 def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:
     """A mesh with the axes `category`, `data` and `model`; devices that are left over stay idle.
 
+    Each slice of `category` has as many devices of one process as of another, so that every process
+    takes part in every training.
+
     Args:
       category: categories that are trained at a time, each on its own devices.
       data: devices that share a batch and each hold all parameters; -1 takes all there are.
@@ -38,19 +41,40 @@ def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:
     Raises:
       UserError: sizes that cannot be, or more than there are devices for.
     """
-    devices = jax.devices()
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    by_process = np.array(devices).reshape(jax.process_count(), -1)
+    return Mesh(divide(by_process, category, data, model), AXES)
+
+
+def divide(devices: np.ndarray, category: int, data: int, model: int) -> np.ndarray:
+    """Devices in the order of a mesh; arguments but the first, and errors, as of `make_mesh`.
+
+    Args:
+      devices: [processes, devices of each].
+      category: see `make_mesh`.
+      data: see `make_mesh`.
+      model: see `make_mesh`.
+    """
+    processes, local = devices.shape
     for name, size in (("category", category), ("data", data), ("model", model)):
         if size < 1 and (name, size) != ("data", -1):
             raise UserError(f"mesh.{name}: {size} must be at least 1")
     if data == -1:
-        data = max(len(devices) // (category * model), 1)
-    needed = category * data * model
-    if needed > len(devices):
+        data = max(local // category * processes // model, 1)
+    asked = f"mesh: category {category} × data {data} × model {model}"
+    if data * model % processes:
         raise UserError(
-            f"mesh: category {category} × data {data} × model {model} needs {needed} devices, "
-            f"found {len(devices)}; make mesh.category, mesh.data or mesh.model smaller"
+            f"{asked}: {data * model} devices for a category are no multiple of the {processes} "
+            "processes; choose another mesh.data or mesh.model"
         )
-    return Mesh(np.array(devices[:needed]).reshape(category, data, model), AXES)
+    share = data * model // processes
+    if category * share > local:
+        raise UserError(
+            f"{asked} needs {category * share * processes} devices, found {devices.size}; make "
+            "mesh.category, mesh.data or mesh.model smaller"
+        )
+    slices = devices[:, : category * share].reshape(processes, category, share).swapaxes(0, 1)
+    return slices.reshape(category, data, model)
 
 
 def batch_devices(mesh: Mesh) -> int:
@@ -58,7 +82,7 @@ def batch_devices(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["model"]
 
 
-def parameter_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def parameter_spec(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How a parameter, its average or its optimiser state of this shape is divided."""
     divisible = [axis for axis, length in enumerate(shape) if length % mesh.shape["model"] == 0]
     if mesh.shape["model"] == 1 or math.prod(shape) < SMALLEST_DIVIDED or not divisible:
@@ -107,9 +131,16 @@ def place(mesh: Mesh, trees: Sequence[PyTree], layout: Layout) -> PyTree:
 
 
 def place_batch(mesh: Mesh, batches: Sequence[Mapping[str, np.ndarray]]) -> PyTree:
-    """A step's batches, one for each training, as arrays of the group on the mesh."""
+    """A step's batches, one for each training, as arrays of the group on the mesh.
+
+    Args:
+      mesh: see `make_mesh`.
+      batches: this process's part of each.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(RULES["training"], RULES["batch"]))
-    return jax.tree.map(lambda *rows: jax.device_put(np.stack(rows), sharding), *batches)
+    return jax.tree.map(
+        lambda *rows: jax.make_array_from_process_local_data(sharding, np.stack(rows)), *batches
+    )
 
 
 def training_slice(mesh: Mesh, group: PyTree, number: int) -> PyTree:
@@ -157,6 +188,27 @@ def over_group(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyT
         axis_names={RULES["training"]},
         check_vma=False,
     )
+
+
+def to_host(group: PyTree) -> PyTree:
+    """The arrays of a group, one after the other, whole, as numpy arrays on every process."""
+
+    def whole(leaf):
+        spec = PartitionSpec(RULES["training"])
+        sharding = NamedSharding(leaf.sharding.mesh, spec)
+        return local_to_host(jax.jit(lambda array: array, out_shardings=sharding)(leaf))
+
+    return jax.tree.map(whole, group)
+
+
+def local_to_host(group: PyTree) -> PyTree:
+    """As `to_host`, of arrays of which each device has all of a training's."""
+
+    def collect(leaf):
+        shards = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+        return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
+
+    return jax.tree.map(collect, group)
 
 
 def gather(tree: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """What a training tells while it runs: metrics, pictures, a progress bar."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,15 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
+from ddad_jax import processes
+from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Means, Metrics, TrainSettings
 
 
 class Recorder:
     """Writes `metrics.jsonl`, TensorBoard's `tensorboard/` and `samples/` of a folder.
+
+    Of several processes the first writes; the others' recorders are for their calls alone.
 
     What an interrupted run wrote beyond the step that it is continued from is dropped. Nothing
     waits for the devices but `write_metrics`.
@@ -48,7 +53,7 @@ class Recorder:
         self._row = row
         self._settings = settings
         self._peak_flops = peak_flops
-        path = folder / "metrics.jsonl"
+        path = folder / "metrics.jsonl" if processes.is_first() else Path(os.devnull)
         _drop_after(path, first)
         self._lines = path.open("a")
         self._first = first
@@ -90,7 +95,7 @@ class Recorder:
         Returns:
           What was written; of `Means` those kinds alone that any sample was of.
         """
-        steps = jax.tree.map(lambda group: group[self._row], jax.device_get(self._steps))
+        steps = jax.tree.map(lambda group: group[self._row], meshes.local_to_host(self._steps))
         last = steps[-1]
         seconds = time.monotonic() - self._started
         rate = len(steps) * self._settings.batch_size / seconds
@@ -122,12 +127,16 @@ class Recorder:
 
     def write_picture(self, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Writes a picture that belongs to a step, also as a file in `samples/`."""
+        if not processes.is_first():
+            return
         path = self.folder / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(picture).save(path)
         self._write_events(step, [summary.image("samples", picture, dataformats="HWC")])
 
     def _write_events(self, step: int, written: list[Any]) -> None:
+        if not processes.is_first():
+            return
         if self._events is None:
             self._events = _open_events(self.folder / "tensorboard", self._first)
         for each in written:

@@ -39,7 +39,8 @@ def make_validation(
     ) -> Float[Array, ""]:
         return loss(params, frozen, batch, jax.random.wrap_key_data(key_data))[0]
 
-    values = jax.jit(meshes.over_group(value, mesh))
+    each = meshes.shardings(mesh, jax.ShapeDtypeStruct((1,), np.float32), meshes.whole_spec)
+    values = jax.jit(meshes.over_group(value, mesh), out_shardings=each)
 
     def validate(params: PyTree) -> Float[np.ndarray, " group"]:
         found = []
@@ -52,7 +53,7 @@ def make_validation(
             batch = meshes.place(mesh, batches, meshes.batch_spec)
             keys = meshes.place(mesh, [keys[number] for keys in keys_of], meshes.whole_spec)
             found.append(values(params, frozen, batch, keys))
-        table = np.stack(jax.device_get(found))
+        table = np.stack(meshes.local_to_host(found))
         return np.array([table[: len(rows), i].mean() for i, rows in enumerate(rows_of)])
 
     return validate

@@ -9,9 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from ddad_jax.errors import UserError
-from ddad_jax.training.mesh import make_mesh
-
 PROGRAM = """
 import os, signal, sys
 from dataclasses import replace
@@ -177,13 +174,3 @@ def test_collectives_are_read_in_both_notations():
       %c = f32[] collective-permute(%x), channel_id=3, source_target_pairs={{0,1},{1,0}}
     """
     assert replica_groups(program) == [[[0, 2], [1, 3]], [[0, 2], [1, 3]], [[0, 1], [1, 0]]]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "part"),
-    [((1, 2, 1), "needs 2 devices, found 1"), ((0, 1, 1), "mesh.category: 0"),
-     ((1, -2, 1), "mesh.data: -2"), ((1, -1, 3), "data 1 × model 3")],
-)  # fmt: skip
-def test_a_mesh_that_cannot_be_is_refused(sizes, part):
-    with pytest.raises(UserError, match=part):
-        make_mesh(*sizes)
