@@ -54,7 +54,7 @@ def ours(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
             f"--config=configs/{network}.py", f"--workdir={folder}",
             f"--config.data.root={root}", f"--config.seed={config['seed']}", *changed,
         ],
-        check=True, capture_output=True,
+        check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
@@ -65,7 +65,7 @@ def official(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
     arguments = [workdir / "detector.safetensors", root / config["data"]["category"], folder]
     done = subprocess.run(
         [sys.executable, "-c", OFFICIAL, *map(str, arguments)],
-        check=True, capture_output=True, text=True,
+        check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
