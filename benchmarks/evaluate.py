@@ -85,9 +85,13 @@ def main(argv: list[str]) -> None:
                 print(f"{name}: {seconds[name][-1]:.1f} s; image AUROC "
                       f"{figures['image_auroc']:.4f}", flush=True)  # fmt: skip
     if OUTPUT.value:
+        category = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["data"][
+            "category"
+        ]
+        images = len(list((root / category / "test").glob("*/*.png")))
         reference = "PyTorch, official procedure"
         arrays = {name: np.array(values) for name, values in seconds.items()}
-        found = results.rows("evaluation of a category", 1, arrays, reference)
+        found = results.rows("evaluation of a category", images, arrays, reference)
         results.keep(Path(OUTPUT.value), found, reference)
 
 

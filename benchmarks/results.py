@@ -1,6 +1,7 @@
 """Figures that are kept: JSON with the machine and the command, and a table beside it."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def keep(path: Path, found: list[dict[str, Any]], reference: str) -> None:
     """
     stored = path.with_suffix(".json")
     kept = json.loads(stored.read_text(encoding="utf-8"))["rows"] if stored.exists() else []
-    about = {"command": " ".join(["python", "-m", *_module()]), "machine": machine.describe()}
+    about = {"command": shlex.join(["python", "-m", *_module()]), "machine": machine.describe()}
     new = [row | about for row in found]
     keys = {_key(row) for row in new}
     everything = [row for row in kept if _key(row) not in keys] + new
