@@ -338,7 +338,7 @@ def test_categories_are_trained_together_as_they_are_alone(config, tmp_path):
                 for name in {"loss", "best_heldout_loss"} & one.keys():
                     assert one[name] == pytest.approx(other[name], rel=1e-4)
     last = [curve(tmp_path / "together" / each / "denoiser")[-1]["step"] for each in counts]
-    assert last == [5, 3, 3]
+    assert last == [5, 3, 2]
 
 
 @pytest.mark.slow
