@@ -99,7 +99,7 @@ def test_the_threshold_is_of_images(detector, whole, folder, reddest):
     source = TiledSource(whole, 64, 16)
     tiles = prepared(source, folder)["train"]
     build = BuildSettings(batch_size=8, false_alarm_rate=0.4)
-    calibration = tiled.calibrate_on_images(detector, source, tiles, build).calibration
+    calibration = tiled.calibrate_on_images(detector, source, tiles, build)
     scores = [whole.read_image(sample)[..., 0].max() for sample in whole.samples[:3]]
     threshold, spread = fit_threshold(np.array(scores, np.float64), 0.4)
     assert float(calibration.threshold) == pytest.approx(threshold, rel=1e-5)
