@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import io
 import json
 from functools import cached_property, partial
 from pathlib import Path
@@ -187,7 +188,10 @@ class Run:
         parts = batched(function, images, self.build.batch_size, "encode")
         latents = np.concatenate(list(parts))
         unfinished = path.with_suffix(".unfinished.npy")
-        np.save(unfinished, latents)
+        # Through a buffer: what NumPy raises on a full disk does not say that it is full.
+        buffer = io.BytesIO()
+        np.save(buffer, latents)
+        unfinished.write_bytes(buffer.getbuffer())
         unfinished.replace(path)
         return latents
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ddad_jax.detection.detector import Calibration, Detector, Settings
 from ddad_jax.detection.networks import build_networks
@@ -57,7 +57,8 @@ def save_detector(
         "fingerprint": fingerprint,
     }
     unfinished = path.with_name(path.name + ".unfinished")
-    save_file(arrays, unfinished, metadata)
+    # Written by Python, whose error says when the disk is full.
+    unfinished.write_bytes(save(arrays, metadata))
     os.replace(unfinished, path)
 
 

@@ -56,5 +56,5 @@ def as_picture(colours: Sequence[Float[np.ndarray, "h w"]]) -> UInt8[np.ndarray,
 def on_disk(values: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
     """The same values in an unnamed temporary file, mapped, so that they take no memory."""
     with tempfile.TemporaryFile() as file:
-        values.tofile(file)
+        file.write(np.ascontiguousarray(values).data)
         return np.memmap(file, values.dtype, "r", shape=values.shape)
