@@ -1,6 +1,6 @@
 """Everything for an accelerator, in one command of at most ten minutes.
 
-    python -m benchmarks.all --output=benchmarks/results/h100
+    python -m benchmarks.all --results=benchmarks/results/h100
 
 Writes the benchmark of the published networks and the comparison with PyTorch to one folder. What
 does not fit into the time is named at the end; what is measured by then is kept.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-OUTPUT = flags.DEFINE_string("output", None, "A folder for all figures.", required=True)
+RESULTS = flags.DEFINE_string("results", None, "A folder for all figures.", required=True)
 SIZE = flags.DEFINE_enum("size", "published", ["published", "small"], "Whose networks.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images at a time, beside 1.")
 MINUTES = flags.DEFINE_float("minutes", 10.0, "Time for all of it.")
@@ -24,7 +24,7 @@ CONFIGS = {"published": "configs/mvtec.py", "small": "configs/mvtec_small.py"}
 
 def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
     """What is run, by what it is called; the arguments of `python -m`."""
-    peers = ["benchmarks.detect", f"--size={size}", f"--output={output / 'pytorch'}"]
+    peers = ["benchmarks.detect", f"--size={size}", f"--results={output / 'pytorch'}"]
     one, many = "--batch_sizes=1", f"--batch_sizes={batch_size}"
     return {
         "detection against PyTorch": [
@@ -55,7 +55,7 @@ def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
 def main(argv: list[str]) -> None:
     """Runs one after the other while there is time."""
     del argv
-    output = Path(OUTPUT.value)
+    output = Path(RESULTS.value)
     output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60.0 * MINUTES.value
     # PyTorch needs some of the device's memory too.

@@ -45,7 +45,7 @@ PEER = flags.DEFINE_list("peers", ["eager"], f"PyTorch's: {', '.join(PEERS)}; th
 BANK = flags.DEFINE_integer("bank", 200, "Training images of the k-NN bank.")
 CHECK = flags.DEFINE_bool("check", True, "Whether the outputs are compared first.")
 WARM_UP = flags.DEFINE_bool("warm_up", True, "Whether each is called once before it is timed.")
-OUTPUT = flags.DEFINE_string("output", None, "Where figures are kept, without suffix.")
+RESULTS = flags.DEFINE_string("results", None, "Where figures are kept, without suffix.")
 
 
 def require_agreement(
@@ -132,10 +132,10 @@ def main(argv: list[str]) -> None:
                     contenders[name] = our_work(detector, work, batch_size)
             seconds = alternate(contenders, ROUNDS.value, warm_up=WARM_UP.value)
             print(summary(seconds, reference, batch_size, "image"), flush=True)
-            if OUTPUT.value:
+            if RESULTS.value:
                 found = results.rows(f"{work}, {SIZE.value} networks", batch_size, seconds,
                                      reference)  # fmt: skip
-                results.keep(Path(OUTPUT.value), found, reference)
+                results.keep(Path(RESULTS.value), found, reference)
 
 
 if __name__ == "__main__":

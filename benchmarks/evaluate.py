@@ -23,7 +23,7 @@ from benchmarks import results
 WORKDIR = flags.DEFINE_string("workdir", None, "A fitted run of one category.", required=True)
 ROOT = flags.DEFINE_string("root", None, "The folder of MVTec AD.", required=True)
 ROUNDS = flags.DEFINE_integer("rounds", 1, "Evaluations of each.")
-OUTPUT = flags.DEFINE_string("output", None, "Where figures are kept, without suffix.")
+RESULTS = flags.DEFINE_string("results", None, "Where figures are kept, without suffix.")
 
 OFFICIAL = """
 import dataclasses, json, sys
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
                 seconds[name].append(time.perf_counter() - start)
                 print(f"{name}: {seconds[name][-1]:.1f} s; image AUROC "
                       f"{figures['image_auroc']:.4f}", flush=True)  # fmt: skip
-    if OUTPUT.value:
+    if RESULTS.value:
         category = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["data"][
             "category"
         ]
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
         reference = "PyTorch, official procedure"
         arrays = {name: np.array(values) for name, values in seconds.items()}
         found = results.rows("evaluation of a category", images, arrays, reference)
-        results.keep(Path(OUTPUT.value), found, reference)
+        results.keep(Path(RESULTS.value), found, reference)
 
 
 if __name__ == "__main__":

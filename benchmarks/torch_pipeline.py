@@ -119,7 +119,7 @@ class Pipeline:
     def detect(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Noise level, heat map, score and reconstruction of uint8 images [b, h, w, 3]."""
         s = self.settings
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        pixels = torch.tensor(images, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         latent = self.encode(pixels)
         level = self._noise_level(pixels)
         reconstructed = self.reconstruct(latent, level, s.num_steps)

@@ -44,6 +44,7 @@ DEVICES = {
     "A100 80GB PCIe": Device(312e12, 156e12, 1935e9),
     "A100": Device(312e12, 156e12, 1555e9),
     "L40S": Device(362e12, 183e12, 864e9),
+    "L40": Device(181e12, 90.5e12, 864e9),
     "L4": Device(121e12, 60e12, 300e9),
     "H100 PCIe": Device(756e12, 378e12, 2000e9),
     "H100 NVL": Device(835e12, 417.5e12, 3900e9),

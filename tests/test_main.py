@@ -190,7 +190,7 @@ def test_workdir_that_cannot_be_written(config, data, tmp_path):
 
 
 def test_runs_that_cannot_be_compared(tmp_path):
-    assert_refused(ddad("--mode=compare", tmp_path), "two run folders, found 1")
+    assert_refused(ddad("--mode=compare", tmp_path), "two run folders", "found 1")
     assert_refused(ddad("--mode=compare", tmp_path, tmp_path), str(tmp_path), "no metrics.json")
 
 

@@ -13,7 +13,7 @@ from absl import logging
 
 from ddad_jax.errors import UserError
 from ddad_jax.training.checkpoints import Checkpoints
-from ddad_jax.training.state import TrainSettings, initial_state, make_optimiser
+from ddad_jax.training.state import TrainSettings, initial_state
 
 # Where it cannot read, Orbax leaves coroutines behind that nothing has awaited.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -27,9 +27,9 @@ def _collect_what_is_left():
 
 def state_at(step, size=64):
     """A state whose parameters no compression makes smaller, others at each step."""
-    optimiser = make_optimiser(TrainSettings(steps=10, batch_size=1))
+    settings = TrainSettings(steps=10, batch_size=1)
     values = np.random.default_rng(step).normal(size=(size, size)).astype(np.float32)
-    return initial_state({"w": jnp.asarray(values)}, optimiser).replace(step=jnp.int32(step))
+    return initial_state({"w": jnp.asarray(values)}, settings).replace(step=jnp.int32(step))
 
 
 def save(folder, steps, size=64):
