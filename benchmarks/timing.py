@@ -43,7 +43,7 @@ def summary(seconds: Mapping[str, np.ndarray], reference: str, units: int, unit:
     """
     lines = []
     for name, values in seconds.items():
-        line = f"{name:<24}{np.median(values) / units:.4f} s/{unit}"
+        line = f"{name:<25} {np.median(values) / units:.4f} s/{unit}"
         if name != reference:
             low, high = np.quantile(values / seconds[reference], (0.25, 0.75))
             ratio = np.median(values) / np.median(seconds[reference])

@@ -1,12 +1,12 @@
 """From pixels to evidence: noise level, reconstruction and maps, before calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from ddad_jax.detection import anomaly_map, noise_level, patches
 from ddad_jax.detection.detector import (
@@ -59,8 +59,17 @@ def extract(
     """The feature stages, in float32, of images in [-1, 1]."""
     # An accelerator's default for float32 has the few bits of bfloat16.
     with jax.default_matmul_precision("high"):
-        stages = extractor.apply(variables, extractor.normalise(images))
+        stages = _by_image(lambda x: extractor.apply(variables, extractor.normalise(x)), images)
     return tuple(stage.astype(jnp.float32) for stage in stages)
+
+
+def _by_image(
+    function: Callable[[Float[Array, "b _h _w _c"]], PyTree], batch: Float[Array, "b _h _w _c"]
+) -> PyTree:
+    """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one."""
+    if jax.default_backend() != "cpu":
+        return function(batch)
+    return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
 
 
 def encode(
@@ -71,8 +80,8 @@ def encode(
     images: Float[Array, "b size size 3"],
 ) -> Float[Array, "b h w c"]:
     """The scaled latent z, in float32."""
-    latent = autoencoder.apply(variables, images, method="encode").astype(jnp.float32)
-    return (latent - shift) * scale
+    latent = _by_image(lambda x: autoencoder.apply(variables, x, method="encode"), images)
+    return (latent.astype(jnp.float32) - shift) * scale
 
 
 def decode(
@@ -83,7 +92,8 @@ def decode(
     latent: Float[Array, "b h w c"],
 ) -> Float[Array, "b size size 3"]:
     """The image of a scaled latent, in float32 and clipped to [-1, 1]."""
-    images = autoencoder.apply(variables, latent / scale + shift, method="decode")
+    unscaled = latent / scale + shift
+    images = _by_image(lambda x: autoencoder.apply(variables, x, method="decode"), unscaled)
     return jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
 
 
