@@ -225,3 +225,17 @@ def _require_range(name: str, value: float | int, low: float | int, high: float 
 def cache_folder(config: ConfigDict, workdir: Path) -> Path:
     """Where decoded images are kept."""
     return Path(config.data.cache) if config.data.cache else workdir / "cache"
+
+
+def first_difference(before: Any, now: Any, names: list[str]) -> tuple[str, Any, Any]:
+    """The dotted name of a setting that differs, and its two values."""
+    for name in names:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+            if inner:
+                setting, *values = first_difference(old, new, inner)
+                return f"{name}.{setting}", *values
+        elif old != new:
+            return name, old, new
+    raise ValueError("the settings are equal")

@@ -12,9 +12,8 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from ddad_jax import processes, workflow
+from ddad_jax import builders, processes, workflow
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
-from ddad_jax.run import first_difference
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
@@ -97,7 +96,7 @@ def _require_agreement() -> None:
     first, *others = map(json.loads, processes.gather_texts(json.dumps(own, sort_keys=True)))
     for number, other in enumerate(others, start=1):
         if other != first:
-            name, expected, found = first_difference(first, other, list(first))
+            name, expected, found = builders.first_difference(first, other, list(first))
             raise UserError(
                 f"process {number}: has {name} = {found}, but process 0 has {expected}; start all "
                 "with the same command and code"

@@ -6,7 +6,6 @@ import io
 import json
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +86,7 @@ class Run:
             begun = json.loads(path.read_text())
             changed = [name for name in TRAINED_BY if begun.get(name) != resolved[name]]
             if changed and any(self.workdir.glob("*/checkpoints/*")):
-                setting, before, now = first_difference(begun, resolved, changed)
+                setting, before, now = builders.first_difference(begun, resolved, changed)
                 raise UserError(
                     f"--workdir={self.workdir}: holds a run with {setting} = {before}, but now it "
                     f"is {now}; choose another --workdir, or the setting it was begun with"
@@ -336,17 +335,3 @@ class Run:
         samples = [sample.name for sample in self.images["train"].samples]
         text = json.dumps([settings, samples], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def first_difference(before: Any, now: Any, names: list[str]) -> tuple[str, Any, Any]:
-    """The dotted name of a setting that differs, and its two values."""
-    for name in names:
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-            if inner:
-                setting, *values = first_difference(old, new, inner)
-                return f"{name}.{setting}", *values
-        elif old != new:
-            return name, old, new
-    raise ValueError("the settings are equal")
