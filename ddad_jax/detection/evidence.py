@@ -67,9 +67,11 @@ def _by_image(
     function: Callable[[Float[Array, "b _h _w _c"]], PyTree], batch: Float[Array, "b _h _w _c"]
 ) -> PyTree:
     """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one."""
-    if jax.default_backend() != "cpu":
-        return function(batch)
-    return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
+
+    def one_by_one(batch):
+        return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
+
+    return jax.lax.platform_dependent(batch, cpu=one_by_one, default=function)
 
 
 def encode(

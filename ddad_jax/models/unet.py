@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int
 from ddad_jax.errors import UserError
 from ddad_jax.models.layers import Conv, GroupNorm, halve, upsample
 
+# Weights of attention, one of each pair of positions, that a CPU takes at a time.
+CACHED_WEIGHTS = 1 << 20
+
 
 class ResidualBlock(nn.Module):
     """Two normalised convolutions with the timestep added between them.
@@ -52,6 +55,33 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
+def attend_in_parts(
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b n heads d"],
+    value: Float[Array, "b n heads d"],
+) -> Float[Array, "b n heads d"]:
+    """`jax.nn.dot_product_attention`, as few images and heads at a time as a CPU's caches hold.
+
+    The weights of attention are computed again for the gradient, which takes less time than to
+    store and to read them.
+    """
+
+    @jax.checkpoint
+    def attend(parts):
+        query, key, value = parts
+        weights = jax.nn.softmax((query @ key.T).astype(jnp.float32) / math.sqrt(key.shape[-1]))
+        return weights.astype(value.dtype) @ value
+
+    b, n, heads, d = query.shape
+    parts = [jnp.moveaxis(x, 2, 1).reshape(b * heads, n, d) for x in (query, key, value)]
+    together = max(CACHED_WEIGHTS // n**2, 1)
+    if together < b * heads:
+        attended = jax.lax.map(attend, parts, batch_size=together)
+    else:
+        attended = jax.vmap(attend)(parts)
+    return jnp.moveaxis(attended.reshape(b, heads, n, d), 1, 2)
+
+
 class AttentionBlock(nn.Module):
     """Self-attention over all positions of a feature map.
 
@@ -79,7 +109,9 @@ class AttentionBlock(nn.Module):
         qkv = nn.Conv(3 * c, (1,), name="qkv", **types)(GroupNorm(name="norm", **types)(tokens))
         # The published weights order the output by head first, then query, key, value.
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, self.num_heads, 3, c // self.num_heads), 3, 0)
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(b, h * w, c)
+        attended = jax.lax.platform_dependent(
+            q, k, v, cpu=attend_in_parts, default=jax.nn.dot_product_attention
+        ).reshape(b, h * w, c)
         zeros = nn.initializers.zeros
         out = nn.Conv(c, (1,), kernel_init=zeros, name="out", **types)(attended)
         return x + out.reshape(x.shape)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from ddad_jax import models
 from ddad_jax.errors import UserError
 from ddad_jax.models import UNet
+from ddad_jax.models.unet import attend_in_parts
 
 SMALL = UNet(
     sample_size=16,
@@ -54,6 +57,22 @@ def test_agrees_with_the_official_code(
 @pytest.mark.parametrize(("network", "published"), [(D3AD, 281_088_004), (DDAD, 32_952_707)])
 def test_has_the_published_number_of_parameters(network, published):
     assert models.parameter_count(network) == published
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 2, 8), (2, 400, 5, 8), (2, 1024, 3, 8)])
+def test_attention_of_a_few_heads_at_a_time_is_that_of_all(shape):
+    query, key, value, weight = jax.random.normal(jax.random.key(0), (4, *shape))
+
+    def outputs(attend):
+        @partial(jax.value_and_grad, argnums=(0, 1, 2))
+        def weighted(*inputs):
+            return (attend(*inputs) * weight).sum()
+
+        return jax.jit(weighted)(query, key, value)
+
+    found, expected = outputs(attend_in_parts), outputs(jax.nn.dot_product_attention)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_starts_as_zero(apply):
