@@ -85,8 +85,10 @@ class Pipeline:
         self.alpha_bar = torch.tensor(np.asarray(detector.alpha_bar), device=device)
         self.bin_edges = torch.tensor(np.asarray(detector.bin_edges), device=device)
         calibration = detector.calibration
-        self.location = {kind: float(value) for kind, value in calibration.location.items()}
-        self.spread = {kind: float(value) for kind, value in calibration.scale.items()}
+        self.location, self.spread = (
+            {kind: torch.tensor(np.asarray(value), device=device) for kind, value in kinds.items()}
+            for kinds in (calibration.location, calibration.scale)
+        )
         radius = round(4 * self.settings.blur)
         taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / self.settings.blur) ** 2)
         self.taps = (taps / taps.sum()).to(device)
@@ -125,9 +127,9 @@ class Pipeline:
         reconstructed = self.reconstruct(latent, level, s.num_steps)
         decoded = self.decode(reconstructed)
         latent_map = (latent - reconstructed).abs().mean(1, keepdim=True)
-        heat = s.latent_weight * self._normalised("latent", self._resized(latent_map))
+        heat = s.latent_weight * self._normalised("latent", self._resized(latent_map), level)
         feature_map = self._feature_map(self.extract(pixels), self.extract(decoded))
-        heat = heat + (1.0 - s.latent_weight) * self._normalised("feature", feature_map)
+        heat = heat + (1.0 - s.latent_weight) * self._normalised("feature", feature_map, level)
         heat = self._blurred(heat)[:, 0]
         return {
             "noise_level": level.cpu().numpy(),
@@ -176,8 +178,10 @@ class Pipeline:
         size = self.settings.image_size
         return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
-    def _normalised(self, kind: str, maps: Tensor) -> Tensor:
-        return (maps - self.location[kind]) / self.spread[kind]
+    def _normalised(self, kind: str, maps: Tensor, level: Tensor) -> Tensor:
+        level = level[:, None, None, None]
+        (location, rise), (spread, growth) = self.location[kind], self.spread[kind]
+        return (maps - location - level * rise) / (spread + level * growth)
 
     def _blurred(self, maps: Tensor) -> Tensor:
         radius = len(self.taps) // 2

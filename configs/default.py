@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
     config.detection.blur = 4.0
     config.detection.scoring = "fused"
     config.detection.patch_stages = (2, 3)
-    config.detection.patch_weight = 0.75
+    config.detection.patch_weight = 0.65
 
     # As `ddad_jax.detection.build.BuildSettings` documents them.
     config.build = ConfigDict()

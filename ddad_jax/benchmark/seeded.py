@@ -51,7 +51,10 @@ def seeded_detector(
         patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
         patch_scale=jnp.ones(described),
         calibration=Calibration(
-            dict.fromkeys(kinds, jnp.float32(0.0)), dict.fromkeys(kinds, one), one, one
+            location=dict.fromkeys(kinds, jnp.zeros((2, 1, 1))),
+            scale=dict.fromkeys(kinds, jnp.array([1.0, 0.0])),
+            threshold=one,
+            spread=one,
         ),
         networks=networks,
         settings=settings,

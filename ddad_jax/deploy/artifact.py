@@ -16,7 +16,7 @@ from ddad_jax.detection.detector import Calibration, Detector, Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 
-FORMAT = "ddad_jax detector 2"
+FORMAT = "ddad_jax detector 3"
 NOT_ARRAYS = ("networks", "settings", "mesh")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def latent_map(
@@ -81,7 +81,19 @@ def _blurring(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
 
 
 def normalise(
-    maps: Float[Array, "b h w"], location: Float[Array, ""], scale: Float[Array, ""]
+    maps: Float[Array, "b h w"],
+    noise_level: Int[Array, " b"],
+    location: Float[Array, "2 _h _w"],
+    scale: Float[Array, "2"],
 ) -> Float[Array, "b h w"]:
-    """(m - location) / scale; the paper takes the minimum and the range over the test set."""
-    return (maps - location) / scale
+    """(m - location) / scale; the paper takes the minimum and the range over the test set.
+
+    Args:
+      maps: the maps.
+      noise_level: T̂ of each image.
+      location: what maps to 0 at each pixel, or at all of them: at T̂ = 0, and its change for each
+        timestep of T̂.
+      scale: the distance from there that maps to 1, likewise.
+    """
+    level = noise_level[:, None, None]
+    return (maps - location[0] - level * location[1]) / (scale[0] + level * scale[1])

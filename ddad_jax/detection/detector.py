@@ -91,7 +91,7 @@ class Settings:
     blur: float = 4.0
     scoring: Literal["fused", "paper"] = "fused"
     patch_stages: tuple[int, ...] = (2, 3)
-    patch_weight: float = 0.75
+    patch_weight: float = 0.65
 
 
 @flax.struct.dataclass
@@ -99,8 +99,9 @@ class Calibration:
     """What normal images that no network was trained on look like to the detector.
 
     Attributes:
-      location: of each kind of evidence, the value that maps to 0; scalars.
-      scale: of each kind of evidence, the distance from `location` that maps to 1; scalars.
+      location: of each kind of evidence, what maps to 0 at each pixel, [2, h, w], or at all of
+        them, [2, 1, 1]: at T̂ = 0, and its change for each timestep of T̂.
+      scale: of each kind of evidence, the distance from `location` that maps to 1, [2], likewise.
       threshold: scalar; the score above which an image is called anomalous.
       spread: scalar; the scale of normal images' scores about their median, in units of the score.
     """

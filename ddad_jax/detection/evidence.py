@@ -256,7 +256,10 @@ def score_evidence(
     heat = sum(
         weight
         * anomaly_map.normalise(
-            evidence.maps[kind], calibration.location[kind], calibration.scale[kind]
+            evidence.maps[kind],
+            evidence.noise_level,
+            calibration.location[kind],
+            calibration.scale[kind],
         )
         for kind, weight in evidence_weights(settings).items()
         if weight

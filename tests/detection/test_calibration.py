@@ -1,7 +1,76 @@
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddad_jax.detection.calibration import fit_threshold
+from ddad_jax.detection.anomaly_map import normalise
+from ddad_jax.detection.calibration import calibrate, fit_threshold
+from ddad_jax.detection.detector import Settings
+from ddad_jax.detection.evidence import Evidence
+
+SIZE = 24
+ONE_KIND = Settings(image_size=SIZE, blur=1.0, latent_weight=1.0)
+
+
+def evidence_of(levels, seed=0):
+    """Normal images whose distance from the reconstruction rises with the level, more on the left.
+
+    The patch map knows nothing of the level.
+    """
+    rng = np.random.default_rng(seed)
+    rise = np.linspace(0.03, 0.01, SIZE)
+    noise = rng.gamma(4.0, 0.05, (2, len(levels), SIZE, SIZE))
+    latent = 0.5 + levels[:, None, None] * (rise + 0.02 * noise[0])
+    return Evidence(
+        maps={"latent": jnp.asarray(latent), "patch": jnp.asarray(noise[1])},
+        extremes={},
+        noise_level=jnp.asarray(levels),
+        knn_distance=None,
+        reconstructed_knn_distance=None,
+        reconstruction=None,
+    )
+
+
+def calibrated(evidence, calibration):
+    parts = calibration.location["latent"], calibration.scale["latent"]
+    return np.asarray(normalise(evidence.maps["latent"], evidence.noise_level, *parts))
+
+
+def test_normal_images_look_alike_at_every_place_and_noise_level():
+    levels = np.repeat([20, 40, 60, 80], 25)
+    fresh = evidence_of(levels, seed=1)
+    maps = calibrated(fresh, calibrate(evidence_of(levels), ONE_KIND, 0.01))
+    peaks = np.median(maps.max((1, 2)).reshape(4, 25), axis=1)
+    np.testing.assert_allclose(peaks, 1.0, atol=0.15)
+    left, right = np.median(maps[..., 2]), np.median(maps[..., -3])
+    np.testing.assert_allclose(left, right, atol=0.1)
+
+
+def test_the_paper_has_one_location_and_one_scale():
+    levels = np.repeat([20, 40, 60, 80], 25)
+    evidence = evidence_of(levels)
+    fitted = calibrate(evidence, dataclasses.replace(ONE_KIND, scoring="paper"), 0.01)
+    maps = np.asarray(evidence.maps["latent"])
+    scale = np.median(maps.max((1, 2))) - np.median(maps)
+    expected = (maps - np.median(maps)) / scale
+    np.testing.assert_allclose(calibrated(evidence, fitted), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [10, 80])
+def test_one_noise_level_teaches_nothing_of_others(level):
+    fitted = calibrate(evidence_of(np.full(30, level)), ONE_KIND, 0.01)
+    np.testing.assert_allclose(fitted.location["latent"][1], 0.0, atol=1e-4)
+    assert abs(fitted.scale["latent"][1]) < 1e-4
+
+
+def test_the_scale_stays_positive_at_every_noise_level():
+    # Two images, of which the one of the higher level has no peak at all.
+    evidence = evidence_of(np.array([70, 80]))
+    maps = evidence.maps | {"latent": evidence.maps["latent"].at[1].set(0.0)}
+    fitted = calibrate(evidence.replace(maps=maps), ONE_KIND, 0.01)
+    constant, slope = fitted.scale["latent"]
+    assert all(constant + slope * level > 0.0 for level in (0, 10, 80))
 
 
 @pytest.mark.parametrize("count", [20, 50, 2000])

@@ -94,7 +94,10 @@ def test_paper_scoring_is_the_weighted_sum_of_two_maps(detector, images):
     calibration = detector.calibration
     parts = {
         kind: anomaly_map.normalise(
-            found.maps[kind], calibration.location[kind], calibration.scale[kind]
+            found.maps[kind],
+            found.noise_level,
+            calibration.location[kind],
+            calibration.scale[kind],
         )
         for kind in ("latent", "feature")
     }
