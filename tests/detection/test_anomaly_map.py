@@ -45,9 +45,11 @@ def test_feature_map_and_score_agree_with_the_official_code(reference, golden_we
     np.testing.assert_allclose(found, reference["feature_map"][:, 0], atol=1e-4)
 
     latent = jnp.asarray(reference["latent_map"][:, 0])
-    normalised = [
-        anomaly_map.normalise(maps, maps.min(), maps.max() - maps.min()) for maps in (latent, found)
-    ]
+    normalised = []
+    for maps in (latent, found):
+        location, scale = jnp.zeros(2).at[0].set(maps.min()), jnp.zeros(2).at[0].set(jnp.ptp(maps))
+        level = jnp.full(len(maps), 40)
+        normalised.append(anomaly_map.normalise(maps, level, location[:, None, None], scale))
     heat = anomaly_map.gaussian_blur(0.85 * normalised[0] + 0.15 * normalised[1], 4.0)
     np.testing.assert_allclose(heat, reference["heatmap"][:, 0], atol=1e-4)
     np.testing.assert_allclose(heat.max((1, 2)), reference["score"], atol=1e-4)
