@@ -7,12 +7,20 @@ from ddad_jax.errors import UserError
 
 Positions = Int[np.ndarray, "n 2"]
 
+# Tiles start at multiples of this part of their side. Networks look at every 16th or 32nd pixel:
+# tiles that start anywhere see a place on different grids, and their maps differ the more.
+GRID = 1 / 8
+# Share of the overlap, at the edges of a tile, that counts only where there is nothing else.
+MARGIN = 0.25
+# What that counts.
+LEAST = 1e-6
+
 
 def tile_positions(height: int, width: int, tile: int, overlap: int) -> Positions:
     """A grid of tiles that covers an image; neighbours share at least `overlap` pixels.
 
-    The tiles along a side are as few as possible and spread evenly, the first and the last flush
-    with the image's edges.
+    The tiles along a side start at multiples of an eighth of a tile, as far apart as the overlap
+    allows, but for the last, which is flush with the image's edge.
 
     Args:
         height: of the image, in pixels.
@@ -40,13 +48,15 @@ def tile_positions(height: int, width: int, tile: int, overlap: int) -> Position
 def blend_window(tile: int, overlap: int) -> Float[np.ndarray, "{tile} {tile}"]:
     """How much each pixel of a tile counts, in (0, 1].
 
-    It falls to near 0 over `overlap` pixels towards each edge, as a squared sine, so that a tile
-    fades out where its neighbour fades in, and the pixels with the least context count least.
+    The outermost quarter of `overlap`, where a network knows least, counts next to nothing, so
+    that it shows at the edges of the image only. From there the window rises over half of
+    `overlap`, as a squared sine: a tile fades out where its neighbour fades in.
     """
-    ramp = np.ones(tile)
-    fall = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / max(overlap, 1)) ** 2
-    ramp[:overlap] = fall
-    ramp[tile - overlap :] = np.minimum(ramp[tile - overlap :], fall[::-1])
+    margin = int(MARGIN * overlap)
+    rise = max(overlap - 2 * margin, 1)
+    place = (np.arange(tile) + 0.5 - margin) / rise
+    ramp = np.sin(np.pi / 2 * np.clip(np.minimum(place, place[::-1]), 0.0, 1.0)) ** 2
+    ramp = np.maximum(ramp, LEAST) if overlap else np.ones(tile)
     return np.outer(ramp, ramp).astype(np.float32)
 
 
@@ -86,5 +96,7 @@ class Blend:
 
 
 def _starts(side: int, tile: int, overlap: int) -> Int[np.ndarray, "k"]:
-    count = int(np.ceil((side - tile) / (tile - overlap))) + 1
-    return np.rint(np.linspace(0, side - tile, count)).astype(int)
+    grid, step = int(GRID * tile), tile - overlap
+    if step > grid > 0:
+        step -= step % grid
+    return np.append(np.arange(0, side - tile, step), side - tile)

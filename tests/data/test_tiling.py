@@ -34,6 +34,14 @@ def test_tiles_cover_everything_and_overlap_enough(height, width, tile, overlap)
         assert (np.diff(starts) <= tile - overlap).all()
 
 
+@pytest.mark.parametrize("height, width, tile, overlap", GRIDS)
+def test_tiles_start_on_a_grid(height, width, tile, overlap):
+    tops = np.unique(tile_positions(height, width, tile, overlap)[:-1, 0])
+    steps = np.diff(tops)[:-1]
+    assert (steps == steps[:1]).all()
+    assert (steps % (tile // 8) == 0).all() or tile - overlap < tile // 8
+
+
 def test_there_are_no_more_tiles_than_needed():
     assert len(tile_positions(3072, 4096, 256, 64)) == 16 * 21
     assert len(tile_positions(256, 256, 256, 64)) == 1
@@ -45,7 +53,7 @@ def test_what_is_cut_up_is_put_together_again(height, width, tile, overlap):
     positions = tile_positions(height, width, tile, overlap)
     maps = np.stack([image[top : top + tile, left : left + tile] for top, left in positions])
     whole = blended(positions, maps, height, width, overlap)
-    np.testing.assert_allclose(whole, image, rtol=1e-5)
+    np.testing.assert_allclose(whole, image, rtol=3e-5)
     one_channel = blended(positions, maps[..., 0], height, width, overlap)
     np.testing.assert_array_equal(one_channel, whole[..., 0])
 
@@ -65,11 +73,11 @@ def test_neighbours_fade_into_each_other():
 
 
 def test_a_step_between_tiles_leaves_no_seam():
-    # Two tiles that disagree by 1 are joined by a ramp, nowhere steeper than the window's.
+    # Two tiles that disagree by 1 are joined by a ramp over half of their overlap.
     positions = tile_positions(64, 112, 64, 16)
     maps = np.stack([np.zeros((64, 64)), np.ones((64, 64))]).astype(np.float32)
     joined = blended(positions, maps, 64, 112, 16)
-    assert np.abs(np.diff(joined, axis=1)).max() < 0.11
+    assert np.abs(np.diff(joined, axis=1)).max() < 0.2
     assert joined[0, 0] == 0 and joined[0, -1] == 1
 
 
@@ -81,6 +89,16 @@ def test_errors_at_the_edge_of_tiles_hardly_count():
         maps[rim] = 1.0
     inner = blended(positions, maps, 160, 160, 32)[2:-2, 2:-2]
     assert np.abs(inner - 0.5).max() < 0.01
+
+
+def test_a_quarter_of_the_overlap_counts_only_where_there_is_nothing_else():
+    positions = tile_positions(160, 160, 64, 32)
+    maps = np.full((len(positions), 64, 64), 0.5, np.float32)
+    for rim in (np.s_[:, :8], np.s_[:, -8:], np.s_[:, :, :8], np.s_[:, :, -8:]):
+        maps[rim] = 1.0
+    joined = blended(positions, maps, 160, 160, 32)
+    np.testing.assert_allclose(joined[8:-8, 8:-8], 0.5, atol=1e-4)
+    np.testing.assert_allclose(joined[:8], 1.0, atol=1e-4)
 
 
 def test_tiles_that_miss_a_part():
