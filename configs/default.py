@@ -141,6 +141,7 @@ def get_config() -> ConfigDict:
     config.benchmark.max_seconds = 30.0
     config.benchmark.bank_rows = 200
     config.benchmark.devices = (1,)
+    config.benchmark.model = (1,)
     config.benchmark.scaling_batch_size = 16
 
     config.mesh = ConfigDict()

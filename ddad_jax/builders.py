@@ -176,7 +176,7 @@ def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
     settings = BenchmarkSettings(**config.benchmark)
     for dtype in settings.dtypes:
         _require_choice("benchmark.dtypes", dtype, ("float32", "bfloat16"))
-    for name in ("dtypes", "batch_sizes", "devices"):
+    for name in ("dtypes", "batch_sizes", "devices", "model"):
         if not getattr(settings, name):
             raise UserError(f"benchmark.{name}: is empty; name at least one")
     for size in settings.batch_sizes:
@@ -188,6 +188,8 @@ def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
                 f"benchmark.scaling_batch_size: {settings.scaling_batch_size} is no multiple of "
                 f"{count}, one of benchmark.devices"
             )
+    for count in settings.model:
+        _require_range("benchmark.model", count, 1, jax.device_count())
     _require_range("benchmark.train_batch_size", settings.train_batch_size, 0, 1 << 20)
     for name in ("repeats", "bank_rows", "scaling_batch_size"):
         _require_range(f"benchmark.{name}", getattr(settings, name), 1, 1 << 30)

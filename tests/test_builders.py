@@ -30,6 +30,7 @@ def test_an_unknown_augmentation_is_named():
         ("dtypes", ("float16",), "'float16' is not one of"),
         ("batch_sizes", (), "is empty"),
         ("devices", (1, 4096), "4096 must be at least 1 and at most"),
+        ("model", (0,), "0 must be at least 1"),
         ("repeats", 0, "0 must be at least 1"),
     ],
 )

@@ -4,7 +4,7 @@ The analysis counts the body of a loop once, however often it runs. Here each lo
 analysed by itself too, and counted as often as it runs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -66,6 +66,19 @@ def _loops(program: Jaxpr) -> Iterator[tuple[int, ClosedJaxpr]]:
     for equation in program.eqns:
         if equation.primitive.name == "scan":
             yield equation.params["length"], equation.params["jaxpr"]
+        elif equation.params.get("branches_platforms"):
+            yield from _loops(_branch_taken(equation.params).jaxpr)
         else:
             for inner in jaxprs_in_params(equation.params):
                 yield from _loops(inner)
+
+
+def _branch_taken(params: Mapping[str, Any]) -> ClosedJaxpr:
+    """The branch of `jax.lax.platform_dependent` that the default backend runs."""
+    backend = jax.default_backend()
+    names = {"cuda", "rocm"} if backend == "gpu" else {backend}
+    return next(
+        branch
+        for branch, platforms in zip(params["branches"], params["branches_platforms"], strict=True)
+        if platforms is None or names & set(platforms)
+    )

@@ -7,16 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from ddad_jax.benchmark.seeded import seeded_images
 from ddad_jax.benchmark.timing import Program
 from ddad_jax.detection import anomaly_map, evidence
 from ddad_jax.detection.detect import detect
-from ddad_jax.detection.detector import Detector
+from ddad_jax.detection.detector import Detector, shard_detector
+from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.denoiser import denoiser_loss
-from ddad_jax.training.state import Loss, TrainSettings, initial_state, make_step
+from ddad_jax.training.group import group_step
+from ddad_jax.training.state import Loss, TrainSettings, initial_state
 
 WHOLE = "detect"
 
@@ -71,23 +75,44 @@ def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
     return [Entry(WHOLE, batch_size, 0, whole), *entries]
 
 
+def divided_detection(detector: Detector, batch_size: int, mesh: Mesh) -> Entry:
+    """`detect` over the devices of a mesh.
+
+    Args:
+      detector: on one device.
+      batch_size: images at a time, of all devices.
+      mesh: as `make_mesh` makes it.
+    """
+
+    def make() -> Program:
+        images = seeded_images(batch_size, detector.settings.image_size, seed=1)
+        divided = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        arguments = (shard_detector(detector, mesh), jax.device_put(images, divided))
+        return Program(WHOLE, detect, arguments, batch_size)
+
+    return Entry(WHOLE, batch_size, 0, make)
+
+
 def training_entries(
     detector: Detector,
     batch_size: int,
     denoiser: TrainSettings,
     extractor: TrainSettings,
     max_timestep: int,
+    mesh: Mesh | None = None,
 ) -> list[Entry]:
-    """An optimiser step of the denoiser, and one of the extractor's adaptation.
+    """An optimiser step of the denoiser, and one of the extractor's adaptation, as trained.
 
     Args:
       detector: its weights are what the steps start from.
-      batch_size: images a step.
+      batch_size: images a step, of all devices.
       denoiser: how the denoiser is trained.
       extractor: how the extractor is.
       max_timestep: see `denoiser_loss`.
+      mesh: as `make_mesh` makes it; None for one device.
     """
     d = detector
+    mesh = meshes.make_mesh(data=1) if mesh is None else mesh
 
     def train() -> Program:
         loss = denoiser_loss(
@@ -96,7 +121,7 @@ def training_entries(
         batch = {"latent": _seeded_state(d, batch_size)["latent"]}
         frozen = {"alpha_bar": d.alpha_bar}
         return _step_program(
-            "training step", loss, d.denoiser["params"], frozen, batch, batch_size, denoiser
+            "training step", loss, d.denoiser["params"], frozen, batch, batch_size, denoiser, mesh
         )
 
     def adapt() -> Program:
@@ -118,6 +143,7 @@ def training_entries(
             batch,
             batch_size,
             extractor,
+            mesh,
         )
 
     return [
@@ -134,11 +160,17 @@ def _step_program(
     batch: Any,
     batch_size: int,
     settings: TrainSettings,
+    mesh: Mesh,
 ) -> Program:
+    state = meshes.place(mesh, [initial_state(params, settings)], meshes.parameter_spec)
+    arguments = (
+        state,
+        meshes.place(mesh, [frozen], meshes.whole_spec),
+        meshes.place(mesh, [batch], meshes.batch_spec),
+        *meshes.place(mesh, [(np.int32(0), np.int32(1 << 30))], meshes.whole_spec),
+    )
     # The step is given its state's memory; the weights, which are needed again, stay.
-    state = initial_state(params, settings)
-    step = jax.jit(make_step(loss, settings), donate_argnums=0)
-    arguments = (state, frozen, batch, jnp.int32(0), jnp.int32(1 << 30))
+    step = group_step(loss, settings, mesh, state)
     return Program(name, step, arguments, batch_size, carries=True)
 
 

@@ -103,8 +103,8 @@ def _scaling(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     header = [
-        "scaling", "program", "type", "devices", "batch", "median, ms", "images/s", "efficiency",
-        "in collectives", "",
+        "scaling", "program", "type", "devices", "model", "batch", "median, ms", "images/s",
+        "efficiency", "in collectives", "",
     ]  # fmt: skip
     cells = []
     for row in rows:
@@ -118,6 +118,7 @@ def _scaling(rows: Sequence[Row]) -> str:
                 row["program"],
                 row["dtype"],
                 str(row["devices"]),
+                str(row["model"]),
                 str(row["batch_size"]),
                 _milliseconds(row["median"]),
                 f"{row['images_per_second']:.4g}",
@@ -169,7 +170,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
     ]
     rows = [
         [
-            a["program"], a["dtype"], str(a["batch_size"]), f"{a['devices']} {a['kind']}".strip(),
+            a["program"], a["dtype"], str(a["batch_size"]), _devices(a),
             _milliseconds(a["median"]), _milliseconds(b["median"]),
             f"{b['median'] / a['median']:.3f}",
             f"{a['images_per_second']:.4g}", f"{b['images_per_second']:.4g}",
@@ -191,7 +192,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
 def _read(path: Path) -> Document:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        _ = document["machine"], _rows(document)
+        _ = document["machine"], [_key(row) for row in _rows(document)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no benchmark.json; make one with --mode=benchmark") from error
     return document
@@ -201,8 +202,13 @@ def _rows(document: Document) -> list[Row]:
     return [*document["rows"], *document["scaling"]]
 
 
-def _key(row: Row) -> tuple[str, str, int, int, str]:
-    return row["program"], *_setting(row), row["devices"], row["kind"]
+def _key(row: Row) -> tuple[str, str, int, int, int, str]:
+    return row["program"], *_setting(row), row["devices"], row["model"], row["kind"]
+
+
+def _devices(row: Row) -> str:
+    model = f"model {row['model']}" if row["model"] > 1 else ""
+    return " ".join(part for part in (str(row["devices"]), model, row["kind"]) if part)
 
 
 def _apart(a: Row, b: Row) -> str:

@@ -15,7 +15,12 @@ from tqdm import tqdm
 from ddad_jax.benchmark import machine
 from ddad_jax.benchmark.cost import operations, traffic
 from ddad_jax.benchmark.limits import Limits, find_limits
-from ddad_jax.benchmark.programs import Entry, detection_entries, training_entries
+from ddad_jax.benchmark.programs import (
+    Entry,
+    detection_entries,
+    divided_detection,
+    training_entries,
+)
 from ddad_jax.benchmark.report import markdown
 from ddad_jax.benchmark.roofline import write_roofline
 from ddad_jax.benchmark.scaling import measure_scaled, scaled_entries
@@ -26,7 +31,7 @@ from ddad_jax.training.state import TrainSettings
 
 NAME = "benchmark.json"
 # What tells one row from another; "kind" is "weak" or "strong" where scaling is measured.
-KEY = ("program", "dtype", "batch_size", "devices", "kind")
+KEY = ("program", "dtype", "batch_size", "devices", "model", "kind")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class BenchmarkSettings:
       max_seconds: after which a program is called no more, if it was three times.
       bank_rows: training images that the k-NN compares with.
       devices: numbers of devices that scaling is measured over; with 1 alone it is not.
+      model: of them, numbers that share one copy of the parameters in a training step.
       scaling_batch_size: images of each device in weak scaling, of all in strong scaling.
     """
 
@@ -51,6 +57,7 @@ class BenchmarkSettings:
     max_seconds: float
     bank_rows: int
     devices: tuple[int, ...]
+    model: tuple[int, ...]
     scaling_batch_size: int
 
 
@@ -100,9 +107,9 @@ def run_benchmark(
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for job in (bar := tqdm(jobs, desc="benchmark", disable=None)):
-            program, dtype, batch_size, devices, kind = job.key
+            program, dtype, batch_size, devices, model, kind = job.key
             name = f"{program}, {dtype}, batch {batch_size}"
-            name += f", {devices} devices, {kind}" if kind else ""
+            name += f", {devices} devices, model {model}, {kind}" if kind else ""
             bar.set_postfix_str(name)
             if dtype not in document["limits"]:
                 limits = find_limits(dtype, settings.repeats, settings.max_seconds)
@@ -130,7 +137,7 @@ def run_benchmark(
 class _Job:
     """A row of the document: the values of `KEY`, and what measures the others."""
 
-    key: tuple[str, str, int, int, str]
+    key: tuple[str, str, int, int, int, str]
     measure: Callable[[Limits], dict[str, Any]]
 
 
@@ -145,7 +152,8 @@ def _single_jobs(
     if settings.train_batch_size:
         entries += training(settings.train_batch_size)
     return [
-        _Job((e.name, dtype, e.batch_size, 1, ""), partial(_measured, e, settings)) for e in entries
+        _Job((e.name, dtype, e.batch_size, 1, 1, ""), partial(_measured, e, settings))
+        for e in entries
     ]
 
 
@@ -153,25 +161,26 @@ def _scaling_jobs(
     settings: BenchmarkSettings,
     dtype: str,
     detector: Detector,
-    training: Callable[[int], list[Entry]],
+    training: Callable[..., list[Entry]],
 ) -> list[_Job]:
     """`detect` and the training step over several devices, where several are asked for."""
     if max(settings.devices) == 1:
         return []
     scaled = [
         *scaled_entries(
-            lambda size: detection_entries(detector, size)[0],
-            settings.scaling_batch_size,
-            settings.devices,
+            partial(divided_detection, detector), settings.scaling_batch_size, settings.devices
         )
     ]
     if settings.train_batch_size:
         scaled += scaled_entries(
-            lambda size: training(size)[0], settings.scaling_batch_size, settings.devices
+            lambda size, mesh: training(size, mesh=mesh)[0],
+            settings.scaling_batch_size,
+            settings.devices,
+            settings.model,
         )
     return [
         _Job(
-            (s.entry.name, dtype, s.entry.batch_size, s.devices, s.kind),
+            (s.entry.name, dtype, s.entry.batch_size, s.devices, s.model, s.kind),
             lambda _, s=s: measure_scaled(s, settings.repeats, settings.max_seconds),
         )
         for s in scaled

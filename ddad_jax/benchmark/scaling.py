@@ -9,18 +9,17 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.profiler import ProfileData
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ddad_jax.benchmark.programs import Entry
-from ddad_jax.benchmark.timing import Program, measure
-from ddad_jax.detection.detector import Detector, shard_detector
+from ddad_jax.benchmark.timing import measure
+from ddad_jax.training.mesh import make_mesh
 
 COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?([\w.-]+) = .*?\b(?:all-gather|all-reduce|all-to-all|reduce-scatter|"
@@ -36,28 +35,37 @@ class Scaled:
     Attributes:
       kind: "weak" or "strong".
       devices: how many.
+      model: of them, how many share one copy of the parameters.
       entry: makes the program, of the batch of all devices.
     """
 
     kind: str
     devices: int
+    model: int
     entry: Entry
 
 
 def scaled_entries(
-    entry_of: Callable[[int], Entry], batch_size: int, counts: Sequence[int]
+    entry_of: Callable[[int, Mesh], Entry],
+    batch_size: int,
+    counts: Sequence[int],
+    models: Sequence[int] = (1,),
 ) -> Iterator[Scaled]:
-    """A program at every number of devices, first with the same batch each, then divided.
+    """A program on meshes of several shapes, first with the same batch a device, then divided.
 
     Args:
-      entry_of: from the batch size of all devices.
+      entry_of: from the batch size of all devices, and their mesh.
       batch_size: of each device in weak scaling, of all together in strong scaling.
       counts: numbers of devices; they divide `batch_size`.
+      models: numbers of devices that share the parameters; those that divide a count are taken.
     """
     for kind in ("weak", "strong"):
         for count in counts:
             total = batch_size * count if kind == "weak" else batch_size
-            yield Scaled(kind, count, entry_of(total))
+            for model in models:
+                if count % model == 0:
+                    mesh = make_mesh(data=count // model, model=model)
+                    yield Scaled(kind, count, model, entry_of(total, mesh))
 
 
 def measure_scaled(scaled: Scaled, repeats: int, max_seconds: float) -> dict[str, Any]:
@@ -68,35 +76,13 @@ def measure_scaled(scaled: Scaled, repeats: int, max_seconds: float) -> dict[str
       repeats: see `measure`.
       max_seconds: see `measure`.
     """
-    mesh = Mesh(np.array(jax.devices()[: scaled.devices]), ("data",))
-    program = _over(mesh, scaled.entry.make())
-    timing, compiled = measure(program, repeats, max_seconds)
+    timing, compiled = measure(scaled.entry.make(), repeats, max_seconds)
     row = timing.row()
     return {
         **row,
         "images_per_second": scaled.entry.batch_size / row["median"],
-        "in_collectives": collective_share(
-            compiled, _over(mesh, scaled.entry.make()).arguments, scaled.devices
-        ),
+        "in_collectives": collective_share(compiled, scaled.entry.make().arguments, scaled.devices),
     }
-
-
-def _over(mesh: Mesh, program: Program) -> Program:
-    """The program with its images divided over the mesh and everything else on every device."""
-
-    def place(tree: Any, spec: PartitionSpec) -> Any:
-        return jax.device_put(tree, NamedSharding(mesh, spec))
-
-    first, *others = program.arguments
-    if isinstance(first, Detector):
-        (images,) = others
-        return replace(
-            program, arguments=(shard_detector(first, mesh), place(images, PartitionSpec("data")))
-        )
-    frozen, batch, *constants = others
-    state, frozen, *constants = place([first, frozen, *constants], PartitionSpec())
-    batch = place(batch, PartitionSpec("data"))
-    return replace(program, arguments=(state, frozen, batch, *constants))
 
 
 def collective_share(

@@ -77,6 +77,44 @@ class Training:
         return "/".join(self.folder.parts[-2:])
 
 
+def _gathering(loss: Loss) -> Loss:
+    """The objective of parameters that are divided over the devices of a slice."""
+
+    def gathered(params: PyTree, *rest: Any) -> Any:
+        return loss(meshes.gather(params), *rest)
+
+    return gathered
+
+
+def group_step(
+    loss: Loss, settings: TrainSettings, mesh: Mesh, state: PyTree
+) -> jax.stages.Wrapped:
+    """`make_step` of the arrays of a group; the state that it is given is gone afterwards.
+
+    Args:
+      loss: the objective of one training.
+      settings: what the trainings share.
+      mesh: as `make_mesh` makes it.
+      state: of the group, placed on the mesh, or arrays of its shapes and shardings.
+    """
+    layout, each = _layout_of(state), _whole(mesh)
+    batch = meshes.shardings(mesh, jax.ShapeDtypeStruct((1, 1), np.int32), meshes.batch_spec)
+    return jax.jit(
+        meshes.over_group(make_step(_gathering(loss), settings), mesh),
+        in_shardings=(layout, each, batch, each, each),
+        out_shardings=(layout, each),
+        donate_argnums=0,
+    )
+
+
+def _layout_of(state: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def _whole(mesh: Mesh) -> PyTree:
+    return meshes.shardings(mesh, jax.ShapeDtypeStruct((1,), np.int32), meshes.whole_spec)
+
+
 class Group:
     """Trainings that take their steps together, as one program over the mesh.
 
@@ -146,22 +184,11 @@ class Group:
         """Makes the programs that advance and measure the states."""
         mesh, settings = self._mesh, self.settings
 
-        def gathered(params: PyTree, *rest: Any) -> Any:
-            return loss(meshes.gather(params), *rest)
-
-        layout = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        each = meshes.shardings(mesh, jax.ShapeDtypeStruct((1,), np.int32), meshes.whole_spec)
-        batch = meshes.shardings(mesh, jax.ShapeDtypeStruct((1, 1), np.int32), meshes.batch_spec)
-        self._step = jax.jit(
-            meshes.over_group(make_step(gathered, settings), mesh),
-            in_shardings=(layout, each, batch, each, each),
-            out_shardings=(layout, each),
-            donate_argnums=0,
-        )
+        self._step = group_step(loss, settings, mesh, self.state)
         if not settings.validate_every:
             return
         self._validate = make_validation(
-            gathered,
+            _gathering(loss),
             self._frozen,
             [training.heldout for training in filled],
             settings.batch_size,
@@ -172,6 +199,7 @@ class Group:
         def hold(state: PyTree, value: PyTree, due: PyTree) -> PyTree:
             return measured(state, settings, value, due)
 
+        layout, each = _layout_of(self.state), _whole(mesh)
         self._hold = jax.jit(
             meshes.over_group(hold, mesh),
             in_shardings=(layout, each, each),

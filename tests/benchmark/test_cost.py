@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddad_jax.benchmark.cost import operations, traffic
+from ddad_jax.benchmark.cost import _loops, operations, traffic
 from ddad_jax.benchmark.programs import WHOLE, detection_entries
 
 MATRIX = jnp.ones((64, 64))
@@ -30,6 +30,16 @@ def unrolled(x):
 def test_loops_count_as_often_as_they_run():
     assert operations(jax.jit(looped), MATRIX) == pytest.approx(6 * 2 * 64**3, rel=1e-3)
     assert operations(unrolled, MATRIX) == 6 * 2 * 64**3
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_only_the_branch_of_this_platform_counts(backend, monkeypatch):
+    def function(x):
+        return jax.lax.platform_dependent(x, cpu=unrolled, cuda=looped, default=unrolled)
+
+    program = jax.make_jaxpr(jax.jit(function))(MATRIX).jaxpr
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert len(list(_loops(program))) == (backend == "gpu")
 
 
 def test_traffic_of_a_product_is_its_operands_and_result():

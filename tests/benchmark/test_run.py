@@ -19,6 +19,7 @@ SETTINGS = BenchmarkSettings(
     max_seconds=10.0,
     bank_rows=20,
     devices=(1,),
+    model=(1,),
     scaling_batch_size=2,
 )
 
@@ -84,13 +85,13 @@ def test_table_and_picture(folder, document):
 def test_scaling_table(document):
     alike = {"program": "detect", "dtype": "float32", "median": 0.5, "wide": False}
     rows = [
-        alike | {"kind": "weak", "devices": n, "batch_size": 8 * n, "images_per_second": rate,
-                 "in_collectives": share}
+        alike | {"kind": "weak", "devices": n, "model": 1, "batch_size": 8 * n,
+                 "images_per_second": rate, "in_collectives": share}
         for n, rate, share in ((1, 16.0, 0.0), (4, 48.0, 0.123), (8, 64.0, None))
     ]  # fmt: skip
     lines = markdown(document | {"scaling": rows}).splitlines()
-    assert "| weak | detect | float32 | 4 | 32 | 500 | 48 | 75.0% | 12.3% |  |" in lines
-    assert "| weak | detect | float32 | 8 | 64 | 500 | 64 | 50.0% | unknown |  |" in lines
+    assert "| weak | detect | float32 | 4 | 1 | 32 | 500 | 48 | 75.0% | 12.3% |  |" in lines
+    assert "| weak | detect | float32 | 8 | 1 | 64 | 500 | 64 | 50.0% | unknown |  |" in lines
 
 
 def test_what_is_there_is_not_measured_again(seeded, folder, document, monkeypatch):

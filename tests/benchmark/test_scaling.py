@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ddad_jax.benchmark import scaling
 from ddad_jax.benchmark.programs import Entry
 from ddad_jax.benchmark.scaling import COLLECTIVE, scaled_entries
 
@@ -16,7 +17,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import jax.numpy as jnp
-from ddad_jax.benchmark.programs import detection_entries, training_entries
+from ddad_jax.benchmark.programs import divided_detection, training_entries
 from ddad_jax.benchmark.scaling import measure_scaled, scaled_entries
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.detection.detector import Settings
@@ -32,26 +33,36 @@ detector = seeded_detector(
 )
 training = TrainSettings(steps=4, batch_size=4)
 programs = (
-    lambda size: detection_entries(detector, size)[0],
-    lambda size: training_entries(detector, size, training, training, 1000)[0],
+    lambda size, mesh: divided_detection(detector, size, mesh),
+    lambda size, mesh: training_entries(detector, size, training, training, 1000, mesh)[0],
 )
 rows = [
     measure_scaled(scaled, 3, 5.0) | {"batch_size": scaled.entry.batch_size}
-    for entry_of in programs
-    for scaled in scaled_entries(entry_of, 4, (4,))
+    for entry_of, models in zip(programs, ((1,), (1, 2, 3)))
+    for scaled in scaled_entries(entry_of, 4, (4,), models)
 ]
 output.write_text(json.dumps(rows))
 """
 
 
-def test_weak_scaling_gives_each_device_the_batch_and_strong_divides_it():
-    made = scaled_entries(lambda size: Entry("", size, 0, lambda: None), 8, (1, 4))
-    assert [(each.kind, each.devices, each.entry.batch_size) for each in made] == [
-        ("weak", 1, 8),
-        ("weak", 4, 32),
-        ("strong", 1, 8),
-        ("strong", 4, 8),
+def test_weak_scaling_gives_each_device_the_batch_and_strong_divides_it(monkeypatch):
+    monkeypatch.setattr(scaling, "make_mesh", lambda data, model: (data, model))
+    meshes = []
+
+    def entry_of(size, mesh):
+        meshes.append(mesh)
+        return Entry("", size, 0, lambda: None)
+
+    made = [*scaled_entries(entry_of, 8, (1, 4), (1, 2))]
+    assert [(each.kind, each.devices, each.model, each.entry.batch_size) for each in made] == [
+        ("weak", 1, 1, 8),
+        ("weak", 4, 1, 32),
+        ("weak", 4, 2, 32),
+        ("strong", 1, 1, 8),
+        ("strong", 4, 1, 8),
+        ("strong", 4, 2, 8),
     ]
+    assert meshes == [(1, 1), (4, 1), (2, 2)] * 2
 
 
 def test_collectives_are_found_in_a_compiled_program():
@@ -74,7 +85,7 @@ def test_over_four_devices(tmp_path, network_description):
         check=True,
     )
     rows = json.loads(output.read_text())
-    assert [row["batch_size"] for row in rows] == [16, 4, 16, 4]
+    assert [row["batch_size"] for row in rows] == [16, 4, 16, 16, 4, 4]
     for row in rows:
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["median"])
         assert 0 < row["in_collectives"] < 1
