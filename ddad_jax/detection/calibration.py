@@ -9,13 +9,15 @@ from scipy.stats import gumbel_r
 
 from ddad_jax.detection.anomaly_map import gaussian_blur
 from ddad_jax.detection.detector import Calibration, Settings
-from ddad_jax.detection.evidence import Evidence, score_evidence
+from ddad_jax.detection.evidence import Evidence, evidence_weights
 
 QUARTILES = (0.25, 0.5, 0.75)
 # Scores that must lie beyond a quantile for it to be taken as it is.
 BEYOND = 10
 # Evidence that is a distance from the reconstruction, which grows with the noise level.
 RECONSTRUCTED = ("latent", "feature")
+# Fewer images are given one location and scale for all pixels and noise levels.
+LEAST_IMAGES = 10
 # Part of the usual scale that is left at any noise level, however steep the fit.
 LEAST_SCALE = 0.05
 
@@ -26,52 +28,67 @@ def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -
     Where scoring is "fused", the maps of the reconstruction are compared with what normal images
     show at that pixel and at that noise level: a line in T̂ is fitted to either. Other maps have one
     location, their median over pixels. The scale is the usual height of a normal image's peak
-    above, so that it peaks at 1 whatever the kind.
+    above, so that it peaks at 1 whatever the kind. For the threshold each image is held against
+    lines of the others.
 
     Args:
       evidence: of normal images that no network or bank was fitted to.
       settings: the detector's.
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
     """
-    location, scale = {}, {}
+    weights = evidence_weights(settings)
+    location, scale, heat = {}, {}, 0.0
     for kind, maps in evidence.maps.items():
-        if kind in RECONSTRUCTED and settings.scoring == "fused":
-            fitted = _line_in_noise_level(maps, evidence.noise_level, settings)
+        lines = kind in RECONSTRUCTED and settings.scoring == "fused"
+        if lines and len(maps) >= LEAST_IMAGES:
+            fitted = _lines(maps, evidence.noise_level, settings)
         else:
-            fitted = _constant(maps)
-        location[kind], scale[kind] = fitted
-    unit = jnp.float32(1.0)
-    provisional = Calibration(location, scale, threshold=unit, spread=unit)
-    _, scores = score_evidence(evidence, provisional, settings)
-    threshold, spread = fit_threshold(np.asarray(scores, np.float64), false_alarm_rate)
-    return provisional.replace(threshold=jnp.float32(threshold), spread=jnp.float32(spread))
+            fitted = _constants(maps)
+        location[kind], scale[kind], calibrated = fitted
+        heat += weights[kind] * calibrated
+    scores = np.asarray(heat.max((1, 2)), np.float64)
+    threshold, spread = fit_threshold(scores, false_alarm_rate)
+    return Calibration(location, scale, jnp.float32(threshold), jnp.float32(spread))
 
 
-def _constant(maps: Float[Array, "n h w"]) -> tuple[Float[Array, "2 1 1"], Float[Array, "2"]]:
-    """Location and scale that are the same at all pixels and noise levels."""
+def _constants(
+    maps: Float[Array, "n h w"],
+) -> tuple[Float[Array, "2 1 1"], Float[Array, "2"], Float[Array, "n h w"]]:
+    """Location and scale that are the same at all pixels and noise levels, and maps by them."""
     location = jnp.median(maps)
     scale = jnp.maximum(jnp.median(maps.max((1, 2))) - location, 1e-12)
-    return jnp.array([location, 0.0])[:, None, None], jnp.array([scale, 0.0])
+    coefficients = jnp.array([location, 0.0])[:, None, None], jnp.array([scale, 0.0])
+    return *coefficients, (maps - location) / scale
 
 
-def _line_in_noise_level(
+def _lines(
     maps: Float[Array, "n h w"], noise_level: Int[Array, " n"], settings: Settings
-) -> tuple[Float[Array, "2 h w"], Float[Array, "2"]]:
-    """Location of each pixel, and scale, by least squares on the noise level."""
+) -> tuple[Float[Array, "2 h w"], Float[Array, "2"], Float[Array, "n h w"]]:
+    """Location of each pixel and scale, by least squares on the noise level, and maps by them.
+
+    The location is smoothed over pixels. Each map is calibrated by the location that the others
+    have without it, of which least squares needs no second fit.
+    """
     centre = noise_level.mean()
     offset = noise_level - centre
     # As if each image's level were off by a timestep: where all have one level, nothing is learnt.
     weights = offset / ((offset**2).sum() + len(offset))
-    lines = jnp.stack([maps.mean(0), jnp.tensordot(weights, maps, 1)])
-    middle, slope = gaussian_blur(lines, 2.0 * settings.blur)
-    peaks = (maps - middle - slope * offset[:, None, None]).max((1, 2))
-    usual = jnp.maximum(jnp.median(peaks), 1e-12)
+    smooth = gaussian_blur(maps, 2.0 * settings.blur)
+    middle, slope = smooth.mean(0), jnp.tensordot(weights, smooth, 1)
+    own = (1.0 / len(offset) + weights * offset)[:, None, None]
+    found = middle + slope * offset[:, None, None]
+    above = maps - (found - own * smooth) / (1.0 - own)
+
+    peaks = above.max((1, 2))
+    steepness = weights @ peaks
+    usual = jnp.maximum(jnp.median(peaks - steepness * offset), 1e-12)
     most = (1.0 - LEAST_SCALE) * usual
-    above = jnp.maximum(settings.max_noise_level - centre, 1.0)
-    steepness = jnp.clip(weights @ peaks, -most / above, most / jnp.maximum(centre, 1.0))
+    beyond = jnp.maximum(settings.max_noise_level - centre, 1.0)
+    steepness = jnp.clip(steepness, -most / beyond, most / jnp.maximum(centre, 1.0))
     return (
         jnp.stack([middle - centre * slope, slope]),
         jnp.stack([usual - centre * steepness, steepness]),
+        above / (usual + steepness * offset)[:, None, None],
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 from ddad_jax.detection.anomaly_map import normalise
 from ddad_jax.detection.calibration import calibrate, fit_threshold
 from ddad_jax.detection.detector import Settings
-from ddad_jax.detection.evidence import Evidence
+from ddad_jax.detection.evidence import Evidence, score_evidence
 
 SIZE = 24
-ONE_KIND = Settings(image_size=SIZE, blur=1.0, latent_weight=1.0)
+ONE_KIND = Settings(image_size=SIZE, blur=1.0, latent_weight=1.0, patch_weight=0.0)
 
 
 def evidence_of(levels, seed=0):
@@ -37,10 +37,11 @@ def calibrated(evidence, calibration):
     return np.asarray(normalise(evidence.maps["latent"], evidence.noise_level, *parts))
 
 
-def test_normal_images_look_alike_at_every_place_and_noise_level():
-    levels = np.repeat([20, 40, 60, 80], 25)
-    fresh = evidence_of(levels, seed=1)
-    maps = calibrated(fresh, calibrate(evidence_of(levels), ONE_KIND, 0.01))
+@pytest.mark.parametrize("counts", [(25, 25, 25, 25), (60, 20, 10, 10), (10, 10, 10, 70)])
+def test_normal_images_look_alike_at_every_place_and_noise_level(counts):
+    fitted = calibrate(evidence_of(np.repeat([20, 40, 60, 80], counts)), ONE_KIND, 0.01)
+    fresh = evidence_of(np.repeat([20, 40, 60, 80], 25), seed=1)
+    maps = calibrated(fresh, fitted)
     peaks = np.median(maps.max((1, 2)).reshape(4, 25), axis=1)
     np.testing.assert_allclose(peaks, 1.0, atol=0.15)
     left, right = np.median(maps[..., 2]), np.median(maps[..., -3])
@@ -50,11 +51,24 @@ def test_normal_images_look_alike_at_every_place_and_noise_level():
 def test_the_paper_has_one_location_and_one_scale():
     levels = np.repeat([20, 40, 60, 80], 25)
     evidence = evidence_of(levels)
+    evidence = evidence.replace(maps={"latent": evidence.maps["latent"]})
     fitted = calibrate(evidence, dataclasses.replace(ONE_KIND, scoring="paper"), 0.01)
     maps = np.asarray(evidence.maps["latent"])
     scale = np.median(maps.max((1, 2))) - np.median(maps)
     expected = (maps - np.median(maps)) / scale
     np.testing.assert_allclose(calibrated(evidence, fitted), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [5, 12, 20, 60])
+def test_fresh_normal_images_seldom_exceed_the_threshold_however_few_there_were(count):
+    rng = np.random.default_rng(0)
+    fresh = evidence_of(rng.choice([20, 40, 60, 80], 500), seed=99)
+    rates = []
+    for seed in range(12):
+        evidence = evidence_of(rng.choice([20, 40, 60, 80], count), seed)
+        fitted = calibrate(evidence, ONE_KIND, 0.01)
+        rates.append(np.mean(score_evidence(fresh, fitted, ONE_KIND)[1] > fitted.threshold))
+    assert np.mean(rates) < 0.05
 
 
 @pytest.mark.parametrize("level", [10, 80])
