@@ -31,6 +31,7 @@ def test_an_unknown_augmentation_is_named():
         ("batch_sizes", (), "is empty"),
         ("devices", (1, 4096), "4096 must be at least 1 and at most"),
         ("model", (0,), "0 must be at least 1"),
+        ("model", (2,), "2 must be at least 1 and at most 1"),
         ("repeats", 0, "0 must be at least 1"),
     ],
 )

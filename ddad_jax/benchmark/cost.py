@@ -14,8 +14,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, jaxprs_in_params
 def operations(function: Callable[..., Any], *arguments: Any) -> float:
     """Floating-point operations of one call, two for a multiply-add.
 
-    They are those of the program as it is written, before optimisation, so that they do not
-    depend on the compiler or the device.
+    They are those of the program as it is written for the platform, before optimisation, so that
+    they do not depend on the compiler.
     """
     program = jax.make_jaxpr(function)(*arguments)
     return _operations_once(program) + _repeated(program.jaxpr, _operations_once)

@@ -20,10 +20,11 @@ def markdown(document: Document) -> str:
     parts += [_latency(document["rows"]), _scaling(document["scaling"])]
     parts.append(
         f"Times are of one call, in milliseconds; “{WIDE}”: p90 - p10 is more than a tenth of the "
-        "median. Operations are those of the program as written, loops counted as often as they "
-        "run. Of peak: of the data sheet's, or of the measured matrix product where the device is "
-        "not listed. Of roof: of the lesser of that peak and what the memory's bandwidth allows at "
-        "the stage's intensity; above 100 % where caches serve what the analysis takes for traffic."
+        "median. Operations are those of the program as written for the platform, loops counted as "
+        "often as they run. Of peak: of the data sheet's, or of the measured matrix product where "
+        "the device is not listed. Of roof: of the lesser of that peak and what the memory's "
+        "bandwidth allows at the stage's intensity; above 100 % where caches serve what the "
+        "analysis takes for traffic."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -51,8 +51,8 @@ def seeded_detector(
         patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
         patch_scale=jnp.ones(described),
         calibration=Calibration(
-            location=dict.fromkeys(kinds, jnp.zeros((2, 1, 1))),
-            scale=dict.fromkeys(kinds, jnp.array([1.0, 0.0])),
+            location=dict.fromkeys(kinds, jnp.array([0.1, 0.001])[:, None, None]),
+            scale=dict.fromkeys(kinds, jnp.array([1.0, 0.01])),
             threshold=one,
             spread=one,
         ),

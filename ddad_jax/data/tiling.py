@@ -20,13 +20,14 @@ def tile_positions(height: int, width: int, tile: int, overlap: int) -> Position
     """A grid of tiles that covers an image; neighbours share at least `overlap` pixels.
 
     The tiles along a side start at multiples of an eighth of a tile, as far apart as the overlap
-    allows, but for the last, which is flush with the image's edge.
+    allows, but for the last, which is flush with the image's edge. Where the overlap is more than
+    seven eighths, they start as near to each other as it asks.
 
     Args:
         height: of the image, in pixels.
         width: of the image, in pixels.
-        tile: the tiles' side, in pixels.
-        overlap: in pixels, less than `tile`.
+        tile: the tiles' side, in pixels, best a multiple of 8.
+        overlap: in pixels, less than `tile`, best a multiple of an eighth of it: else it grows.
 
     Returns:
         Top and left of each tile, row by row.

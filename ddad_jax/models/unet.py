@@ -5,6 +5,7 @@ at chosen resolutions, the timestep is added to each residual block.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -60,26 +61,30 @@ def attend_in_parts(
     key: Float[Array, "b n heads d"],
     value: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
-    """`jax.nn.dot_product_attention`, as few images and heads at a time as a CPU's caches hold.
+    """`jax.nn.dot_product_attention`, a head and a block of queries at a time.
 
-    The weights of attention are computed again for the gradient, which takes less time than to
-    store and to read them.
+    A CPU's caches hold the weights of so many. Images stay together: they may be divided over
+    devices. The weights are computed again for the gradient, which takes less time than to store
+    and to read them.
     """
 
-    @jax.checkpoint
-    def attend(parts):
-        query, key, value = parts
-        weights = jax.nn.softmax((query @ key.T).astype(jnp.float32) / math.sqrt(key.shape[-1]))
-        return weights.astype(value.dtype) @ value
+    @partial(jax.checkpoint, prevent_cse=False)
+    def attend(queries, key, value):
+        similarity = jnp.einsum("bqd,bkd->bqk", queries, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(similarity / math.sqrt(key.shape[-1])).astype(value.dtype)
+        return jnp.einsum("bqk,bkd->bqd", weights, value)
+
+    def one_head(head):
+        blocks, key, value = head
+        return jax.lax.map(lambda queries: attend(queries, key, value), blocks)
 
     b, n, heads, d = query.shape
-    parts = [jnp.moveaxis(x, 2, 1).reshape(b * heads, n, d) for x in (query, key, value)]
-    together = max(CACHED_WEIGHTS // n**2, 1)
-    if together < b * heads:
-        attended = jax.lax.map(attend, parts, batch_size=together)
-    else:
-        attended = jax.vmap(attend)(parts)
-    return jnp.moveaxis(attended.reshape(b, heads, n, d), 1, 2)
+    size = max(min(CACHED_WEIGHTS // (b * n), n), 1)
+    while n % size:
+        size -= 1
+    blocks = jnp.moveaxis(query.reshape(b, n // size, size, heads, d), (3, 1), (0, 1))
+    attended = jax.lax.map(one_head, (blocks, *(jnp.moveaxis(x, 2, 0) for x in (key, value))))
+    return jnp.moveaxis(attended, (0, 1), (3, 1)).reshape(b, n, heads, d)
 
 
 class AttentionBlock(nn.Module):

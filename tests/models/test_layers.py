@@ -8,7 +8,7 @@ import pytest
 from ddad_jax.models.layers import Conv, upsample
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (2, 13, 8, 4), (1, 9, 9, 2)])
+@pytest.mark.parametrize("shape", [(2, 13, 8, 4), (1, 9, 9, 2)])
 def test_convolving_upsampled_images_in_phases_changes_nothing(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     plain, phased = Conv(6), Conv(6, upsampled=True)
