@@ -19,9 +19,10 @@ def test_bfloat16_changes_no_score_by_more_than_a_fiftieth_of_the_normal_range(s
     config.autoencoder.weights = str(shared / "weights" / "taef2")
     networks = builders.networks(config)
     denoiser = initialise(networks.denoiser, jax.random.key(0))
-    # The last layer starts at zero; drawn anew, it makes a difference.
+    # The last layer starts at zero. Drawn so, its output deviates by 0.35, as that of a denoiser
+    # trained on this category does: by 0.31 at t = 10 and 0.41 at t = 70.
     last = denoiser["params"]["out_2"]["kernel"]
-    denoiser["params"]["out_2"]["kernel"] = 0.05 * jax.random.normal(jax.random.key(1), last.shape)
+    denoiser["params"]["out_2"]["kernel"] = 0.025 * jax.random.normal(jax.random.key(1), last.shape)
 
     source = mvtec_source(str(shared / "data" / "mvtec"), "bottle")
     good = [each for each in source.samples if each.split == "train"][:20]
