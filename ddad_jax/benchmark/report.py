@@ -12,6 +12,8 @@ from ddad_jax.evaluation.tables import markdown_table
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 WIDE = "wide"
+# What tells one row from another; "kind" is "weak" or "strong" where scaling is measured.
+KEY = ("program", "dtype", "batch_size", "devices", "model", "kind")
 
 
 def markdown(document: Document) -> str:
@@ -150,7 +152,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
       UserError: a file is no benchmark, or they have no measurement in common.
     """
     first, second = _read(first_path), _read(second_path)
-    ours, theirs = ({_key(row): row for row in _rows(each)} for each in (first, second))
+    ours, theirs = ({row_key(row): row for row in _rows(each)} for each in (first, second))
     pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
     if not pairs:
         raise UserError(
@@ -193,7 +195,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
 def _read(path: Path) -> Document:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        _ = document["machine"], [_key(row) for row in _rows(document)]
+        _ = document["machine"], [row_key(row) for row in _rows(document)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no benchmark.json; make one with --mode=benchmark") from error
     return document
@@ -203,8 +205,9 @@ def _rows(document: Document) -> list[Row]:
     return [*document["rows"], *document["scaling"]]
 
 
-def _key(row: Row) -> tuple[str, str, int, int, int, str]:
-    return row["program"], *_setting(row), row["devices"], row["model"], row["kind"]
+def row_key(row: Row) -> tuple[str | int, ...]:
+    """The values of `KEY`."""
+    return tuple(row[name] for name in KEY)
 
 
 def _devices(row: Row) -> str:

@@ -21,7 +21,7 @@ from ddad_jax.benchmark.programs import (
     divided_detection,
     training_entries,
 )
-from ddad_jax.benchmark.report import markdown
+from ddad_jax.benchmark.report import KEY, markdown, row_key
 from ddad_jax.benchmark.roofline import write_roofline
 from ddad_jax.benchmark.scaling import measure_scaled, scaled_entries
 from ddad_jax.benchmark.timing import measure
@@ -30,8 +30,6 @@ from ddad_jax.errors import Interrupted
 from ddad_jax.training.state import TrainSettings
 
 NAME = "benchmark.json"
-# What tells one row from another; "kind" is "weak" or "strong" where scaling is measured.
-KEY = ("program", "dtype", "batch_size", "devices", "model", "kind")
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def run_benchmark(
         jobs += _single_jobs(settings, dtype, detector, training)
         jobs += _scaling_jobs(settings, dtype, detector, training)
     stored = [row for part in ("rows", "scaling") for row in document[part]]
-    done = {tuple(row[name] for name in KEY) for row in stored}
+    done = {row_key(row) for row in stored}
     jobs = [job for job in jobs if job.key not in done]
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

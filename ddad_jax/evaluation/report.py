@@ -114,7 +114,7 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
     else:
         where = f"{len(parts)} categories, each with its own threshold"
     note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
-    return f"{count} images; {where}, set on held-out normal images without any test label. {note}"
+    return f"{count} images; {where}, set on good training images without any test label. {note}"
 
 
 def _embedded(parts: Sequence[ReportPart]) -> str:
