@@ -9,11 +9,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.errors import UserError
+from ddad_jax.models import winograd
 
 # Pixels of the largest feature map that a CPU convolves as a matrix product.
 SMALL_MAP = 16
 # Pixels of the largest one for which adding up weights costs more than it saves.
 UNFOLDED_MAP = 64
+# Fewest channels, and pixels of the largest map, that a CPU convolves by minimal filtering.
+WINOGRAD_CHANNELS = 32
+WINOGRAD_MAP = 64**2
 
 
 def _padding(size: int, style: str) -> str | list[tuple[int, int]]:
@@ -71,16 +75,48 @@ def _convolve(
     stride: int = 1,
 ) -> Float[Array, "b _h _w d"]:
     kernel = kernel.astype(x.dtype)
-    convolve = partial(
-        jax.lax.conv_general_dilated,
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    if x.shape[1] * x.shape[2] > SMALL_MAP or stride > 1 or padding == "SAME":
+    convolve = partial(_convolve_directly, padding=padding, stride=stride)
+    if stride > 1 or padding == "SAME":
         return convolve(x, kernel)
-    product = partial(_convolve_by_product, padding=padding)
-    return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolve)
+    if x.shape[1] * x.shape[2] <= SMALL_MAP:
+        on_cpu = partial(_convolve_by_product, padding=padding)
+    elif _suits_winograd(x, kernel):
+        on_cpu = _convolve_by_winograd
+    else:
+        return convolve(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
+
+
+def _convolve_directly(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c d"],
+    padding: str | list[tuple[int, int]],
+    stride: int = 1,
+) -> Float[Array, "b _h _w d"]:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _suits_winograd(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"]) -> bool:
+    """Whether that form computes this convolution, and a CPU the faster for it."""
+    _, height, width, channels = x.shape
+    can = kernel.shape[:2] == (3, 3) and height % 2 == width % 2 == 0 and x.dtype == jnp.float32
+    few = min(channels, kernel.shape[-1]) < WINOGRAD_CHANNELS
+    return can and not few and height * width <= WINOGRAD_MAP
+
+
+@jax.custom_jvp
+def _convolve_by_winograd(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
+    """A convolution that multiplies less; where gradients are asked for, the usual one."""
+    return winograd.convolve(x, kernel)
+
+
+@_convolve_by_winograd.defjvp
+def _usual(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return jax.jvp(partial(_convolve_directly, padding=[(1, 1), (1, 1)]), primals, tangents)
 
 
 def _convolve_by_product(
