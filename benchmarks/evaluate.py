@@ -1,10 +1,11 @@
 """A whole evaluation of a trained model, from its checkpoint to metrics and pictures.
 
-    python -m benchmarks.evaluate --workdir=runs/bottle --root=<MVTec AD>
+    python -m benchmarks.evaluate --workdir=runs/bottle
 
-The run is one of `configs/mvtec_small.py` or `configs/mvtec.py`. Ours is `--mode=evaluate` in a
-fresh folder, with images decoded, programs compiled, 95 % intervals, figures and the report; the
-official procedure is `benchmarks.torch_evaluation`. Each starts as a process of its own.
+The run is one of `configs/mvtec_small.py` or `configs/mvtec.py`, made in the folder where this is
+called. Ours is `--mode=evaluate` in a fresh folder, with images decoded, programs compiled, 95 %
+intervals, figures and the report; the official procedure is `benchmarks.torch_evaluation`. Each
+starts as a process of its own.
 """
 
 import json
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -21,7 +24,6 @@ from absl import app, flags
 from benchmarks import results
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A fitted run of one category.", required=True)
-ROOT = flags.DEFINE_string("root", None, "The folder of MVTec AD.", required=True)
 ROUNDS = flags.DEFINE_integer("rounds", 1, "Evaluations of each.")
 RESULTS = flags.DEFINE_string("results", None, "Where figures are kept, without suffix.")
 
@@ -38,31 +40,29 @@ print(json.dumps(evaluate(Pipeline(detector), Path(sys.argv[2]), Path(sys.argv[3
 """
 
 
-def ours(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
+def ours(workdir: Path, config: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """Runs `--mode=evaluate` on the detector of a run, in a folder of its own."""
     folder.mkdir()
     shutil.copy(workdir / "detector.safetensors", folder)
-    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     network = "mvtec" if config["autoencoder"]["name"] == "kl" else "mvtec_small"
     changed = [
         f"--config.{section}.{name}={config[section][name]}"
-        for section, name in (("data", "category"), ("autoencoder", "weights"))
+        for section, name in (("data", "root"), ("data", "category"), ("autoencoder", "weights"))
     ]
     subprocess.run(
         [
             sys.executable, "-m", "ddad_jax.main", "--mode=evaluate",
             f"--config=configs/{network}.py", f"--workdir={folder}",
-            f"--config.data.root={root}", f"--config.seed={config['seed']}", *changed,
+            f"--config.seed={config['seed']}", *changed,
         ],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def official(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
+def official(workdir: Path, config: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """Runs the official procedure."""
-    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    arguments = [workdir / "detector.safetensors", root / config["data"]["category"], folder]
+    arguments = [workdir / "detector.safetensors", category_folder(config), folder]
     done = subprocess.run(
         [sys.executable, "-c", OFFICIAL, *map(str, arguments)],
         check=True, stdout=subprocess.PIPE, text=True,
@@ -70,25 +70,28 @@ def official(workdir: Path, root: Path, folder: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def category_folder(config: Mapping[str, Any]) -> Path:
+    """Where the images of a run's category are."""
+    return Path(config["data"]["root"]) / config["data"]["category"]
+
+
 def main(argv: list[str]) -> None:
     """Times both, in turns."""
     del argv
-    workdir, root = Path(WORKDIR.value).resolve(), Path(ROOT.value).resolve()
+    workdir = Path(WORKDIR.value).resolve()
+    config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     contenders = {"PyTorch, official procedure": official, "ddad_jax": ours}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS.value):
             for name, contender in contenders.items():
                 start = time.perf_counter()
-                figures = contender(workdir, root, Path(folder) / f"{name}{number}")
+                figures = contender(workdir, config, Path(folder) / f"{name}{number}")
                 seconds[name].append(time.perf_counter() - start)
                 print(f"{name}: {seconds[name][-1]:.1f} s; image AUROC "
                       f"{figures['image_auroc']:.4f}", flush=True)  # fmt: skip
     if RESULTS.value:
-        category = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["data"][
-            "category"
-        ]
-        images = len(list((root / category / "test").glob("*/*.png")))
+        images = len(list((category_folder(config) / "test").glob("*/*.png")))
         reference = "PyTorch, official procedure"
         arrays = {name: np.array(values) for name, values in seconds.items()}
         found = results.rows("evaluation of a category", images, arrays, reference)
