@@ -15,9 +15,10 @@ from ddad_jax.models import winograd
 SMALL_MAP = 16
 # Pixels of the largest one for which adding up weights costs more than it saves.
 UNFOLDED_MAP = 64
-# Fewest channels, and pixels of the largest map, that a CPU convolves by minimal filtering.
-WINOGRAD_CHANNELS = 32
+# Pixels of the largest one that a CPU convolves by minimal filtering.
 WINOGRAD_MAP = 64**2
+# Fewest channels for it: with fewer, compilation takes longer than a category's images save.
+WINOGRAD_CHANNELS = 192
 
 
 def _padding(size: int, style: str) -> str | list[tuple[int, int]]:
