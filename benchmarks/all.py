@@ -35,7 +35,7 @@ def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
             "ddad_jax.main", "--mode=benchmark", f"--config={CONFIGS[size]}",
             f"--workdir={output}", f"--config.benchmark.batch_sizes=(1,{batch_size})",
             f"--config.benchmark.train_batch_size={batch_size}",
-            "--config.benchmark.dtypes=('bfloat16',)", "--config.benchmark.max_seconds=5.0",
+            "--config.benchmark.dtypes=('bfloat16',)", "--config.benchmark.max_seconds=2.0",
         ],
         "training step against PyTorch": [
             "benchmarks.train_step", f"--size={size}", f"--batch_size={batch_size}", "--repeats=5",

@@ -23,6 +23,7 @@ from ddad_jax.benchmark.programs import WHOLE, detection_entries
 from ddad_jax.benchmark.seeded import seeded_images
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector
+from ddad_jax.hardware import choose_cpu_kernels
 
 PEERS = {
     "eager": {},
@@ -104,6 +105,7 @@ def peer_work(peer: Pipeline, detector: Detector, work: str, batch_size: int) ->
 def main(argv: list[str]) -> None:
     """Compares, then times."""
     del argv
+    choose_cpu_kernels()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     detectors = {
         (dtype, scoring): make_detector(SIZE.value, dtype, scoring, BANK.value)

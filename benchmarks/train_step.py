@@ -17,6 +17,7 @@ from benchmarks.networks import CONFIGS, drawn, networks
 from benchmarks.timing import alternate, summary
 from benchmarks.torch_pipeline import load, unet_like
 from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.hardware import choose_cpu_kernels
 from ddad_jax.training.denoiser import denoiser_loss
 from ddad_jax.training.state import TrainSettings, initial_state, make_step
 
@@ -94,6 +95,7 @@ def channels_first(array: np.ndarray) -> torch.Tensor:
 def main(argv: list[str]) -> None:
     """Compares, then times."""
     del argv
+    choose_cpu_kernels()
     denoiser = networks(SIZE.value, DTYPE.value).denoiser
     variables = drawn(denoiser, 0)
     alpha_bar = linear_alpha_bar(0.0015, 0.0195, NUM_TIMESTEPS)

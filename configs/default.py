@@ -137,8 +137,9 @@ def get_config() -> ConfigDict:
     config.benchmark.dtypes = ("float32", "bfloat16")
     config.benchmark.batch_sizes = (1, 8)
     config.benchmark.train_batch_size = 16
-    config.benchmark.repeats = 20
-    config.benchmark.max_seconds = 30.0
+    config.benchmark.rounds = 3
+    config.benchmark.repeats = 7
+    config.benchmark.max_seconds = 10.0
     config.benchmark.bank_rows = 200
     config.benchmark.devices = (1,)
     config.benchmark.model = (1,)

@@ -194,7 +194,7 @@ def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
             raise UserError(f"benchmark.model: {count} divides none of benchmark.devices, "
                             f"{settings.devices}")  # fmt: skip
     _require_range("benchmark.train_batch_size", settings.train_batch_size, 0, 1 << 20)
-    for name in ("repeats", "bank_rows", "scaling_batch_size"):
+    for name in ("rounds", "repeats", "bank_rows", "scaling_batch_size"):
         _require_range(f"benchmark.{name}", getattr(settings, name), 1, 1 << 30)
     return settings
 

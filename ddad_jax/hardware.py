@@ -1,4 +1,4 @@
-"""What a device can do at most, by the name that JAX gives its kind.
+"""What a device can do at most, by the name that JAX gives its kind, and what XLA is told of a CPU.
 
 Dense peaks, without sparsity, per JAX device, from Google Cloud's pages on TPU versions and from
 NVIDIA's data sheets and architecture white papers. JAX sees two devices in a chip of TPU v2, v3
@@ -8,7 +8,18 @@ The peak of float32 is that of JAX's default precision: a TPU multiplies in bflo
 Ampere in TF32.
 """
 
+import os
+import platform
 from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+# Which operations XLA leaves to YNNPACK on a CPU: as it chooses itself, but for convolutions. A
+# process ends on flags that its XLA does not know, so only where this one is known to be there.
+KERNELS = "xla_cpu_experimental_ynn_fusion_type"
+CHOSEN = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+KNOWN = ((0, 10), (0, 11))
 
 
 @dataclass(frozen=True)
@@ -79,3 +90,23 @@ def memory_bandwidth(device_kind: str) -> float | None:
 
 def _find(device_kind: str) -> Device | None:
     return next((device for name, device in DEVICES.items() if name in device_kind), None)
+
+
+def choose_cpu_kernels() -> None:
+    """Has XLA convolve by itself on x86 CPUs without AVX-512, before JAX is first used.
+
+    YNNPACK's convolutions, which JAX 0.10 and 0.11 take, reach a third of the rate there where
+    gradients are computed (docs/performance.md). What XLA_FLAGS says of it already stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if KERNELS in flags or jax.__version_info__[:2] not in KNOWN or not _is_x86_without_avx512():
+        return
+    os.environ["XLA_FLAGS"] = f"{flags} --{KERNELS}={CHOSEN}".strip()
+
+
+def _is_x86_without_avx512() -> bool:
+    simd = np.show_config(mode="dicts")["SIMD Extensions"]
+    names = [*simd.get("baseline", ()), *simd.get("found", ())]
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    # NumPy calls AVX-512 X86_V4 since 2.4.
+    return is_x86 and not any(name.startswith(("AVX512", "X86_V4")) for name in names)

@@ -12,7 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from ddad_jax import builders, processes, workflow
+from ddad_jax import builders, hardware, processes, workflow
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
@@ -67,6 +67,7 @@ def main(argv: list[str]) -> None:
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; name the folder that the run may write to")
     workdir = _writable(Path(WORKDIR.value))
+    hardware.choose_cpu_kernels()
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if jax.process_count() > 1:
         _require_agreement()

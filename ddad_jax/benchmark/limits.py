@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ddad_jax import hardware
-from ddad_jax.benchmark.timing import Program, measure
+from ddad_jax.benchmark.timing import Program, compile_program, distribution, time_calls
 
 # Sides of the matrix product, and bytes of the copied array.
 SIDES = {"cpu": 2048}
@@ -39,8 +39,8 @@ def find_limits(dtype: str, repeats: int, max_seconds: float) -> Limits:
 
     Args:
       dtype: of the matrix product's operands, "float32" or "bfloat16".
-      repeats: see `measure`.
-      max_seconds: see `measure`.
+      repeats: see `time_calls`.
+      max_seconds: see `time_calls`.
     """
     device = jax.devices()[0]
     side = SIDES.get(device.platform, SIDE)
@@ -48,7 +48,8 @@ def find_limits(dtype: str, repeats: int, max_seconds: float) -> Limits:
     array = jnp.ones(COPIED.get(device.platform, COPY) // 4, jnp.float32)
 
     def seconds(program: Program) -> float:
-        return measure(program, repeats, max_seconds)[0].row()["median"]
+        calls = time_calls(compile_program(program)[0], program, repeats, max_seconds)
+        return distribution([calls[1:]])["median"]
 
     product = Program("matrix product", jax.jit(jnp.matmul), (matrix, matrix), 1)
     # In place: what it takes to get fresh memory is not the memory's speed.

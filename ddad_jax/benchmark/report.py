@@ -21,12 +21,13 @@ def markdown(document: Document) -> str:
     parts = [_machine(document["machine"]), _limits(document), _programs(document["rows"])]
     parts += [_latency(document["rows"]), _scaling(document["scaling"])]
     parts.append(
-        f"Times are of one call, in milliseconds; “{WIDE}”: p90 - p10 is more than a tenth of the "
-        "median. Operations are those of the program as written for the platform, loops counted as "
-        "often as they run. Of peak: of the data sheet's, or of the measured matrix product where "
-        "the device is not listed. Of roof: of the lesser of that peak and what the memory's "
-        "bandwidth allows at the stage's intensity; above 100 % where caches serve what the "
-        "analysis takes for traffic."
+        "Times are of one call, in milliseconds, over all calls of all rounds; a round takes "
+        f"every program in turn. “{WIDE}”: p90 - p10, or what the rounds' medians differ by, is "
+        "more than a tenth of the median. Operations are those of the program as written for the "
+        "platform, loops counted as often as they run. Of peak: of the data sheet's, or of the "
+        "measured matrix product where the device is not listed. Of roof: of the lesser of that "
+        "peak and what the memory's bandwidth allows at the stage's intensity; above 100 % where "
+        "caches serve what the analysis takes for traffic."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ from ddad_jax.benchmark.programs import (
 )
 from ddad_jax.benchmark.report import KEY, markdown, row_key
 from ddad_jax.benchmark.roofline import write_roofline
-from ddad_jax.benchmark.scaling import measure_scaled, scaled_entries
-from ddad_jax.benchmark.timing import measure
+from ddad_jax.benchmark.scaling import Scaled, collective_share, scaled_entries
+from ddad_jax.benchmark.timing import compile_program, distribution, time_calls
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
 from ddad_jax.training.state import TrainSettings
@@ -40,8 +40,9 @@ class BenchmarkSettings:
       dtypes: compute types.
       batch_sizes: images at a time in detection.
       train_batch_size: images of a training step and of an adaptation step; 0 measures neither.
-      repeats: timed calls of each program.
-      max_seconds: after which a program is called no more, if it was three times.
+      rounds: how often all programs are gone through.
+      repeats: timed calls of each program in a round.
+      max_seconds: after which a program is called no more in a round, if it was once.
       bank_rows: training images that the k-NN compares with.
       devices: numbers of devices that scaling is measured over; with 1 alone it is not.
       model: of them, numbers that share one copy of the parameters in a training step.
@@ -51,6 +52,7 @@ class BenchmarkSettings:
     dtypes: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     train_batch_size: int
+    rounds: int
     repeats: int
     max_seconds: float
     bank_rows: int
@@ -69,6 +71,9 @@ def run_benchmark(
     folder: Path,
 ) -> dict[str, Any]:
     """Measures; writes benchmark.json after every program, and at last the table and the picture.
+
+    All programs are gone through several times, so that the calls of each are spread over the whole
+    run, and what slows the machine for a while is seen as a spread.
 
     What a document of the same machine, source and config holds already is not measured again.
 
@@ -99,27 +104,30 @@ def run_benchmark(
         )
         jobs += _single_jobs(settings, dtype, detector, training)
         jobs += _scaling_jobs(settings, dtype, detector, training)
-    stored = [row for part in ("rows", "scaling") for row in document[part]]
-    done = {row_key(row) for row in stored}
-    jobs = [job for job in jobs if job.key not in done]
+    rows = {row_key(row): row for part in ("rows", "scaling") for row in document[part]}
+    due = [
+        job
+        for number in range(settings.rounds)
+        for job in jobs
+        if job.key not in rows or len(rows[job.key]["rounds"]) <= number
+    ]
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for job in (bar := tqdm(jobs, desc="benchmark", disable=None)):
-            program, dtype, batch_size, devices, model, kind = job.key
-            name = f"{program}, {dtype}, batch {batch_size}"
-            name += f", {devices} devices, model {model}, {kind}" if kind else ""
-            bar.set_postfix_str(name)
-            if dtype not in document["limits"]:
-                limits = find_limits(dtype, settings.repeats, settings.max_seconds)
-                document["limits"][dtype] = asdict(limits)
-            row = dict(zip(KEY, job.key, strict=True)) | job.measure(
-                Limits(**document["limits"][dtype])
-            )
-            document["scaling" if kind else "rows"].append(row)
+        for job in (bar := tqdm(due, desc="benchmark", disable=None)):
+            bar.set_postfix_str(job.name)
+            if job.dtype not in document["limits"]:
+                limits = find_limits(job.dtype, settings.repeats, settings.max_seconds)
+                document["limits"][job.dtype] = asdict(limits)
+            limits = Limits(**document["limits"][job.dtype])
+            row = rows.get(job.key) or dict(zip(KEY, job.key, strict=True)) | {"rounds": []}
+            job.measure(row, settings, limits)
+            if job.key not in rows:
+                rows[job.key] = row
+                document["scaling" if job.scaled else "rows"].append(row)
             _write(document, folder)
-            logging.info("%s: %.4f s%s", name, row["median"], ", wide" if row["wide"] else "")
+            logging.info("%s: %.4f s%s", job.name, row["median"], ", wide" if row["wide"] else "")
     except KeyboardInterrupt as error:
-        count = len(document["rows"]) + len(document["scaling"])
+        count = sum(len(row["rounds"]) for row in rows.values())
         raise Interrupted(
             f"benchmark: {count} measurements are in {folder / NAME}; the same command goes on "
             "from there"
@@ -131,12 +139,64 @@ def run_benchmark(
     return document
 
 
-@dataclass(frozen=True)
 class _Job:
-    """A row of the document: the values of `KEY`, and what measures the others."""
+    """A program, compiled once, and how a row of the document is measured.
 
-    key: tuple[str, str, int, int, int, str]
-    measure: Callable[[Limits], dict[str, Any]]
+    Args:
+      entry: makes the program.
+      dtype: its compute type.
+      scaled: on which devices, where scaling is measured.
+    """
+
+    def __init__(self, entry: Entry, dtype: str, scaled: Scaled | None = None) -> None:
+        self.entry, self.dtype, self.scaled = entry, dtype, scaled
+        where = (scaled.devices, scaled.model, scaled.kind) if scaled else (1, 1, "")
+        self.key = (entry.name, dtype, entry.batch_size, *where)
+        self.name = f"{entry.name}, {dtype}, batch {entry.batch_size}"
+        if scaled:
+            self.name += f", {scaled.devices} devices, model {scaled.model}, {scaled.kind}"
+        self._compiled: jax.stages.Compiled | None = None
+
+    def measure(self, row: dict[str, Any], settings: BenchmarkSettings, limits: Limits) -> None:
+        """Adds a round; the first also what does not depend on time."""
+        program = self.entry.make()
+        # An optimiser step's arguments are gone once it is called.
+        shapes = jax.eval_shape(lambda *arguments: arguments, *program.arguments)
+        compilation = 0.0
+        if self._compiled is None:
+            self._compiled, compilation = compile_program(program)
+        warm_up, *calls = time_calls(
+            self._compiled, program, settings.repeats, settings.max_seconds
+        )
+        if not row["rounds"]:
+            row |= {"times": self.entry.times, "compilation": compilation, "warm_up": warm_up}
+            row |= self._analysis(program.function, shapes)
+        row["rounds"].append(calls)
+        row |= distribution(row["rounds"])
+        row["images_per_second"] = self.entry.batch_size / row["median"]
+        if self.scaled:
+            return
+        rate = row["operations"] / row["median"]
+        row |= {"rate": rate, "of_peak": rate / limits.flops, "of_product": rate / limits.product}
+        if self.entry.times:
+            roof = min(limits.flops, limits.bandwidth * row["intensity"])
+            row["of_roof"] = rate / roof
+
+    def _analysis(self, function: Callable[..., Any], shapes: Sequence[Any]) -> dict[str, Any]:
+        compiled = self._compiled
+        if self.scaled:
+            # Of fresh arguments, which a step may take for its results.
+            arguments = self.entry.make().arguments
+            return {"in_collectives": collective_share(compiled, arguments, self.scaled.devices)}
+        found = {
+            "memory": _memory(compiled),
+            "device_memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+            "operations": operations(function, *shapes),
+        }
+        if self.entry.times:
+            moved = traffic(compiled, function, *shapes)
+            found |= {"traffic": moved, "intensity": found["operations"] / moved}
+        return found
 
 
 def _single_jobs(
@@ -149,10 +209,7 @@ def _single_jobs(
     entries = [e for size in settings.batch_sizes for e in detection_entries(detector, size)]
     if settings.train_batch_size:
         entries += training(settings.train_batch_size)
-    return [
-        _Job((e.name, dtype, e.batch_size, 1, 1, ""), partial(_measured, e, settings))
-        for e in entries
-    ]
+    return [_Job(entry, dtype) for entry in entries]
 
 
 def _scaling_jobs(
@@ -176,13 +233,7 @@ def _scaling_jobs(
             settings.devices,
             settings.model,
         )
-    return [
-        _Job(
-            (s.entry.name, dtype, s.entry.batch_size, s.devices, s.model, s.kind),
-            lambda _, s=s: measure_scaled(s, settings.repeats, settings.max_seconds),
-        )
-        for s in scaled
-    ]
+    return [_Job(each.entry, dtype, each) for each in scaled]
 
 
 def _begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -193,29 +244,6 @@ def _begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
         if all(stored.get(name) == value for name, value in about.items()):
             return stored
     return about | {"limits": {}, "rows": [], "scaling": []}
-
-
-def _measured(entry: Entry, settings: BenchmarkSettings, limits: Limits) -> dict[str, Any]:
-    program = entry.make()
-    # An optimiser step's arguments are gone once it is called.
-    shapes = jax.eval_shape(lambda *arguments: arguments, *program.arguments)
-    timing, compiled = measure(program, settings.repeats, settings.max_seconds)
-    row = {
-        "times": entry.times,
-        **timing.row(),
-        "images_per_second": entry.batch_size / timing.row()["median"],
-        "memory": _memory(compiled),
-        "device_memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
-        "operations": operations(program.function, *shapes),
-    }
-    rate = row["operations"] / row["median"]
-    row |= {"rate": rate, "of_peak": rate / limits.flops, "of_product": rate / limits.product}
-    if entry.times:
-        moved = traffic(compiled, program.function, *shapes)
-        intensity = row["operations"] / moved
-        roof = min(limits.flops, limits.bandwidth * intensity)
-        row |= {"traffic": moved, "intensity": intensity, "of_roof": rate / roof}
-    return row
 
 
 def _memory(compiled: jax.stages.Compiled) -> int:

@@ -18,7 +18,6 @@ from jax.profiler import ProfileData
 from jax.sharding import Mesh
 
 from ddad_jax.benchmark.programs import Entry
-from ddad_jax.benchmark.timing import measure
 from ddad_jax.training.mesh import make_mesh
 
 COLLECTIVE = re.compile(
@@ -66,23 +65,6 @@ def scaled_entries(
                 if count % model == 0:
                     mesh = make_mesh(data=count // model, model=model)
                     yield Scaled(kind, count, model, entry_of(total, mesh))
-
-
-def measure_scaled(scaled: Scaled, repeats: int, max_seconds: float) -> dict[str, Any]:
-    """Times a program over the first devices, and profiles one call more.
-
-    Args:
-      scaled: the program.
-      repeats: see `measure`.
-      max_seconds: see `measure`.
-    """
-    timing, compiled = measure(scaled.entry.make(), repeats, max_seconds)
-    row = timing.row()
-    return {
-        **row,
-        "images_per_second": scaled.entry.batch_size / row["median"],
-        "in_collectives": collective_share(compiled, scaled.entry.make().arguments, scaled.devices),
-    }
 
 
 def collective_share(

@@ -1,16 +1,16 @@
 """How long a compiled program takes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-# Timings whose p90 and p10 are further apart than this share of the median say so.
+# Calls whose p90 and p10, or whose rounds' medians, are further apart than this share of the median
+# are called wide.
 WIDE = 0.1
-LEAST_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -33,56 +33,54 @@ class Program:
     carries: bool = False
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds.
-
-    Attributes:
-      compilation: of tracing, lowering and compiling.
-      warm_up: of the first call.
-      calls: of each call after it, until its results are there.
-    """
-
-    compilation: float
-    warm_up: float
-    calls: tuple[float, ...]
-
-    def row(self) -> dict[str, Any]:
-        """What is written down: the distribution over calls, and whether it is wide."""
-        p10, median, p90 = np.quantile(self.calls, (0.1, 0.5, 0.9)).tolist()
-        return {
-            "median": median,
-            "p10": p10,
-            "p90": p90,
-            "repeats": len(self.calls),
-            "wide": (p90 - p10) / median > WIDE,
-            "compilation": self.compilation,
-            "warm_up": self.warm_up,
-        }
-
-
-def measure(program: Program, repeats: int, max_seconds: float) -> tuple[Timing, Any]:
-    """Compiles a program, calls it once to warm up and then times its calls.
+def distribution(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """What is written down of all calls, and whether they are far apart.
 
     Args:
-      program: the program.
-      repeats: timed calls.
-      max_seconds: after which no further call is made, if there were three.
-
-    Returns:
-      The timing, and the compiled program.
+      rounds: seconds of each call, by round.
     """
+    p10, median, p90 = np.quantile(np.concatenate(rounds), (0.1, 0.5, 0.9)).tolist()
+    medians = [np.median(calls) for calls in rounds]
+    between = float(np.ptp(medians) / median)
+    return {
+        "median": median,
+        "p10": p10,
+        "p90": p90,
+        "between_rounds": between,
+        "wide": max((p90 - p10) / median, between) > WIDE,
+        "repeats": sum(map(len, rounds)),
+    }
+
+
+def compile_program(program: Program) -> tuple[jax.stages.Compiled, float]:
+    """The compiled program, and the seconds of tracing, lowering and compiling."""
     start = time.perf_counter()
     compiled = program.function.lower(*program.arguments).compile()
-    compilation = time.perf_counter() - start
+    return compiled, time.perf_counter() - start
+
+
+def time_calls(
+    compiled: jax.stages.Compiled, program: Program, repeats: int, max_seconds: float
+) -> list[float]:
+    """Calls a compiled program, waiting for its results each time.
+
+    Args:
+      compiled: as `compile_program` makes it.
+      program: what it was made of.
+      repeats: timed calls.
+      max_seconds: after which no further call is made, if there was one.
+
+    Returns:
+      Seconds of the first call, which warms up, and of each of the timed ones.
+    """
     arguments = program.arguments
     seconds: list[float] = []
     while len(seconds) <= repeats:
-        if len(seconds) > LEAST_REPEATS and sum(seconds[1:]) > max_seconds:
+        if sum(seconds[1:]) > max_seconds:
             break
         start = time.perf_counter()
         result = jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - start)
         if program.carries:
             arguments = (result[0], *arguments[1:])
-    return Timing(compilation, seconds[0], tuple(seconds[1:])), compiled
+    return seconds

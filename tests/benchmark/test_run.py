@@ -15,7 +15,8 @@ SETTINGS = BenchmarkSettings(
     dtypes=("float32",),
     batch_sizes=(2,),
     train_batch_size=0,
-    repeats=3,
+    rounds=2,
+    repeats=2,
     max_seconds=10.0,
     bank_rows=20,
     devices=(1,),
@@ -58,6 +59,8 @@ def test_every_stage_is_measured(document):
         "detect", "encode", "extract", "k-NN", "UNet step", "decode", "maps", "patch map",
     ]  # fmt: skip
     for row in document["rows"]:
+        assert [len(calls) for calls in row["rounds"]] == [2, 2]
+        assert row["repeats"] == 4 and row["median"] == np.median(row["rounds"])
         assert 0 < row["p10"] <= row["median"] <= row["p90"]
         assert row["operations"] > 0 and row["memory"] > 0
         assert row["images_per_second"] == pytest.approx(2 / row["median"])
@@ -95,15 +98,25 @@ def test_scaling_table(document):
 
 
 def test_what_is_there_is_not_measured_again(seeded, folder, document, monkeypatch):
-    monkeypatch.setattr(run, "measure", None)
+    monkeypatch.setattr(run, "time_calls", None)
     assert measured(seeded, folder) == document
 
 
 def test_another_config_starts_over(seeded, folder, monkeypatch, tmp_path):
     (tmp_path / "benchmark.json").write_text((folder / "benchmark.json").read_text())
-    monkeypatch.setattr(run, "measure", interrupted)
+    monkeypatch.setattr(run, "time_calls", interrupted)
     with pytest.raises(Interrupted, match="0 measurements"):
         measured(seeded, tmp_path, config={"size": 128})
+
+
+def test_another_round_is_added_to_what_is_there(seeded, folder, document, tmp_path):
+    (tmp_path / "benchmark.json").write_text((folder / "benchmark.json").read_text())
+    rows = measured(seeded, tmp_path, dataclasses.replace(SETTINGS, rounds=3))["rows"]
+    for before, after in zip(document["rows"], rows, strict=True):
+        assert after["rounds"][:2] == before["rounds"] and len(after["rounds"]) == 3
+        assert after["operations"] == before["operations"]
+        assert after["compilation"] == before["compilation"]
+        assert after["rate"] == pytest.approx(after["operations"] / np.median(after["rounds"]))
 
 
 def interrupted(*_):
@@ -111,9 +124,9 @@ def interrupted(*_):
 
 
 def test_an_interrupted_benchmark_keeps_what_it_has(seeded, folder, document, monkeypatch):
-    monkeypatch.setattr(run, "measure", interrupted)
+    monkeypatch.setattr(run, "time_calls", interrupted)
     more = dataclasses.replace(SETTINGS, batch_sizes=(2, 3))
-    with pytest.raises(Interrupted, match="8 measurements"):
+    with pytest.raises(Interrupted, match="16 measurements"):
         measured(seeded, folder, more)
     assert json.loads((folder / "benchmark.json").read_text()) == document
 

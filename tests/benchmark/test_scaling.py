@@ -17,14 +17,15 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import jax.numpy as jnp
-from ddad_jax.benchmark.programs import divided_detection, training_entries
-from ddad_jax.benchmark.scaling import measure_scaled, scaled_entries
+from ddad_jax.benchmark import limits
+from ddad_jax.benchmark.run import BenchmarkSettings, run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.training.state import TrainSettings
 
+limits.SIDES, limits.COPIED = {"cpu": 64}, {"cpu": 1 << 16}
 output, networks = Path(sys.argv[1]), json.loads(sys.argv[2])
 table = jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000))
 detector = seeded_detector(
@@ -32,16 +33,13 @@ detector = seeded_detector(
     bank_rows=20, patch_rows=64, seed=0,
 )
 training = TrainSettings(steps=4, batch_size=4)
-programs = (
-    lambda size, mesh: divided_detection(detector, size, mesh),
-    lambda size, mesh: training_entries(detector, size, training, training, 1000, mesh)[0],
+settings = BenchmarkSettings(
+    dtypes=("float32",), batch_sizes=(), train_batch_size=4, rounds=2, repeats=2, max_seconds=5.0,
+    bank_rows=20, devices=(4,), model=(1, 2, 3), scaling_batch_size=4,
 )
-rows = [
-    measure_scaled(scaled, 3, 5.0) | {"batch_size": scaled.entry.batch_size}
-    for entry_of, models in zip(programs, ((1,), (1, 2, 3)))
-    for scaled in scaled_entries(entry_of, 4, (4,), models)
-]
-output.write_text(json.dumps(rows))
+run_benchmark(
+    settings, {}, {"float32": detector}, training, training, 1000, output
+)
 """
 
 
@@ -77,15 +75,15 @@ def test_collectives_are_found_in_a_compiled_program():
 @pytest.mark.slow
 def test_over_four_devices(tmp_path, network_description):
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
-    output = tmp_path / "rows.json"
     subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(output), json.dumps(network_description)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(network_description)],
         env=os.environ | {"XLA_FLAGS": flags},
         cwd=ROOT,
         check=True,
     )
-    rows = json.loads(output.read_text())
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["scaling"]
     assert [row["batch_size"] for row in rows] == [16, 4, 16, 16, 4, 4]
     for row in rows:
+        assert [len(calls) for calls in row["rounds"]] == [2, 2]
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["median"])
         assert 0 < row["in_collectives"] < 1

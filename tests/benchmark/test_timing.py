@@ -2,14 +2,17 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
-from ddad_jax.benchmark.timing import Program, Timing, measure
+from ddad_jax.benchmark.timing import Program, compile_program, distribution, time_calls
 
 
 def test_calls_after_the_first_are_timed():
-    timing, _ = measure(Program("", jax.jit(jnp.sin), (jnp.ones(4),), 1), 5, 60.0)
-    assert len(timing.calls) == 5
-    assert timing.compilation > 0 and timing.warm_up > 0
+    program = Program("", jax.jit(jnp.sin), (jnp.ones(4),), 1)
+    compiled, compilation = compile_program(program)
+    seconds = time_calls(compiled, program, 5, 60.0)
+    assert len(seconds) == 6
+    assert compilation > 0 and min(seconds) > 0
 
 
 class Slow:
@@ -18,28 +21,30 @@ class Slow:
     def __init__(self):
         self.seen = []
 
-    def lower(self, count):
-        return self
-
-    def compile(self):
-        return self
-
     def __call__(self, count):
         self.seen.append(count)
         time.sleep(0.02)
         return count + 1, None
 
 
-def test_a_slow_program_is_called_less_often_but_three_times():
+def test_a_slow_program_is_called_less_often_but_once_after_the_first():
     slow = Slow()
-    timing, _ = measure(Program("", slow, (0,), 1, carries=True), 50, 0.01)
-    assert len(timing.calls) == 3
-    assert slow.seen == [0, 1, 2, 3]
-    assert min(timing.calls) >= 0.02
+    seconds = time_calls(slow, Program("", None, (0,), 1, carries=True), 50, 0.01)
+    assert slow.seen == [0, 1]
+    assert len(seconds) == 2 and min(seconds) >= 0.02
 
 
 def test_a_wide_distribution_says_so():
-    assert not Timing(1.0, 1.0, (1.0, 1.01, 1.02)).row()["wide"]
-    row = Timing(1.0, 1.0, (1.0, 1.0, 1.3)).row()
+    assert not distribution([(1.0, 1.01, 1.02)])["wide"]
+    row = distribution([(1.0, 1.0, 1.3)])
     assert row["wide"]
-    assert row["median"] == 1.0
+    assert row["median"] == 1.0 and row["repeats"] == 3
+    assert row["between_rounds"] == 0.0
+
+
+def test_rounds_that_are_apart_make_it_wide():
+    steady, slower = [1.0] * 30, [1.12]
+    row = distribution([steady, slower])
+    assert row["p90"] == row["p10"]
+    assert row["between_rounds"] == pytest.approx(0.12)
+    assert row["wide"]
