@@ -72,7 +72,10 @@ def main(argv: list[str]) -> None:
     if jax.process_count() > 1:
         _require_agreement()
     _log_to(workdir / "log.txt" if processes.is_first() else Path(os.devnull))
-    jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compilation_cache"))
+    # JAX_COMPILATION_CACHE_DIR names one that several runs share.
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = workdir.resolve() / "compilation_cache"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
     if MODE.value == "benchmark":
         workflow.benchmark(CONFIG.value, workdir)

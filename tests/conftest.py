@@ -1,13 +1,22 @@
 """Fixtures that every test may use."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from zlib import crc32
 
-# Tests compile hundreds of programs and run each of them once: halve the compiler's work. It is
-# read when JAX is first used, and by the processes that tests start.
+# Tests compile hundreds of programs and run each of them once: halve the compiler's work, and share
+# what is compiled. Both are read when JAX is first used, and by the processes that tests start,
+# among them those that share the tests.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = tempfile.mkdtemp(prefix="ddad_jax_tests")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import jax.numpy as jnp

@@ -29,7 +29,7 @@ class Slow:
 
 def test_a_slow_program_is_called_less_often_but_once_after_the_first():
     slow = Slow()
-    seconds = time_calls(slow, Program("", None, (0,), 1, carries=True), 50, 0.01)
+    seconds = time_calls(slow, Program("", slow, (0,), 1, carries=True), 50, 0.01)
     assert slow.seen == [0, 1]
     assert len(seconds) == 2 and min(seconds) >= 0.02
 
