@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,6 +86,21 @@ def wait_for_all(name: str) -> None:
     """Returns when every process has come here."""
     everyone = set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT, processes=everyone)
+
+
+def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+    """Compiles a program, and returns when every process has.
+
+    Processes have half a minute to meet at a program's first collective operation on CPUs, and
+    compiling may set them further apart.
+
+    Args:
+      function: as `jax.jit` makes it.
+      arguments: what it will be called with.
+    """
+    compiled = function.lower(*arguments).compile()
+    wait_for_all("compiled")
+    return compiled
 
 
 @contextmanager

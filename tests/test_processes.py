@@ -126,6 +126,44 @@ def test_processes_that_differ_are_refused(folder, tmp_path):
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
+APART = """
+import sys, time
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ddad_jax import processes
+
+number = int(sys.argv[2])
+processes.start(sys.argv[1], 2, number)
+mesh = Mesh(jax.devices(), "data")
+divided, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+ones = jax.make_array_from_process_local_data(divided, np.ones(1, np.float32))
+total = jax.jit(lambda x: x.sum(), out_shardings=whole)
+time.sleep(35 * number)
+print(processes.compile_together(total, ones)(ones))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_compile_at_different_speeds_meet():
+    address = free_address()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", APART, address, str(number)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in both:
+        found, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+        assert found.endswith("2.0\n")
+
+
 def test_an_incomplete_choice_of_processes_is_refused():
     with pytest.raises(UserError, match="only together"):
         start("127.0.0.1:1", 2, None)

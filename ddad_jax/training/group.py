@@ -12,6 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 
+from ddad_jax import processes
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.samples import Sample
@@ -243,8 +244,9 @@ class Group:
 
     def compile(self, batch: PyTree) -> None:
         """Compiles the step, for batches such as this."""
-        lowered = self._step.lower(self.state, self._frozen, batch, *self._constants)
-        self.program = lowered.compile()
+        self.program = processes.compile_together(
+            self._step, self.state, self._frozen, batch, *self._constants
+        )
 
     def step(self, batch: PyTree) -> Metrics:
         """Takes the next step of each that is running; the metrics mean something for those alone.

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt32
 
+from ddad_jax import processes
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Loss
 
@@ -41,8 +42,10 @@ def make_validation(
 
     each = meshes.shardings(mesh, jax.ShapeDtypeStruct((1,), np.float32), meshes.whole_spec)
     values = jax.jit(meshes.over_group(value, mesh), out_shardings=each)
+    compiled: jax.stages.Compiled | None = None
 
     def validate(params: PyTree) -> Float[np.ndarray, " group"]:
+        nonlocal compiled
         found = []
         for number in range(rounds):
             # A training with fewer batches than another's goes through its own again.
@@ -52,7 +55,9 @@ def make_validation(
             ]
             batch = meshes.place(mesh, batches, meshes.batch_spec)
             keys = meshes.place(mesh, [keys[number] for keys in keys_of], meshes.whole_spec)
-            found.append(values(params, frozen, batch, keys))
+            if compiled is None:
+                compiled = processes.compile_together(values, params, frozen, batch, keys)
+            found.append(compiled(params, frozen, batch, keys))
         table = np.stack(meshes.local_to_host(found))
         return np.array([table[: len(rows), i].mean() for i, rows in enumerate(rows_of)])
 

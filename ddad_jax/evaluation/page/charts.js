@@ -115,10 +115,10 @@ function drawLevels(host, { label, kinds }) {
   });
   c.svg.append(element("line", { x1: c.left, x2: c.right, y1: c.bottom, y2: c.bottom, class: "axis" }));
   c.svg.append(text("share of images", 0, 11, "start"));
-  c.svg.append(text("T̂", (c.left + c.right) / 2, c.bottom + 30));
+  c.svg.append(text("T̂", c.right, c.bottom + 30, "end"));
   kinds.forEach(({ name, key }, k) => {
-    const x = c.right - 75 * (kinds.length - k);
-    c.svg.append(element("rect", { x, y: 2, width: 10, height: 10, rx: 2, class: `bar ${key}` }));
-    c.svg.append(text(name, x + 14, 11, "start"));
+    const x = c.left + 80 * k;
+    c.svg.append(element("rect", { x, y: c.bottom + 21, width: 10, height: 10, rx: 2, class: `bar ${key}` }));
+    c.svg.append(text(name, x + 14, c.bottom + 30, "start"));
   });
 }
