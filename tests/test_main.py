@@ -59,7 +59,7 @@ def ddad(*arguments, devices=1):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
 
 

@@ -61,7 +61,7 @@ def begin_two(folder, workdir, *differing):
 
 def end(process):
     """Its exit code and what it said."""
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=1200)
     return process.returncode, said
 
 
@@ -90,7 +90,7 @@ def test_one_is_killed_then_both_go_on_to_the_curve_of_one_process(folder, tmp_p
     assert code == 0, said
 
     pair = begin_two(folder, tmp_path / "pair")
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 1000
     while max(curve(tmp_path / "pair/denoiser", "loss"), default=0) < 10:
         assert time.monotonic() < deadline and pair[1].poll() is None
         time.sleep(0.1)
@@ -159,7 +159,7 @@ def test_processes_that_compile_at_different_speeds_meet():
         for number in range(2)
     ]
     for process in both:
-        found, said = process.communicate(timeout=600)
+        found, said = process.communicate(timeout=1200)
         assert process.returncode == 0, said
         assert found.endswith("2.0\n")
 
