@@ -13,7 +13,6 @@ import platform
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 
 # Which operations XLA leaves to YNNPACK on a CPU: as it chooses itself, but for convolutions. A
 # process ends on flags that its XLA does not know, so only where this one is known to be there.
@@ -93,20 +92,12 @@ def _find(device_kind: str) -> Device | None:
 
 
 def choose_cpu_kernels() -> None:
-    """Has XLA convolve by itself on x86 CPUs without AVX-512, before JAX is first used.
+    """Has XLA convolve by itself on x86 CPUs, before JAX is first used.
 
-    YNNPACK's convolutions, which JAX 0.10 and 0.11 take, reach a third of the rate there where
-    gradients are computed (docs/performance.md). What XLA_FLAGS says of it already stays.
+    YNNPACK's convolutions, which JAX 0.10 and 0.11 take, reach a third to all of the rate there
+    (docs/performance.md). What XLA_FLAGS says of it already stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if KERNELS in flags or jax.__version_info__[:2] not in KNOWN or not _is_x86_without_avx512():
-        return
-    os.environ["XLA_FLAGS"] = f"{flags} --{KERNELS}={CHOSEN}".strip()
-
-
-def _is_x86_without_avx512() -> bool:
-    simd = np.show_config(mode="dicts")["SIMD Extensions"]
-    names = [*simd.get("baseline", ()), *simd.get("found", ())]
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    # NumPy calls AVX-512 X86_V4 since 2.4.
-    return is_x86 and not any(name.startswith(("AVX512", "X86_V4")) for name in names)
+    if is_x86 and KERNELS not in flags and jax.__version_info__[:2] in KNOWN:
+        os.environ["XLA_FLAGS"] = f"{flags} --{KERNELS}={CHOSEN}".strip()
