@@ -13,7 +13,6 @@ from absl import logging
 from tqdm import tqdm
 
 from ddad_jax.benchmark import machine
-from ddad_jax.benchmark.cost import operations, traffic
 from ddad_jax.benchmark.limits import Limits, find_limits
 from ddad_jax.benchmark.programs import (
     Entry,
@@ -25,6 +24,7 @@ from ddad_jax.benchmark.report import KEY, markdown, row_key
 from ddad_jax.benchmark.roofline import write_roofline
 from ddad_jax.benchmark.scaling import Scaled, collective_share, scaled_entries
 from ddad_jax.benchmark.timing import compile_program, distribution, time_calls
+from ddad_jax.cost import operations, traffic
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
 from ddad_jax.training.state import TrainSettings

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 
 from ddad_jax import processes
+from ddad_jax.cost import operations
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.samples import Sample
@@ -130,6 +131,7 @@ class Group:
       steps: optimiser steps to take.
       state: the states, a `TrainState` whose arrays lead with the category axis.
       program: the compiled step; None before `compile`.
+      flops: floating-point operations of a training's step on each device of its slice.
     """
 
     def __init__(self, loss: Loss, trainings: Sequence[Training], mesh: Mesh):
@@ -156,6 +158,7 @@ class Group:
         self.steps = np.array([training.settings.steps for training in filled])
         self.rows: dict[int, list[int]] = {}
         self.program: jax.stages.Compiled | None = None
+        self.flops = 0.0
         self._constants = meshes.place(
             mesh,
             [(np.int32(training.seed), np.int32(training.settings.steps)) for training in filled],
@@ -185,6 +188,7 @@ class Group:
         """Makes the programs that advance and measure the states."""
         mesh, settings = self._mesh, self.settings
 
+        self._step_of_one = make_step(loss, settings)
         self._step = group_step(loss, settings, mesh, self.state)
         if not settings.validate_every:
             return
@@ -243,10 +247,11 @@ class Group:
         return meshes.place_batch(self._mesh, [batches.get(i, given) for i in range(len(running))])
 
     def compile(self, batch: PyTree) -> None:
-        """Compiles the step, for batches such as this."""
-        self.program = processes.compile_together(
-            self._step, self.state, self._frozen, batch, *self._constants
-        )
+        """Compiles the step, for batches such as this, and counts its operations."""
+        arguments = (self.state, self._frozen, batch, *self._constants)
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments)
+        self.flops = operations(self._step_of_one, *one) / meshes.batch_devices(self._mesh)
+        self.program = processes.compile_together(self._step, *arguments)
 
     def step(self, batch: PyTree) -> Metrics:
         """Takes the next step of each that is running; the metrics mean something for those alone.

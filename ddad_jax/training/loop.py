@@ -12,7 +12,7 @@ from jaxtyping import Bool, PyTree
 from ddad_jax import processes
 from ddad_jax.errors import Interrupted, UserError
 from ddad_jax.training.group import Group, Training
-from ddad_jax.training.recorder import Recorder, flops_of
+from ddad_jax.training.recorder import Recorder
 from ddad_jax.training.state import Loss
 from ddad_jax.training.stop import stop_requests
 from ddad_jax.training.trace import Trace
@@ -60,7 +60,7 @@ def train(
             if group.program is None:
                 group.compile(batch)
                 for recorder in recorders:
-                    recorder.begin(flops_of(group.program))
+                    recorder.begin(group.flops)
             trace.before(int(group.taken[0]) + 1)
             metrics = group.step(batch)
             taken = group.taken

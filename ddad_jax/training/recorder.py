@@ -68,7 +68,7 @@ class Recorder:
         """Time counts from here: the step is compiled.
 
         Args:
-          flops: floating-point operations of one step on one device, 0 if not known.
+          flops: floating-point operations of one step on one device.
         """
         self._flops = flops
         self._restart()
@@ -106,10 +106,9 @@ class Recorder:
             else:
                 values[name] = float(value)
         values |= {"images_per_second": rate, "data_wait": self._waited / seconds}
-        if self._flops:
-            values["flops_per_second"] = len(steps) * self._flops / seconds
-            if self._peak_flops:
-                values["utilisation"] = values["flops_per_second"] / self._peak_flops
+        values["flops_per_second"] = len(steps) * self._flops / seconds
+        if self._peak_flops:
+            values["utilisation"] = values["flops_per_second"] / self._peak_flops
         self.write(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.4f}")
         logging.log_every_n_seconds(
@@ -151,14 +150,6 @@ class Recorder:
         self._lines.close()
         if self._events is not None:
             self._events.close()
-
-
-def flops_of(program: jax.stages.Compiled) -> float:
-    """Floating-point operations on one device of a call of a program; 0 if not known.
-
-    The compiler's count: what it recomputes counts, what a loop repeats counts once.
-    """
-    return max(0.0, (program.cost_analysis() or {}).get("flops", 0.0))
 
 
 def _means(name: str, steps: list[Means]) -> dict[str, float]:

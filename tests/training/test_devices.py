@@ -123,6 +123,16 @@ def test_every_mesh_gives_the_curve_of_one_device(over_eight, mesh):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("folder, devices", [("data", 8), ("model", 8), ("both", 8), ("group0", 2)])
+def test_devices_share_the_operations_of_a_step(over_eight, folder, devices):
+    def operations(name):
+        row = json.loads((over_eight / name / "metrics.jsonl").read_text().splitlines()[-2])
+        return row["flops_per_second"] / row["images_per_second"]
+
+    assert operations(folder) == pytest.approx(operations("one") / devices)
+
+
+@pytest.mark.slow
 def test_a_device_holds_an_eighth_of_parameters_and_optimiser(over_eight):
     found = np.load(over_eight / "bytes.npz")
     np.testing.assert_allclose(found["held"], [found["whole"] / 8] * 8, rtol=0.2)

@@ -11,7 +11,7 @@ import pytest
 from ddad_jax.data.loader import training_batches
 from ddad_jax.errors import Interrupted, UserError
 from ddad_jax.training import mesh as meshes
-from ddad_jax.training.group import Training
+from ddad_jax.training.group import Group, Training
 from ddad_jax.training.loop import train
 from ddad_jax.training.state import TrainSettings
 
@@ -105,6 +105,25 @@ def test_metrics_are_written_as_json_lines(tmp_path):
     norms = [line["parameter_norm"] for line in lines]
     assert norms == sorted(norms)
     assert lines[-1]["loss"] < lines[0]["loss"]
+
+
+def products(params, frozen, batch, key):
+    rows = batch["x"]
+    for _ in range(5):
+        rows = rows @ params["w"] @ params["w"].T
+    return rows.sum(), {}
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_count_as_the_whole(tmp_path, parts):
+    def operations(name, **changes):
+        params = {"w": jnp.ones((3, 64))}
+        one = training(tmp_path / name, 1, params=params, **changes)
+        with Group(products, [one], meshes.make_mesh()) as group:
+            group.compile(group.next_batch())
+        return group.flops
+
+    assert operations("parts", accumulate=parts) / operations("whole") == pytest.approx(1, rel=0.1)
 
 
 def test_pictures_and_a_trace_are_made_of_the_steps_asked_for(tmp_path):

@@ -2,7 +2,6 @@ import json
 import time
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ddad_jax.training import recorder as recorder_module
-from ddad_jax.training.recorder import Recorder, flops_of
+from ddad_jax.training.recorder import Recorder
 from ddad_jax.training.state import Means, TrainSettings
 
 SETTINGS = TrainSettings(steps=20, batch_size=8)
@@ -78,10 +77,10 @@ def test_of_a_group_each_has_its_own_row(tmp_path):
 
 def test_of_an_unknown_device_no_utilisation_is_written(tmp_path):
     with Recorder(tmp_path, SETTINGS, first=0) as recorder:
-        recorder.begin(flops=0.0)
+        recorder.begin(flops=1.0)
         recorder.add(metrics(1.0), 0.0)
         recorder.write_metrics(1)
-    assert not {"utilisation", "flops_per_second"} & set(lines(tmp_path)[0])
+    assert "utilisation" not in lines(tmp_path)[0]
 
 
 def test_tensorboard_holds_the_same_values_and_the_pictures(tmp_path):
@@ -110,10 +109,3 @@ def test_a_continued_run_drops_what_was_written_after_its_checkpoint(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
         (5, 1.0), (10, 1.0), (15, 2.0)
     ]  # fmt: skip
-
-
-def test_operations_of_a_matrix_product():
-    a, b = jnp.ones((64, 32)), jnp.ones((32, 16))
-    assert flops_of(jax.jit(jnp.matmul).lower(a, b).compile()) == pytest.approx(
-        2 * 64 * 32 * 16, rel=0.05
-    )

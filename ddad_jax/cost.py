@@ -17,8 +17,8 @@ def operations(function: Callable[..., Any], *arguments: Any) -> float:
     They are those of the program as it is written for the platform, before optimisation, so that
     they do not depend on the compiler.
     """
-    program = jax.make_jaxpr(function)(*arguments)
-    return _operations_once(program) + _repeated(program.jaxpr, _operations_once)
+    traced = jax.jit(function).trace(*arguments)
+    return _flops(traced.lower()) + _repeated(traced.jaxpr.jaxpr, _operations_once)
 
 
 def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *arguments: Any) -> float:
@@ -35,7 +35,11 @@ def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *argume
 
 
 def _operations_once(program: ClosedJaxpr) -> float:
-    return _lowered(program).cost_analysis().get("flops", 0.0)
+    return _flops(_lowered(program))
+
+
+def _flops(lowered: jax.stages.Lowered) -> float:
+    return lowered.cost_analysis().get("flops", 0.0)
 
 
 def _traffic_once(program: ClosedJaxpr) -> float:

@@ -1,10 +1,8 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from ddad_jax.benchmark.cost import _loops, operations, traffic
-from ddad_jax.benchmark.programs import WHOLE, detection_entries
+from ddad_jax.cost import _loops, operations, traffic
 
 MATRIX = jnp.ones((64, 64))
 
@@ -52,14 +50,3 @@ def test_traffic_in_loops_counts_as_often_as_they_run():
     one, function = jax.jit(lambda x: x @ x), jax.jit(looped)
     once = traffic(one.lower(MATRIX).compile(), one, MATRIX)
     assert traffic(function.lower(MATRIX).compile(), function, MATRIX) >= 6 * once
-
-
-def test_operations_of_the_whole_are_those_of_its_stages(seeded):
-    entries = detection_entries(seeded, 2)
-    cost = {e.name: operations(*called(e.make())) for e in entries}
-    total = sum(e.times * cost[e.name] for e in entries)
-    np.testing.assert_allclose(total, cost[WHOLE], rtol=0.02)
-
-
-def called(program):
-    return program.function, *program.arguments
