@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
 
     config.extractor.name = "efficientnet_lite0"
     config.extractor.weights = "efficientnet_lite0"
-    # Three epochs took bottle's AUPRO from 0.949 to 0.956, nine minutes and 10 GB of memory.
+    # Three epochs helped bottle and harmed pill: docs/experiments.md, "Adaptation".
     config.extractor.training.epochs = 0
     return config
