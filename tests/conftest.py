@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 from zlib import crc32
 
 # Tests compile hundreds of programs and run each of them once: halve the compiler's work, and share
@@ -63,6 +64,13 @@ def golden_weights():
     return lambda network: {name: weight(name, s) for name, s in shapes[network].items()}
 
 
+def lacking(message: str) -> NoReturn:
+    """Skips a test for what this machine lacks; fails in CI, where nothing may be lacking."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and weights that lies beside the checkout, never inside it."""
@@ -70,13 +78,10 @@ def shared() -> Path:
     folder = Path(os.environ.get("DDAD_JAX_SHARED", default))
     if folder.is_dir():
         return folder
-    message = (
+    lacking(
         f"real data: {folder} does not exist; set DDAD_JAX_SHARED to the folder "
         "that holds data/mvtec and weights/taef2"
     )
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
 
 
 NETWORKS = {

@@ -131,7 +131,8 @@ class Group:
       steps: optimiser steps to take.
       state: the states, a `TrainState` whose arrays lead with the category axis.
       program: the compiled step; None before `compile`.
-      flops: floating-point operations of a training's step on each device of its slice.
+      flops: floating-point operations of a training's step on each device of its slice; 0 before
+        `compile`.
     """
 
     def __init__(self, loss: Loss, trainings: Sequence[Training], mesh: Mesh):

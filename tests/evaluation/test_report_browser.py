@@ -1,7 +1,6 @@
 """The report as a person meets it: in a real browser, with mouse, keyboard and accessibility."""
 
 import dataclasses
-import os
 import shutil
 
 import numpy as np
@@ -12,6 +11,7 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.data.synthetic import synthetic_source
 from ddad_jax.evaluation.curves import compute_curves
 from ddad_jax.evaluation.report import report_part, write_report
+from tests.conftest import lacking
 from tests.evaluation.conftest import compute_metrics
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -22,10 +22,7 @@ WIDE, NARROW = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
 def browser():
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        message = f"no browser found ({', '.join(BROWSERS)}); install one, as .ci/run does"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"no browser found ({', '.join(BROWSERS)}); install one, as .ci/run does")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -14,6 +14,7 @@ from absl import logging
 from ddad_jax.errors import UserError
 from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.state import TrainSettings, initial_state
+from tests.conftest import lacking
 
 # Where it cannot read, Orbax leaves coroutines behind that nothing has awaited.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -140,7 +141,7 @@ def small_disk(tmp_path):
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a full disk: a file system of its own cannot be mounted here ({error})")
+        lacking(f"a full disk: a file system of its own cannot be mounted here ({error})")
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
 
