@@ -12,15 +12,17 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from ddad_jax import builders, hardware, processes, workflow
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
+from ddad_jax.experiment import config as builders
+from ddad_jax.experiment import modes
+from ddad_jax.machine import kernels, processes
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
 MODE = flags.DEFINE_enum(
     "mode",
     "fit",
-    list(workflow.MODES),
+    list(modes.MODES),
     "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
     "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
     "score the images of --images. ablate: evaluate the trained model with every combination of "
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> None:
     """Runs the chosen mode and turns the ways it may end into exit codes."""
     if MODE.value == "compare":
         written_to = None if WORKDIR.value is None else _writable(Path(WORKDIR.value))
-        workflow.compare(argv[1:], written_to)
+        modes.compare(argv[1:], written_to)
         return
     if len(argv) > 1:
         raise UserError(f"'{argv[1]}' is no flag; every setting is given as --config.name=value")
@@ -62,12 +64,12 @@ def main(argv: list[str]) -> None:
         raise UserError("--config is missing; choose a file, such as --config=configs/demo.py")
     if MODE.value == "convert":
         workdir = Path(WORKDIR.value) if WORKDIR.value else None
-        workflow.convert(CONFIG.value, workdir, NETWORK.value, OUTPUT.value)
+        modes.convert(CONFIG.value, workdir, NETWORK.value, OUTPUT.value)
         return
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; name the folder that the run may write to")
     workdir = _writable(Path(WORKDIR.value))
-    hardware.choose_cpu_kernels()
+    kernels.choose_cpu_kernels()
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if jax.process_count() > 1:
         _require_agreement()
@@ -78,13 +80,13 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
     if MODE.value == "benchmark":
-        workflow.benchmark(CONFIG.value, workdir)
+        modes.benchmark(CONFIG.value, workdir)
     elif MODE.value == "ablate":
-        workflow.ablate(CONFIG.value, workdir, VARY.value)
+        modes.ablate(CONFIG.value, workdir, VARY.value)
     elif MODE.value == "predict":
-        workflow.predict(CONFIG.value, workdir, IMAGES.value)
+        modes.predict(CONFIG.value, workdir, IMAGES.value)
     else:
-        workflow.run(MODE.value, CONFIG.value, workdir)
+        modes.run(MODE.value, CONFIG.value, workdir)
 
 
 def _require_agreement() -> None:

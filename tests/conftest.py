@@ -29,7 +29,7 @@ from ddad_jax.detection.build import BuildSettings, build_detector
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
-from ddad_jax.hardware import choose_cpu_kernels
+from ddad_jax.machine.kernels import choose_cpu_kernels
 from ddad_jax.models import initialise
 
 choose_cpu_kernels()

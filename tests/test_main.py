@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddad_jax import builders
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
+from ddad_jax.experiment import config as builders
 from ddad_jax.models import initialise
 from ddad_jax.pretrained import to_state_dict
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ddad_jax import hardware
 from ddad_jax.benchmark.timing import Program, compile_program, distribution, time_calls
+from ddad_jax.machine import peaks
 
 # Sides of the matrix product, and bytes of the copied array.
 SIDES = {"cpu": 2048}
@@ -57,7 +57,7 @@ def find_limits(dtype: str, repeats: int, max_seconds: float) -> Limits:
     copy = Program("copy", increment, (array,), 1, carries=True)
     moved = 2.0 * array.nbytes
     product_rate, copy_rate = 2.0 * side**3 / seconds(product), moved / seconds(copy)
-    peak = hardware.peak_flops(device.device_kind, dtype)
-    bandwidth = hardware.memory_bandwidth(device.device_kind)
+    peak = peaks.peak_flops(device.device_kind, dtype)
+    bandwidth = peaks.memory_bandwidth(device.device_kind)
     known = peak is not None and bandwidth is not None
     return Limits(product_rate, copy_rate, peak or product_rate, bandwidth or copy_rate, known)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ddad_jax.benchmark.seeded import seeded_images
 from ddad_jax.benchmark.timing import Program
-from ddad_jax.detection import anomaly_map, evidence
+from ddad_jax.detection import anomaly_map, evidence, reconstruction
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector, shard_detector
 from ddad_jax.training import mesh as meshes
@@ -178,7 +178,7 @@ def _seeded_state(detector: Detector, batch_size: int) -> dict[str, Any]:
     """What stages hand to each other, drawn anew."""
     settings = detector.settings
     size = settings.image_size
-    pixels = evidence.to_network_range(seeded_images(batch_size, size, seed=1), size)
+    pixels = reconstruction.to_network_range(seeded_images(batch_size, size, seed=1), size)
     shapes = jax.eval_shape(
         lambda d, x: {"latent": _encode(d, {"pixels": x}), "features": _extract(d, {"pixels": x})},
         detector,
@@ -191,11 +191,11 @@ def _seeded_state(detector: Detector, batch_size: int) -> dict[str, Any]:
 
 def _encode(d: Detector, state: dict[str, Any]) -> Float[Array, "b h w c"]:
     scaling = (d.latent_shift, d.latent_scale)
-    return evidence.encode(d.networks.autoencoder, d.autoencoder, *scaling, state["pixels"])
+    return reconstruction.encode(d.networks.autoencoder, d.autoencoder, *scaling, state["pixels"])
 
 
 def _extract(d: Detector, state: dict[str, Any]) -> tuple[Float[Array, "b _h _w _c"], ...]:
-    return evidence.extract(d.networks.extractor, d.extractor, state["pixels"])
+    return reconstruction.extract(d.networks.extractor, d.extractor, state["pixels"])
 
 
 def _knn(d: Detector, state: dict[str, Any]) -> Float[Array, " b"]:
@@ -205,14 +205,14 @@ def _knn(d: Detector, state: dict[str, Any]) -> Float[Array, " b"]:
 def _step(d: Detector, state: dict[str, Any]) -> Float[Array, "b h w c"]:
     settings = replace(d.settings, num_steps=1)
     arguments = (state["latent"], state["level"], jax.random.key(0))
-    return evidence.reconstruct_latent(
+    return reconstruction.reconstruct_latent(
         d.networks.denoiser, d.denoiser, d.alpha_bar, settings, *arguments
     )
 
 
 def _decode(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size 3"]:
     scaling = (d.latent_shift, d.latent_scale)
-    return evidence.decode(d.networks.autoencoder, d.autoencoder, *scaling, state["latent"])
+    return reconstruction.decode(d.networks.autoencoder, d.autoencoder, *scaling, state["latent"])
 
 
 def _maps(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size size"]]:

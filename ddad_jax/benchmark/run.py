@@ -12,7 +12,6 @@ import jax
 from absl import logging
 from tqdm import tqdm
 
-from ddad_jax.benchmark import machine
 from ddad_jax.benchmark.limits import Limits, find_limits
 from ddad_jax.benchmark.programs import (
     Entry,
@@ -24,9 +23,10 @@ from ddad_jax.benchmark.report import KEY, markdown, row_key
 from ddad_jax.benchmark.roofline import write_roofline
 from ddad_jax.benchmark.scaling import Scaled, collective_share, scaled_entries
 from ddad_jax.benchmark.timing import compile_program, distribution, time_calls
-from ddad_jax.cost import operations, traffic
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
+from ddad_jax.machine import description
+from ddad_jax.machine.cost import operations, traffic
 from ddad_jax.training.state import TrainSettings
 
 NAME = "benchmark.json"
@@ -92,7 +92,7 @@ def run_benchmark(
     Raises:
       Interrupted: by SIGINT or SIGTERM, with every finished measurement written.
     """
-    document = _begun(folder / NAME, {"machine": machine.describe(), "config": dict(config)})
+    document = _begun(folder / NAME, {"machine": description.describe(), "config": dict(config)})
     jobs = []
     for dtype, detector in detectors.items():
         training = partial(

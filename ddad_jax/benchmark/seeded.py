@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection import noise_level, patches
 from ddad_jax.detection.detector import Calibration, Detector, Networks, Settings
-from ddad_jax.detection.evidence import evidence_weights, extract
+from ddad_jax.detection.evidence import evidence_weights
+from ddad_jax.detection.reconstruction import extract
 from ddad_jax.models import initialise
 
 

@@ -21,7 +21,8 @@ from ddad_jax.detection.detector import (
     Variables,
     shard_detector,
 )
-from ddad_jax.detection.evidence import Evidence, extract, gather_evidence, to_network_range
+from ddad_jax.detection.evidence import Evidence, gather_evidence
+from ddad_jax.detection.reconstruction import extract, to_network_range
 
 # Parts that training images are divided into where they are calibrated on.
 FOLDS = 5

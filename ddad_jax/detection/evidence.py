@@ -1,12 +1,11 @@
 """From pixels to evidence: noise level, reconstruction and maps, before calibration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from ddad_jax.detection import anomaly_map, noise_level, patches
 from ddad_jax.detection.detector import (
@@ -14,10 +13,15 @@ from ddad_jax.detection.detector import (
     Detector,
     Leaf,
     Settings,
-    Variables,
     over_devices,
 )
-from ddad_jax.diffusion import sampler, schedule
+from ddad_jax.detection.reconstruction import (
+    decode,
+    encode,
+    extract,
+    reconstruct_latent,
+    to_network_range,
+)
 
 
 @flax.struct.dataclass
@@ -39,101 +43,6 @@ class Evidence:
     knn_distance: Leaf
     reconstructed_knn_distance: Leaf
     reconstruction: Leaf
-
-
-def to_network_range(
-    images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], size: int
-) -> Float[Array, "b size size 3"]:
-    """Images in [-1, 1] at the detector's size, from uint8 or from floats in [-1, 1]."""
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 127.5 - 1.0
-    if images.shape[1:3] != (size, size):
-        shape = (images.shape[0], size, size, images.shape[3])
-        images = jax.image.resize(images, shape, "linear", antialias=True)
-    return images
-
-
-def extract(
-    extractor: nn.Module, variables: Variables, images: Float[Array, "b h w 3"]
-) -> tuple[Float[Array, "b _h _w _c"], ...]:
-    """The feature stages, in float32, of images in [-1, 1]."""
-    # An accelerator's default for float32 has the few bits of bfloat16.
-    with jax.default_matmul_precision("high"):
-        stages = _by_image(lambda x: extractor.apply(variables, extractor.normalise(x)), images)
-    return tuple(stage.astype(jnp.float32) for stage in stages)
-
-
-def _by_image(
-    function: Callable[[Float[Array, "b _h _w _c"]], PyTree], batch: Float[Array, "b _h _w _c"]
-) -> PyTree:
-    """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one."""
-
-    def one_by_one(batch):
-        return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
-
-    return jax.lax.platform_dependent(batch, cpu=one_by_one, default=function)
-
-
-def encode(
-    autoencoder: nn.Module,
-    variables: Variables,
-    shift: Float[Array, " c"],
-    scale: Float[Array, " c"],
-    images: Float[Array, "b size size 3"],
-) -> Float[Array, "b h w c"]:
-    """The scaled latent z, in float32."""
-    latent = _by_image(lambda x: autoencoder.apply(variables, x, method="encode"), images)
-    return (latent.astype(jnp.float32) - shift) * scale
-
-
-def decode(
-    autoencoder: nn.Module,
-    variables: Variables,
-    shift: Float[Array, " c"],
-    scale: Float[Array, " c"],
-    latent: Float[Array, "b h w c"],
-) -> Float[Array, "b size size 3"]:
-    """The image of a scaled latent, in float32 and clipped to [-1, 1]."""
-    unscaled = latent / scale + shift
-    images = _by_image(lambda x: autoencoder.apply(variables, x, method="decode"), unscaled)
-    return jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
-
-
-def reconstruct_latent(
-    denoiser: nn.Module,
-    variables: Variables,
-    alpha_bar: Float[Array, " table"],
-    settings: Settings,
-    latent: Float[Array, "b h w c"],
-    level: Int[Array, " b"],
-    key: Key[Array, ""],
-) -> Float[Array, "b h w c"]:
-    """ẑ: the latent taken to its noise level and denoised under its own condition."""
-    start_key, sampler_key = jax.random.split(key)
-    a = schedule.at(alpha_bar, level)
-    if settings.start == "scaled":
-        start = schedule.scale_latent(latent, a)
-    else:
-        # One draw for the whole batch: an image's answer must not depend on its place in it.
-        noise = jnp.broadcast_to(jax.random.normal(start_key, latent.shape[1:]), latent.shape)
-        start = schedule.add_noise(latent, noise, a)
-
-    def predict_noise(noisy, timestep):
-        output = denoiser.apply(variables, noisy, timestep).astype(jnp.float32)
-        a_t = schedule.at(alpha_bar, timestep)
-        return schedule.predicted_noise(output, noisy, a_t, settings.prediction)
-
-    return sampler.reconstruct(
-        predict_noise,
-        alpha_bar,
-        latent,
-        start,
-        level,
-        num_steps=settings.num_steps,
-        conditioning_weight=settings.conditioning_weight,
-        stochasticity=settings.stochasticity,
-        key=sampler_key,
-    )
 
 
 def choose_noise_level(detector: Detector, distance: Float[Array, " b"]) -> Int[Array, " b"]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddad_jax.models.layers import Conv, GroupNorm, require_divisible
+from ddad_jax.models.convolution import Conv
+from ddad_jax.models.layers import GroupNorm, require_divisible
 
 # As published; the UNet's differs.
 EPSILON = 1e-6

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ddad_jax.models.layers import BatchNorm, Conv, DepthwiseConv
+from ddad_jax.models.convolution import Conv, DepthwiseConv
+from ddad_jax.models.layers import BatchNorm
 
 # Both as published; PyTorch's defaults differ.
 BATCH_NORM_EPSILON = 1e-3

@@ -5,7 +5,6 @@ at chosen resolutions, the timestep is added to each residual block.
 """
 
 import math
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -14,10 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ddad_jax.errors import UserError
-from ddad_jax.models.layers import Conv, GroupNorm, halve, upsample
-
-# Weights of attention, one of each pair of positions, that a CPU takes at a time.
-CACHED_WEIGHTS = 1 << 20
+from ddad_jax.models.attention import attend
+from ddad_jax.models.convolution import Conv
+from ddad_jax.models.layers import GroupNorm, halve, upsample
 
 
 class ResidualBlock(nn.Module):
@@ -56,37 +54,6 @@ class ResidualBlock(nn.Module):
         return x + h
 
 
-def attend_in_parts(
-    query: Float[Array, "b n heads d"],
-    key: Float[Array, "b n heads d"],
-    value: Float[Array, "b n heads d"],
-) -> Float[Array, "b n heads d"]:
-    """`jax.nn.dot_product_attention`, a head and a block of queries at a time.
-
-    A CPU's caches hold the weights of so many. Images stay together: they may be divided over
-    devices. The weights are computed again for the gradient, which takes less time than to store
-    and to read them.
-    """
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def attend(queries, key, value):
-        similarity = jnp.einsum("bqd,bkd->bqk", queries, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(similarity / math.sqrt(key.shape[-1])).astype(value.dtype)
-        return jnp.einsum("bqk,bkd->bqd", weights, value)
-
-    def one_head(head):
-        blocks, key, value = head
-        return jax.lax.map(lambda queries: attend(queries, key, value), blocks)
-
-    b, n, heads, d = query.shape
-    size = max(min(CACHED_WEIGHTS // (b * n), n), 1)
-    while n % size:
-        size -= 1
-    blocks = jnp.moveaxis(query.reshape(b, n // size, size, heads, d), (3, 1), (0, 1))
-    attended = jax.lax.map(one_head, (blocks, *(jnp.moveaxis(x, 2, 0) for x in (key, value))))
-    return jnp.moveaxis(attended, (0, 1), (3, 1)).reshape(b, n, heads, d)
-
-
 class AttentionBlock(nn.Module):
     """Self-attention over all positions of a feature map.
 
@@ -114,9 +81,7 @@ class AttentionBlock(nn.Module):
         qkv = nn.Conv(3 * c, (1,), name="qkv", **types)(GroupNorm(name="norm", **types)(tokens))
         # The published weights order the output by head first, then query, key, value.
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, self.num_heads, 3, c // self.num_heads), 3, 0)
-        attended = jax.lax.platform_dependent(
-            q, k, v, cpu=attend_in_parts, default=jax.nn.dot_product_attention
-        ).reshape(b, h * w, c)
+        attended = attend(q, k, v).reshape(b, h * w, c)
         zeros = nn.initializers.zeros
         out = nn.Conv(c, (1,), kernel_init=zeros, name="out", **types)(attended)
         return x + out.reshape(x.shape)

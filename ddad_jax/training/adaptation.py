@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ddad_jax.detection import anomaly_map, noise_level
 from ddad_jax.detection.detector import Networks, Settings
-from ddad_jax.detection.evidence import decode, encode, extract, reconstruct_latent
+from ddad_jax.detection.reconstruction import decode, encode, extract, reconstruct_latent
 from ddad_jax.training.state import Loss, Metrics
 
 

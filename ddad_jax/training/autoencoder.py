@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from ddad_jax.detection import anomaly_map
-from ddad_jax.detection.evidence import extract
+from ddad_jax.detection.reconstruction import extract
 from ddad_jax.training.state import Loss, Metrics
 
 

@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jaxtyping import Array, PyTree, UInt32
 
-from ddad_jax import processes
 from ddad_jax.errors import UserError
+from ddad_jax.machine import processes
 from ddad_jax.training.state import TrainState
 
 

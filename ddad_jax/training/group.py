@@ -12,8 +12,8 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ddad_jax import processes
-from ddad_jax.cost import operations
+from ddad_jax.machine import processes
+from ddad_jax.machine.cost import operations
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.samples import Sample

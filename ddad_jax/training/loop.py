@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, PyTree
 
-from ddad_jax import processes
 from ddad_jax.errors import Interrupted, UserError
+from ddad_jax.machine import processes
 from ddad_jax.training.group import Group, Training
 from ddad_jax.training.recorder import Recorder
 from ddad_jax.training.state import Loss

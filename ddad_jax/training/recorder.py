@@ -17,7 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from ddad_jax import processes
+from ddad_jax.machine import processes
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Means, Metrics, TrainSettings
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from ddad_jax.detection.detector import Networks, Settings
-from ddad_jax.detection.evidence import decode, encode, reconstruct_latent, to_network_range
+from ddad_jax.detection.reconstruction import decode, encode, reconstruct_latent, to_network_range
 
 # From parameters to a picture: images side by side, below each what was made of it.
 Sample = Callable[[PyTree], UInt8[np.ndarray, "height width 3"]]

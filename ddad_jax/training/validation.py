@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt32
 
-from ddad_jax import processes
+from ddad_jax.machine import processes
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Loss
 

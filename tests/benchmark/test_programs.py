@@ -1,7 +1,7 @@
 import numpy as np
 
 from ddad_jax.benchmark.programs import WHOLE, detection_entries
-from ddad_jax.cost import operations
+from ddad_jax.machine.cost import operations
 
 
 def test_operations_of_the_whole_are_those_of_its_stages(seeded):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from configs import mvtec_small
-from ddad_jax import builders, pretrained
+from ddad_jax import pretrained
 from ddad_jax.data.mvtec import mvtec_source
 from ddad_jax.data.sample import ANOMALOUS
 from ddad_jax.detection.build import BuildSettings, build_detector
 from ddad_jax.detection.detect import detect
 from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.experiment import config as builders
 from ddad_jax.models import initialise
 
 

@@ -9,7 +9,7 @@ from ddad_jax.data.tiled import TiledSource
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.calibration import fit_threshold
 from ddad_jax.evaluation import tiled
-from ddad_jax.evaluation.predict import predict, predict_images
+from ddad_jax.evaluation.evaluate import predict, predict_images
 from tests.data.pictures import picture, save
 
 SIZES = {"good/e.png": (64, 64), "hole/d.png": (100, 170)}

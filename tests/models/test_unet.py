@@ -8,7 +8,7 @@ import pytest
 from ddad_jax import models
 from ddad_jax.errors import UserError
 from ddad_jax.models import UNet
-from ddad_jax.models.unet import attend_in_parts
+from ddad_jax.models.attention import attend_in_parts
 
 SMALL = UNet(
     sample_size=16,

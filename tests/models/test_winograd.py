@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddad_jax.models import winograd
-from ddad_jax.models.layers import WINOGRAD_CHANNELS, Conv
+from ddad_jax.models.convolution import WINOGRAD_CHANNELS, Conv
 
 
 def directly(x, kernel):

@@ -11,7 +11,7 @@ TWO_STEPS = """
 import json, resource
 import jax, jax.numpy as jnp, numpy as np
 from configs import mvtec
-from ddad_jax import builders
+from ddad_jax.experiment import config as builders
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.models import initialise
 from ddad_jax.training.denoiser import denoiser_loss

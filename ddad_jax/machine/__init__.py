@@ -1,0 +1,1 @@
+"""The machine: its processes and storage, and what its devices can do."""

@@ -1,0 +1,136 @@
+"""Several processes that train together: how they begin, agree, take turns, and end."""
+
+import ctypes
+import hashlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+from ddad_jax.errors import EXIT_INTERRUPTED, UserError
+
+# Seconds without a sign of life after which a process counts as gone.
+LOST_AFTER = 30
+# Seconds that processes wait for one that works alone.
+LONGEST_WAIT = 7 * 24 * 3600
+
+GONE = (
+    "interrupted: another process of this training has ended or cannot be reached; start all with "
+    "the same commands, they continue from the last checkpoint"
+)
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes that train together, before JAX is first used.
+
+    Without arguments they are those that JAX finds in the environment, of a TPU pod or of SLURM;
+    if it finds none, this process works alone.
+
+    Args:
+      coordinator: address and port of process 0.
+      num_processes: how many there are.
+      process_id: which this is, from 0.
+
+    Raises:
+      UserError: some arguments alone, ones that cannot be, or a process 0 that is not reached.
+    """
+    given = (coordinator, num_processes, process_id)
+    if any(value is not None for value in given) and None in given:
+        raise UserError(
+            "--coordinator, --num_processes, --process_id: only together, such as "
+            "--coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0"
+        )
+    try:
+        jax.distributed.initialize(
+            *given, heartbeat_timeout_seconds=LOST_AFTER, shutdown_timeout_seconds=LOST_AFTER
+        )
+    except ValueError as error:
+        if coordinator is None:
+            return
+        raise UserError(f"--coordinator={coordinator}: {error}") from error
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"--coordinator={coordinator}: process 0 is not reached ({reason}); check the address, "
+            "and that all processes are started"
+        ) from error
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX aborts the process when it has lost another; that is to end in a message and a code.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_: int) -> None:
+    end_process(GONE)
+
+
+def end_process(message: str) -> None:
+    """Ends this process at once, as interrupted, without waiting for others."""
+    os.write(2, f"\n{message}\n".encode())
+    os._exit(EXIT_INTERRUPTED)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    everyone = set(range(jax.process_count()))
+    multihost.sync_global_processes(name, timeout=LONGEST_WAIT, processes=everyone)
+
+
+def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+    """Compiles a program, and returns when every process has.
+
+    Processes have half a minute to meet at a program's first collective operation on CPUs, and
+    compiling may set them further apart.
+
+    Args:
+      function: as `jax.jit` makes it.
+      arguments: what it will be called with.
+    """
+    compiled = function.lower(*arguments).compile()
+    wait_for_all("compiled")
+    return compiled
+
+
+@contextmanager
+def first_then_others(name: str) -> Iterator[None]:
+    """What is inside is done by the first process, then by the others, who find what it wrote.
+
+    Where it fails there, the others still try it, and fail of the same.
+    """
+    if not is_first():
+        wait_for_all(name)
+    try:
+        yield
+    finally:
+        if is_first():
+            wait_for_all(name)
+
+
+def gather_texts(text: str) -> list[str]:
+    """The text that each process gives."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(data)]))[:, 0]
+    padded = np.pad(data, (0, int(lengths.max()) - len(data)))
+    gathered = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths, strict=True)]
+
+
+def source_hash() -> str:
+    """Changes with the package's code."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""Seconds of detection and of its stages, ours and PyTorch's, alternating.
+
+    python -m ddad_jax.peers.detect --size=published --batch_sizes=1,8 --rounds=5
+
+The outputs are compared first. "paper" does what PyTorch does; "fused" adds the nearest-patch
+distances, which the official code has not.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+from absl import app, flags
+
+from ddad_jax.benchmark.programs import WHOLE, detection_entries
+from ddad_jax.benchmark.seeded import seeded_images
+from ddad_jax.detection.detect import detect
+from ddad_jax.detection.detector import Detector
+from ddad_jax.machine.kernels import choose_cpu_kernels
+from ddad_jax.peers import results
+from ddad_jax.peers.networks import CONFIGS, make_detector
+from ddad_jax.peers.timing import alternate, summary
+from ddad_jax.peers.torch_pipeline import Pipeline
+
+PEERS = {
+    "eager": {},
+    "compiled": {"compiled": True},
+    "bfloat16": {"bfloat16": True},
+    "compiled bfloat16": {"compiled": True, "bfloat16": True},
+}
+STAGES = ["encode", "UNet step", "decode"]
+# Largest difference of two heat maps, as a share of their range.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+
+SIZE = flags.DEFINE_enum("size", "small", list(CONFIGS), "Whose networks.")
+BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["16", "1"], "Images at a time.")
+WORK = flags.DEFINE_list("work", [WHOLE], f"What is timed: {WHOLE}, {', '.join(STAGES)}.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of the alternation.")
+DTYPES = flags.DEFINE_list("dtypes", ["float32"], "Our compute types.")
+SCORING = flags.DEFINE_list("scoring", ["paper", "fused"], "Ours, where the whole is timed.")
+PEER = flags.DEFINE_list("peers", ["eager"], f"PyTorch's: {', '.join(PEERS)}; the first is held "
+                         "against.")  # fmt: skip
+BANK = flags.DEFINE_integer("bank", 200, "Training images of the k-NN bank.")
+CHECK = flags.DEFINE_bool("check", True, "Whether the outputs are compared first.")
+WARM_UP = flags.DEFINE_bool("warm_up", True, "Whether each is called once before it is timed.")
+RESULTS = flags.DEFINE_string("results", None, "Where figures are kept, without suffix.")
+
+
+def require_agreement(
+    detector: Detector, peer: Pipeline, images: np.ndarray, tolerance: float
+) -> None:
+    """Checks that both sides compute the same.
+
+    Raises:
+      SystemExit: they do not.
+    """
+    ours, theirs = detect(detector, images), peer.detect(images)
+    if not np.array_equal(ours.noise_level, theirs["noise_level"]):
+        raise SystemExit("the noise levels differ")
+    difference = np.abs(np.asarray(ours.anomaly_map) - theirs["heat_map"]).max()
+    share = difference / np.ptp(theirs["heat_map"])
+    print(f"heat maps differ by at most {share:.1e} of their range")
+    if not share <= tolerance:
+        raise SystemExit(f"more than the {tolerance:.0e} allowed")
+
+
+def our_work(detector: Detector, work: str, batch_size: int) -> Callable[[], None]:
+    """A call that returns when its results are there; compiled already."""
+    entries = {entry.name: entry for entry in detection_entries(detector, batch_size)}
+    program = entries[work].make()
+    compiled = program.function.lower(*program.arguments).compile()
+    return lambda: jax.block_until_ready(compiled(*program.arguments))
+
+
+def peer_work(peer: Pipeline, detector: Detector, work: str, batch_size: int) -> Callable[[], None]:
+    """The same of PyTorch, on the same inputs."""
+    entries = {entry.name: entry for entry in detection_entries(detector, batch_size)}
+    inputs = entries[work].make().arguments[1]
+    if work == WHOLE:
+        return partial(peer.detect, np.array(inputs))
+    state = {name: torch.tensor(np.array(inputs[name])) for name in ("pixels", "latent", "level")}
+    pixels, latent = (
+        state[name].permute(0, 3, 1, 2).contiguous().to(peer.device)
+        for name in ("pixels", "latent")
+    )
+    level = state["level"].to(peer.device)
+    call = {
+        "encode": partial(peer.encode, pixels),
+        "UNet step": partial(peer.reconstruct, latent, level, 1),
+        "decode": partial(peer.decode, latent),
+    }[work]
+
+    @torch.no_grad()
+    def run() -> None:
+        result = call()
+        if result.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def main(argv: list[str]) -> None:
+    """Compares, then times."""
+    del argv
+    choose_cpu_kernels()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    detectors = {
+        (dtype, scoring): make_detector(SIZE.value, dtype, scoring, BANK.value)
+        for dtype in DTYPES.value
+        for scoring in SCORING.value
+    }
+    plain = make_detector(SIZE.value, "float32", "paper", BANK.value)
+    peers = {name: Pipeline(plain, device=device, **PEERS[name]) for name in PEER.value}
+    reference = f"PyTorch, {PEER.value[0]}"
+    print(f"PyTorch {torch.__version__} on {device} with {torch.get_num_threads()} threads; "
+          f"JAX {jax.__version__} on {jax.devices()}", flush=True)  # fmt: skip
+    if CHECK.value:
+        example = np.array(seeded_images(1, plain.settings.image_size, seed=1))
+        tolerance = TOLERANCE["bfloat16" if "bfloat16" in PEER.value[0] else "float32"]
+        require_agreement(plain, peers[PEER.value[0]], example, tolerance)
+    for batch_size in map(int, BATCH_SIZES.value):
+        for work in WORK.value:
+            print(f"\n{work}, batch size {batch_size}", flush=True)
+            contenders = {
+                f"PyTorch, {name}": peer_work(peer, plain, work, batch_size)
+                for name, peer in peers.items()
+            }
+            for (dtype, scoring), detector in detectors.items():
+                if work == WHOLE or scoring == SCORING.value[0]:
+                    name = f"ddad_jax, {dtype}" + (f", {scoring}" if work == WHOLE else "")
+                    contenders[name] = our_work(detector, work, batch_size)
+            seconds = alternate(contenders, ROUNDS.value, warm_up=WARM_UP.value)
+            print(summary(seconds, reference, batch_size, "image"), flush=True)
+            if RESULTS.value:
+                found = results.rows(f"{work}, {SIZE.value} networks", batch_size, seconds,
+                                     reference)  # fmt: skip
+                results.keep(Path(RESULTS.value), found, reference)
+
+
+if __name__ == "__main__":
+    app.run(main)

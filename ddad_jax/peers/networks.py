@@ -1,0 +1,53 @@
+"""The networks and detectors of configs with drawn weights: no data set or download needed."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from configs import mvtec, mvtec_small
+from ddad_jax.benchmark.seeded import seeded_detector
+from ddad_jax.detection.detector import Detector, Networks
+from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.experiment import config as builders
+from ddad_jax.models import initialise
+
+CONFIGS = {"small": mvtec_small, "published": mvtec}
+
+
+def networks(size: str, dtype: str = "float32") -> Networks:
+    """The modules of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
+    config = CONFIGS[size].get_config()
+    config.dtype = dtype
+    return builders.networks(config)
+
+
+def make_detector(size: str, dtype: str, scoring: str, bank_rows: int) -> Detector:
+    """A detector of drawn weights and banks, with a denoiser that does not give zeros."""
+    config = CONFIGS[size].get_config()
+    settings = builders.detection_settings(config)
+    d = config.diffusion
+    detector = seeded_detector(
+        networks(size, dtype),
+        dataclasses.replace(settings, scoring=scoring),
+        jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
+        bank_rows=bank_rows,
+        patch_rows=config.build.patch_bank_size,
+        seed=0,
+    )
+    return detector.replace(denoiser=drawn(detector.networks.denoiser, 2))
+
+
+def drawn(network: nn.Module, seed: int) -> Mapping[str, Any]:
+    """Variables drawn at random, the kernels that start at zero too."""
+    flat = flax.traverse_util.flatten_dict(initialise(network, jax.random.key(seed)))
+    key = jax.random.key(seed + 1)
+    for number, (path, value) in enumerate(sorted(flat.items())):
+        if path[-1] == "kernel" and not value.any():
+            noise = jax.random.normal(jax.random.fold_in(key, number), value.shape)
+            flat[path] = noise / jnp.sqrt(value[..., 0].size)
+    return flax.traverse_util.unflatten_dict(flat)
