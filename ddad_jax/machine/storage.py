@@ -1,0 +1,102 @@
+"""Files that are whole or not there, and a folder that one run at a time writes to."""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ddad_jax.errors import UserError
+
+# What the lock of a folder is called, and what says who holds it.
+LOCK, OWNER = ".lock", ".owner.json"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file; until it is whole, an older one stays, and so it does where writing fails.
+
+    Text is written as UTF-8. The error of a full disk is Python's, which says so.
+
+    Args:
+      path: the file; its folder exists.
+      content: all of it.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    # A name of its own: several processes may write the same file.
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".unfinished")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        # mkstemp's files are their owner's alone; others get what they get of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(unfinished, 0o666 & ~mask)
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_atomically` of a value as indented JSON; NaN and infinity are errors."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def local_path(text: str | os.PathLike[str], setting: str) -> Path:
+    """A path as a user wrote it: "~" is the home folder, and a relative one is from here.
+
+    Args:
+      text: the path.
+      setting: names it in the error.
+
+    Raises:
+      UserError: a URL; those are not supported.
+    """
+    scheme, separator, _ = str(text).partition("://")
+    if separator and scheme:
+        raise UserError(
+            f"{setting}: '{text}' is a URL; {scheme}:// is not supported, name a local path"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{setting}: '{text}': {error}; name the whole path") from error
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Holds a folder for this run; the system lets go of it when the process ends, however it does.
+
+    Args:
+      folder: exists and can be written.
+
+    Raises:
+      UserError: another run holds it; names its host and process.
+    """
+    lock = FileLock(folder / LOCK)
+    owner = folder / OWNER
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"--workdir={folder}: another run is writing to it ({_named(owner)}); wait until it "
+            "ends, or choose another --workdir"
+        ) from error
+    try:
+        write_json(owner, {"host": socket.gethostname(), "process": os.getpid()})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _named(owner: Path) -> str:
+    try:
+        found = json.loads(owner.read_text(encoding="utf-8"))
+        return f"host {found['host']}, process {found['process']}"
+    except (OSError, ValueError, KeyError):
+        return "it has just begun"
