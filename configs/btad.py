@@ -8,11 +8,10 @@ As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been meas
 
 from ml_collections import ConfigDict
 
-from configs import mvtec
+from ddad_jax.experiment.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = mvtec.get_config()
+    config = load_config("mvtec")
     config.data.source = "btad"
-    config.data.settings = ConfigDict()
     return config

@@ -11,11 +11,11 @@ categories.
 
 from ml_collections import ConfigDict
 
-from configs import mvtec
+from ddad_jax.experiment.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = mvtec.get_config()
+    config = load_config("mvtec")
     config.diffusion.beta_start = 1e-4
     config.diffusion.beta_end = 0.02
 

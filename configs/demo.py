@@ -8,11 +8,11 @@ come with a package that is a requirement.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from ddad_jax.experiment.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = load_config("default")
     config.data.source = "synthetic"
     config.data.settings = ConfigDict(
         {"num_train": 160, "num_test_good": 40, "num_test_per_defect": 15, "seed": 0}
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.feature_weight = 0.2
     config.autoencoder.latent_weight = 1e-3
     config.autoencoder.crop_size = 48
-    config.autoencoder.training = default.training_settings(batch_size=16, steps=400)
+    config.autoencoder.training.steps = 400
     config.autoencoder.training.learning_rate = 2e-3
     config.autoencoder.training.schedule = "cosine"
     config.autoencoder.training.warmup_steps = 50
@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
     config.denoiser.network.attention_resolutions = (8,)
     config.denoiser.network.num_heads = 4
     config.denoiser.max_timestep = 100
-    config.denoiser.training = default.training_settings(batch_size=16, steps=300)
+    config.denoiser.training.batch_size = 16
+    config.denoiser.training.steps = 300
     config.denoiser.training.learning_rate = 1e-3
     config.denoiser.training.schedule = "cosine"
     config.denoiser.training.warmup_steps = 30

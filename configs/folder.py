@@ -4,29 +4,22 @@ r"""Your own photographs of good parts, on one CPU machine.
         --config.data.root=<folder of good images> \
         --config.data.settings.test=<folder with good/ and a folder for each kind of defect>
 
-The test folder is optional, and so are masks (--config.data.settings.masks). Afterwards
---mode=predict --images=<folder or image> scores new images with the same workdir. The weights of
-the autoencoder (5 MB) are downloaded once; --config.autoencoder.weights= names a local copy.
+The test folder is optional. Afterwards --mode=predict --images=<folder or image> scores new images
+with the same workdir. The weights of the autoencoder (5 MB) are downloaded once;
+--config.autoencoder.weights= names a local copy.
+
+Other settings of this source, as --config.data.settings.<name>: masks (folder of masks), recursive
+(also the folders below the root), group_pattern (finds in a file name which part the image shows,
+such as "part(\\d+)_"), mask_rule, and white_level (what stands for white in 16-bit images: 4095 for
+a 12-bit camera).
 """
 
 from ml_collections import ConfigDict
 
-from configs import mvtec_small
+from ddad_jax.experiment.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = mvtec_small.get_config()
+    config = load_config("mvtec_small")
     config.data.source = "folder"
-    config.data.settings = ConfigDict(
-        {
-            "test": "",
-            "masks": "",
-            "recursive": False,
-            # Finds in a file name which part the image shows: "part(\\d+)_".
-            "group_pattern": "",
-            "mask_rule": "auto",
-            # Value of 16-bit grey images that stands for white; 4095 for 12-bit cameras.
-            "white_level": 65535,
-        }
-    )
     return config

@@ -11,13 +11,12 @@ ResNet-34 are downloaded once (420 MB), or given as paths with --config.autoenco
 
 from ml_collections import ConfigDict
 
-from configs import default
+from ddad_jax.experiment.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = default.get_config()
+    config = load_config("default")
     config.data.source = "mvtec"
-    config.data.settings = ConfigDict({"group_pattern": "", "mask_rule": "auto"})
 
     config.autoencoder.name = "kl"
     config.autoencoder.weights = "sd_vae_ft_mse"

@@ -7,11 +7,11 @@ python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
 
 from ml_collections import ConfigDict
 
-from configs import mvtec
+from ddad_jax.experiment.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = mvtec.get_config()
+    config = load_config("mvtec")
     config.autoencoder.name = "taef2"
     config.autoencoder.weights = "taef2"
     config.autoencoder.latent_scale = 0.0

@@ -1,125 +1,273 @@
-"""The command line: `python -m ddad_jax.main --config=configs/<name>.py --workdir=<folder>`."""
+"""The command line: `ddad_jax --config=<name> --workdir=<folder>`, or `python -m ddad_jax`."""
 
+import contextlib
 import difflib
 import errno
 import json
 import logging as standard_logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 from absl import flags, logging
-from ml_collections import config_flags
 
+import ddad_jax
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
-from ddad_jax.experiment import config as builders
 from ddad_jax.experiment import modes
+from ddad_jax.experiment.config import (
+    NETWORKS,
+    Config,
+    load_config,
+    override,
+    read_config,
+    shipped_configs,
+)
+from ddad_jax.experiment.identity import first_difference
 from ddad_jax.machine import kernels, processes
+from ddad_jax.machine.storage import local_path, only_run
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that the run writes.")
-MODE = flags.DEFINE_enum(
-    "mode",
-    "fit",
-    list(modes.MODES),
-    "fit: all of it. prepare: check the data set and decode it. train: autoencoder and denoiser. "
-    "adapt: also the extractor. evaluate: score the test images with the fitted detector. predict: "
-    "score the images of --images. ablate: evaluate the trained model with every combination of "
-    "what --vary names. compare: two run folders, or two benchmark.json: --mode=compare runs/a "
-    "runs/b. benchmark: time training and detection, with drawn weights and images. "
-    "convert: write the weights of --network to --output for PyTorch.",
-)
-IMAGES = flags.DEFINE_string("images", None, "With --mode=predict: a folder of images, or one.")
-VARY = flags.DEFINE_multi_string(
-    "vary",
-    [],
-    "With --mode=ablate: a setting of detection or build and its values, such as "
-    "detection.start=scaled,noised; may be repeated, all combinations are evaluated.",
-)
-NETWORK = flags.DEFINE_enum(
-    "network", "denoiser", ["autoencoder", "denoiser", "extractor"], "With --mode=convert: which."
-)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "With --mode=convert: a .safetensors, .pth, .pt or .bin file."
-)
+PACKAGE = Path(ddad_jax.__file__).parent
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "predict", "benchmark")
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Of several processes: address and port of process 0, for all the same."
+
+FLAGS = flags.FlagValues()
+
+
+def _text(name: str, help_text: str) -> flags.FlagHolder:
+    return flags.DEFINE_string(name, None, help_text, flag_values=FLAGS)
+
+
+MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_values=FLAGS)
+WORKDIR = _text("workdir", "folder for everything that the run writes")
+IMAGES = _text("images", "predict: a folder of images, or one image")
+DETECTOR = _text("detector", "predict: a detector's file, instead of --workdir's")
+OUTPUT = _text("output", "convert: the file to write; predict: folder for results")
+VARY = flags.DEFINE_multi_string(
+    "vary", [], "ablate: a setting and its values, detection.start=scaled,noised; may be repeated",
+    flag_values=FLAGS,
+)  # fmt: skip
+NETWORK = flags.DEFINE_enum(
+    "network", "denoiser", NETWORKS, "convert: autoencoder, denoiser or extractor",
+    flag_values=FLAGS,
+)  # fmt: skip
+TRAIN_ON = flags.DEFINE_bool(
+    "train_on", False, "fit, train, adapt: networks that were trained with other images or "
+    "settings go on from what they have learnt", flag_values=FLAGS,
+)  # fmt: skip
+COORDINATOR = _text("coordinator", "several processes: address and port of process 0")
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "several processes: how many", flag_values=FLAGS
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of several processes: how many.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of several processes: which, from 0.")
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
+)
+SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, VARY, NETWORK, TRAIN_ON,
+         COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
+
+HELP = """\
+ddad_jax {version}: finds defects in photographs of parts after seeing good parts only.
+
+usage: ddad_jax --config=<name or file> --workdir=<folder> [--mode=<mode>] [--config.<setting>=<value> ...]
+
+examples:
+  ddad_jax --config=demo --workdir=runs/demo
+  ddad_jax --config=folder --workdir=runs/mine --config.data.root=photos/good
+  ddad_jax --mode=predict --workdir=runs/mine --images=photos/new
+
+modes:
+{modes}
+
+flags:
+{flags}
+
+configs, for --config=: {configs}; or the path of a file of your own
+settings: {settings}
+exit codes: 0 done; 2 something in the input is wrong, one line says what; 75 interrupted, the same
+command goes on
+"""
 
 
-def main(argv: list[str]) -> None:
-    """Runs the chosen mode and turns the ways it may end into exit codes."""
-    if MODE.value == "compare":
-        written_to = None if WORKDIR.value is None else _writable(Path(WORKDIR.value))
-        modes.compare(argv[1:], written_to)
+def help_text() -> str:
+    """What --help prints."""
+    rows = {f"--mode={name}": text for name, text in modes.MODES.items()}
+    described = {f"--{each.name}": FLAGS[each.name].help for each in SHOWN}
+    config = {
+        "--config": "name of a config, or path of a file; --config.<setting>=<value> changes it"
+    }
+    last = {"--help": "this", "--version": "the version"}
+    return HELP.format(
+        version=ddad_jax.__version__,
+        modes=_columns(rows),
+        flags=_columns(config | described | last),
+        configs=", ".join(shipped_configs()),
+        settings="--config=<name> --help lists every setting with its value there",
+    )
+
+
+def settings_text(config: Config) -> str:
+    """What --help prints of a config: every setting, its value and what it is."""
+    from ddad_jax.experiment.reference import settings_table
+
+    return settings_table(config)
+
+
+def _columns(rows: dict[str, str]) -> str:
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"  {name.ljust(width)}{text}" for name, text in rows.items())
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the chosen mode; raises what `run` turns into exit codes."""
+    arguments, name, assignments = _divide(argv)
+    asked = {each.lstrip("-") for each in arguments if each.startswith("-")}
+    if asked & {"version"}:
+        print(f"ddad_jax {ddad_jax.__version__}")
         return
-    if len(argv) > 1:
-        raise UserError(f"'{argv[1]}' is no flag; every setting is given as --config.name=value")
-    if CONFIG.value is None:
-        raise UserError("--config is missing; choose a file, such as --config=configs/demo.py")
-    if MODE.value == "convert":
-        workdir = Path(WORKDIR.value) if WORKDIR.value else None
-        modes.convert(CONFIG.value, workdir, NETWORK.value, OUTPUT.value)
+    if asked & {"h", "help", "helpfull", "helpshort"}:
+        print(settings_text(_config(name, assignments)) if name else help_text(), end="")
+        return
+    rest = _parse_flags([argv[0], *arguments])
+    mode = MODE.value
+    if mode == "compare":
+        written_to = None if WORKDIR.value is None else _writable(_workdir())
+        modes.compare(rest[1:], written_to)
+        return
+    if len(rest) > 1:
+        raise UserError(f"'{rest[1]}' is no flag; every setting is given as --config.name=value")
+    if name is None and mode != "predict":
+        raise UserError("--config is missing; choose one, such as --config=demo; --help says more")
+    config = _config(name or "default", assignments)
+    if mode == "convert":
+        workdir = _workdir() if WORKDIR.value else None
+        modes.convert(config, workdir, NETWORK.value, _expanded(OUTPUT))
+        return
+    if mode == "predict" and (DETECTOR.value or WORKDIR.value):
+        _predict(config, [setting for setting, _ in assignments])
         return
     if WORKDIR.value is None:
-        raise UserError("--workdir is missing; name the folder that the run may write to")
-    workdir = _writable(Path(WORKDIR.value))
+        or_detector = ", or with --mode=predict a --detector" if mode == "predict" else ""
+        raise UserError(
+            f"--workdir is missing; name the folder that the run may write to{or_detector}"
+        )
+    workdir = _writable(_workdir())
     kernels.choose_cpu_kernels()
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if jax.process_count() > 1:
-        _require_agreement()
-    _log_to(workdir / "log.txt" if processes.is_first() else Path(os.devnull))
+        _require_agreement(mode, config)
+    with only_run(workdir) if processes.is_first() else contextlib.nullcontext():
+        _begin(mode, workdir)
+        if mode == "benchmark":
+            modes.benchmark(config, workdir)
+        elif mode == "ablate":
+            modes.ablate(config, workdir, VARY.value)
+        else:
+            modes.run(mode, config, workdir, TRAIN_ON.value)
+
+
+def _predict(config: Config, given: list[str]) -> None:
+    if NUM_PROCESSES.value or COORDINATOR.value:
+        raise UserError("--mode=predict: is for one process; leave out --coordinator")
+    workdir = _workdir() if WORKDIR.value else None
+    path = _expanded(DETECTOR)
+    path = local_path(path, "--detector") if path else modes.detector_in(workdir)
+    default = workdir / "predictions" if workdir else Path("predictions")
+    output = Path(_expanded(OUTPUT)) if OUTPUT.value else default
+    _writable(output, "--output" if OUTPUT.value or not workdir else "--workdir")
+    kernels.choose_cpu_kernels()
+    with only_run(workdir or output):
+        _begin("predict", workdir or output)
+        modes.predict(_expanded(IMAGES), path, output, config, given)
+
+
+def _begin(mode: str, folder: Path) -> None:
+    """The log, and the cache of compiled programs, of a run in a folder."""
+    _log_to(folder / "log.txt" if processes.is_first() else Path(os.devnull))
     # JAX_COMPILATION_CACHE_DIR names one that several runs share.
     if jax.config.jax_compilation_cache_dir is None:
-        cache = workdir.resolve() / "compilation_cache"
+        cache = folder.resolve() / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    logging.info("%s on %s", MODE.value, ", ".join(str(device) for device in jax.devices()))
-    if MODE.value == "benchmark":
-        modes.benchmark(CONFIG.value, workdir)
-    elif MODE.value == "ablate":
-        modes.ablate(CONFIG.value, workdir, VARY.value)
-    elif MODE.value == "predict":
-        modes.predict(CONFIG.value, workdir, IMAGES.value)
-    else:
-        modes.run(MODE.value, CONFIG.value, workdir)
+    try:
+        devices = ", ".join(str(device) for device in jax.devices())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: there is no such device here "
+            f"({reason}); leave it out, or install JAX for it"
+        ) from error
+    logging.info("%s on %s", mode, devices)
 
 
-def _require_agreement() -> None:
+def _divide(argv: Sequence[str]) -> tuple[list[str], str | None, list[tuple[str, str]]]:
+    """The program's own flags, the config's name, and the settings that are changed."""
+    own: list[str] = []
+    name: str | None = None
+    assignments: list[tuple[str, str]] = []
+    rest = list(argv[1:])
+    while rest:
+        argument = rest.pop(0)
+        flag, equals, value = argument.partition("=")
+        flag = "--" + flag.lstrip("-") if flag.startswith("-") else flag
+        if flag != "--config" and not flag.startswith("--config."):
+            own.append(argument)
+            continue
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{flag}: has no value; write {flag}=<value>")
+            value = rest.pop(0)
+        if flag == "--config":
+            name = value
+        else:
+            assignments.append((flag.removeprefix("--config."), value))
+    return own, name, assignments
+
+
+def _config(name: str, assignments: Sequence[tuple[str, str]]) -> Config:
+    config = load_config(name)
+    override(config, assignments)
+    return read_config(config)
+
+
+def _workdir() -> Path:
+    return local_path(WORKDIR.value, "--workdir")
+
+
+def _expanded(flag: flags.FlagHolder) -> str | None:
+    return str(local_path(flag.value, f"--{flag.name}")) if flag.value else flag.value
+
+
+def _require_agreement(mode: str, config: Config) -> None:
     """Checks that every process has the same config and code.
 
     Raises:
       UserError: naming what differs; or the mode is for one process.
     """
-    if MODE.value in ONE_PROCESS:
-        raise UserError(f"--mode={MODE.value}: is for one process; leave out --coordinator")
-    config = json.loads(CONFIG.value.to_json_best_effort())
-    own = {"mode": MODE.value, "config": config, "code": processes.source_hash()}
-    first, *others = map(json.loads, processes.gather_texts(json.dumps(own, sort_keys=True)))
+    if mode in ONE_PROCESS:
+        raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
+    own = {"mode": mode, "train_on": TRAIN_ON.value, "code": processes.source_hash()}
+    text = json.dumps(own | {"config": config.plain()}, sort_keys=True)
+    first, *others = map(json.loads, processes.gather_texts(text))
     for number, other in enumerate(others, start=1):
-        if other != first:
-            name, expected, found = builders.first_difference(first, other, list(first))
+        difference = first_difference(first, other)
+        if difference:
             raise UserError(
-                f"process {number}: has {name} = {found}, but process 0 has {expected}; start all "
-                "with the same command and code"
+                f"process {number}: differs from process 0: {difference}; start all with the same "
+                "command and code"
             )
 
 
-def _writable(workdir: Path) -> Path:
-    probe = workdir / ".writable"
+def _writable(folder: Path, flag: str = "--workdir") -> Path:
+    probe = folder / ".writable"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir}: cannot be written ({error.strerror}); choose another folder"
+            f"{flag}={folder}: cannot be written ({error.strerror}); choose another folder"
         ) from error
-    return workdir
+    return folder
 
 
 def _log_to(path: Path) -> None:
@@ -137,57 +285,39 @@ def _log_to(path: Path) -> None:
 
 def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
     """All that this package says, and others' warnings; what Orbax fails at, it also raises."""
-    if record.pathname.startswith(str(Path(__file__).parent)):
+    if record.pathname.startswith(str(PACKAGE)):
         return True
     return record.levelno > standard_logging.INFO and "/orbax/" not in record.pathname
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a mistake becomes one line that says what to do."""
+    """Parses the program's own flags; a mistake becomes one line that says what to do."""
+    FLAGS.unparse_flags()
+    for name in FLAGS:
+        FLAGS[name].unparse()
     try:
-        rest = flags.FLAGS(argv)
-        # A config file that cannot be read is said only when a setting is first asked for.
-        if CONFIG.value is not None:
-            CONFIG.value.to_dict()
-        return rest
+        return FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown_flag(error)) from error
-    except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_setting(argv, str(error))) from error
-    except OSError as error:
-        reason = str(error).rpartition("]")[2].strip()
-        raise UserError(
-            f"--config: {reason}; choose a file, such as --config=configs/demo.py"
-        ) from error
-    except (flags.Error, TypeError, ValueError) as error:
+        known = [*FLAGS, "config", "help", "version"]
+        close = difflib.get_close_matches(error.flagname, known, n=1)
+        hint = f"; did you mean --{close[0]}?" if close else "; --help lists all"
+        raise UserError(f"--{error.flagname}: there is no such flag{hint}") from error
+    except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _unknown_setting(argv: list[str], message: str) -> str:
-    """Names the override that config_flags could not place; its error only has the last name."""
-    words = [word.strip("\\'\"?") for word in message.replace("\\n", " ").split()]
-    given = [argument for argument in argv if argument.startswith("--config.")]
-    name = next((argument for argument in given if words[0] in argument.split("=")[0]), words[0])
-    near = [word for word in words[1:] if word not in ("Did", "you", "mean", "instead", "of")]
-    return f"{name}: there is no setting '{words[0]}'" + (
-        f"; did you mean '{near[0]}'?" if near else "; configs/default.py lists all"
-    )
-
-
-def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
-    near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
-    return f"--{error.flagname}: no such setting" + (f"; did you mean --{near[0]}?" if near else "")
-
-
-def run(argv: list[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """The whole program; returns its exit code."""
     try:
-        main(_parse_flags(argv))
+        main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what is done", file=sys.stderr)
         return EXIT_INTERRUPTED
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
@@ -205,5 +335,10 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     sys.exit(run(sys.argv))
+
+
+if __name__ == "__main__":
+    command()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from absl import logging
@@ -27,13 +27,14 @@ from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
 from ddad_jax.machine import description
 from ddad_jax.machine.cost import operations, traffic
+from ddad_jax.settings import Checked, SettingError, setting
 from ddad_jax.training.state import TrainSettings
 
 NAME = "benchmark.json"
 
 
 @dataclass(frozen=True)
-class BenchmarkSettings:
+class BenchmarkSettings(Checked):
     """What is measured, and how often.
 
     Attributes:
@@ -49,16 +50,42 @@ class BenchmarkSettings:
       scaling_batch_size: images of each device in weak scaling, of all in strong scaling.
     """
 
-    dtypes: tuple[str, ...]
-    batch_sizes: tuple[int, ...]
-    train_batch_size: int
-    rounds: int
-    repeats: int
-    max_seconds: float
-    bank_rows: int
-    devices: tuple[int, ...]
-    model: tuple[int, ...]
-    scaling_batch_size: int
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = setting(
+        ("float32", "bfloat16"), changes="nothing"
+    )
+    batch_sizes: tuple[int, ...] = setting((1, 8), changes="nothing", low=1)
+    train_batch_size: int = setting(16, changes="nothing", low=0)
+    rounds: int = setting(3, changes="nothing", low=1)
+    repeats: int = setting(7, changes="nothing", low=1)
+    max_seconds: float = setting(10.0, changes="nothing", above=0)
+    bank_rows: int = setting(200, changes="nothing", low=1)
+    devices: tuple[int, ...] = setting((1,), changes="nothing", low=1)
+    model: tuple[int, ...] = setting((1,), changes="nothing", low=1)
+    scaling_batch_size: int = setting(16, changes="nothing", low=1)
+
+    def check_together(self) -> None:
+        """Raises SettingError: nothing to measure, or batches that devices cannot share."""
+        for name in ("dtypes", "batch_sizes", "devices", "model"):
+            if not getattr(self, name):
+                raise SettingError(name, "is empty; name at least one")
+        for count in self.devices:
+            if self.scaling_batch_size % count:
+                raise SettingError(
+                    "scaling_batch_size",
+                    f"{self.scaling_batch_size} is no multiple of {count}, one of devices",
+                )
+        for count in self.model:
+            if all(devices % count for devices in self.devices):
+                raise SettingError("model", f"{count} divides none of devices, {self.devices}")
+
+    def check_devices(self, present: int) -> None:
+        """Raises SettingError where more devices are asked for than there are."""
+        for name in ("devices", "model"):
+            if max(getattr(self, name)) > present:
+                problem = (
+                    f"{max(getattr(self, name))} must be at most {present}, the devices there are"
+                )
+                raise SettingError(name, problem)
 
 
 def run_benchmark(

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ddad_jax.data.loader import Augmentation, Record
-from ddad_jax.errors import UserError
+from ddad_jax.settings import Checked, setting
 
 Picture = UInt8[np.ndarray, "size size 3"]
 
@@ -84,38 +84,34 @@ def move(image: Picture, angle: float, right: float, down: float) -> Picture:
     return np.asarray(moved)
 
 
-def build_augmentations(
-    horizontal_flip: bool = False,
-    vertical_flip: bool = False,
-    quarter_turns: bool = False,
-    max_rotation: float = 0.0,
-    max_shift: float = 0.0,
-) -> tuple[Augmentation, ...]:
-    """The augmentations that the settings name; none by default, as published.
+@dataclass(frozen=True)
+class AugmentationSettings(Checked):
+    """Which changes of training images leave a good part good; none by default, as published.
 
-    Args:
-        horizontal_flip: mirror left to right.
-        vertical_flip: mirror upside down.
-        quarter_turns: turn by multiples of 90 degrees.
-        max_rotation: turn by up to so many degrees either way, 0 to 45.
-        max_shift: shift by up to this share of the side either way, 0 to 0.5.
-
-    Raises:
-        UserError: a setting is out of range.
+    Attributes:
+      horizontal_flip: mirror left to right.
+      vertical_flip: mirror upside down.
+      quarter_turns: turn by multiples of 90 degrees.
+      max_rotation: turn by up to so many degrees either way.
+      max_shift: shift by up to this share of the side either way.
     """
-    if not 0 <= max_rotation <= 45:
-        raise UserError(
-            f"data.augmentation.max_rotation: {max_rotation} is outside 0 to 45 degrees"
-        )
-    if not 0 <= max_shift <= 0.5:
-        raise UserError(f"data.augmentation.max_shift: {max_shift} is outside 0 to 0.5 image sides")
+
+    horizontal_flip: bool = setting(False, changes="autoencoder")
+    vertical_flip: bool = setting(False, changes="autoencoder")
+    quarter_turns: bool = setting(False, changes="autoencoder")
+    max_rotation: float = setting(0.0, changes="autoencoder", low=0, high=45)
+    max_shift: float = setting(0.0, changes="autoencoder", low=0, high=0.5)
+
+
+def build_augmentations(settings: AugmentationSettings) -> tuple[Augmentation, ...]:
+    """The augmentations that the settings name."""
     chosen: list[Augmentation] = []
-    if horizontal_flip:
+    if settings.horizontal_flip:
         chosen.append(Flip(axis=1))
-    if vertical_flip:
+    if settings.vertical_flip:
         chosen.append(Flip(axis=0))
-    if quarter_turns:
+    if settings.quarter_turns:
         chosen.append(QuarterTurn())
-    if max_rotation or max_shift:
-        chosen.append(Motion(max_rotation, max_shift))
+    if settings.max_rotation or settings.max_shift:
+        chosen.append(Motion(settings.max_rotation, settings.max_shift))
     return tuple(chosen)

@@ -1,6 +1,6 @@
-"""Which normal images are held out of training, for calibration."""
+"""Which normal images are held out of training, for calibration, and stay so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -8,47 +8,91 @@ from jaxtyping import Int
 from ddad_jax.data.sample import Sample, part_name
 from ddad_jax.errors import UserError
 
+TRAIN, HELDOUT = "train", "heldout"
+
 
 def split_normals(
-    samples: Sequence[Sample], fraction: float, seed: int
+    samples: Sequence[Sample],
+    contents: Sequence[str],
+    fraction: float,
+    seed: int,
+    known: Mapping[str, str] | None = None,
 ) -> tuple[Int[np.ndarray, "kept"], Int[np.ndarray, "heldout"]]:
     """Divides training samples into those to learn from and those held out.
 
-    The choice depends on the samples' names and groups and on the seed, not on their order, and a
-    group is never divided.
+    Images of one part stay together, and so do images of the same content. Where nothing is known
+    yet, the choice depends on the samples' names, parts and the seed, not on their order. What is
+    known stays as it is: an image that may have been trained on is never held out, nor is any of
+    its part. From the parts that are new so many are held out that the share is reached again.
 
     Args:
         samples: training samples, all normal.
+        contents: of each, a digest of what the networks see of it.
         fraction: the share to hold out, in (0, 1); at least one sample is held out and one kept.
         seed: of the choice.
+        known: by content, `TRAIN` or `HELDOUT`, for images that were divided before.
 
     Returns:
         Ascending indices into `samples`: kept, held out.
 
     Raises:
-        UserError: a fraction outside (0, 1), or fewer than two groups.
+        UserError: fewer than two parts, or none left to hold out or to learn from.
     """
-    if not 0 < fraction < 1:
-        raise UserError(f"data.heldout_fraction: {fraction} is not between 0 and 1")
-    parts: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        parts.setdefault(part_name(sample), []).append(index)
+    known = known or {}
+    parts = _parts(samples, contents)
     if len(parts) < 2:
         raise UserError(
             f"data: {len(samples)} training image(s) of {len(parts)} part(s); at least 2 parts are "
             "needed to hold one out for calibration. Add images, or change "
             "data.settings.group_pattern."
         )
-    order = np.random.default_rng(seed).permutation(len(parts))
-    names = sorted(parts)
-    shuffled = [parts[names[position]] for position in order]
+    sides = {name: {known.get(contents[i]) for i in rows} for name, rows in parts.items()}
+    heldout = [
+        row
+        for name, rows in parts.items()
+        if HELDOUT in sides[name] and TRAIN not in sides[name]
+        for row in rows
+    ]
+    new = sorted(name for name in parts if sides[name] == {None})
+    order = np.random.default_rng(seed).permutation(len(new))
+    shuffled = [parts[new[position]] for position in order]
     wanted = min(round(fraction * len(samples)), len(samples) - 1)
-    heldout: list[int] = []
     for part in shuffled:
         if len(heldout) + len(part) <= wanted:
             heldout += part
-    if not heldout:
+    if not heldout and new:
         heldout = min(shuffled, key=len)
+    if not heldout:
+        raise UserError(
+            f"data: all {len(samples)} normal images were trained on in this --workdir, and none "
+            "is left for calibration; add new good images, or choose another --workdir"
+        )
+    if len(heldout) == len(samples):
+        raise UserError(
+            f"data: all {len(samples)} normal images are held out in this --workdir, those that "
+            "were trained on are gone; put some back, or choose another --workdir"
+        )
     chosen = np.zeros(len(samples), bool)
     chosen[heldout] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _parts(samples: Sequence[Sample], contents: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of each part; parts that share a content are one, under its first one's name."""
+    first: dict[str, str] = {}
+    joined: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while joined.get(name, name) != name:
+            name = joined[name]
+        return name
+
+    names = [part_name(sample) for sample in samples]
+    for name, content in sorted(zip(names, contents, strict=True)):
+        joined.setdefault(name, name)
+        ends = sorted((root(name), root(first.setdefault(content, name))))
+        joined[ends[1]] = ends[0]
+    parts: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        parts.setdefault(root(name), []).append(row)
+    return parts

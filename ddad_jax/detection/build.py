@@ -23,13 +23,14 @@ from ddad_jax.detection.detector import (
 )
 from ddad_jax.detection.evidence import Evidence, gather_evidence
 from ddad_jax.detection.reconstruction import extract, to_network_range
+from ddad_jax.settings import Checked, setting
 
 # Parts that training images are divided into where they are calibrated on.
 FOLDS = 5
 
 
 @dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(Checked):
     """How banks and calibration are made.
 
     Attributes:
@@ -41,11 +42,11 @@ class BuildSettings:
       batch_size: images at a time.
     """
 
-    patch_bank_size: int = 8192
-    patch_candidates: int = 65536
-    calibration_size: int = 100
-    false_alarm_rate: float = 0.01
-    batch_size: int = 16
+    patch_bank_size: int = setting(8192, changes="detector", low=1)
+    patch_candidates: int = setting(65536, changes="detector", low=1)
+    calibration_size: int = setting(100, changes="detector", low=0)
+    false_alarm_rate: float = setting(0.01, changes="detector", above=0, below=1)
+    batch_size: int = setting(16, changes="nothing", low=1)
 
 
 def build_detector(

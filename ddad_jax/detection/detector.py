@@ -14,8 +14,11 @@ from jaxtyping import PyTree
 from ddad_jax.detection.nearest import Metric
 from ddad_jax.detection.noise_level import BinSpacing
 from ddad_jax.diffusion import schedule
+from ddad_jax.settings import Checked, SettingError, setting
 
 Variables = Mapping[str, Any]
+# A stage of the extractor, by its number.
+Stage = Literal[1, 2, 3]
 # A field of a pytree: an array, whose shape its docstring gives, or whatever a transformation of
 # JAX puts in its place.
 Leaf = Any
@@ -35,7 +38,7 @@ class Networks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of the method that the compiled program depends on (method, section 1).
 
     Attributes:
@@ -72,26 +75,41 @@ class Settings:
     tile: int = 0
     overlap: int = 0
     prediction: schedule.Prediction = "noise"
-    noise_level: Literal["dynamic", "static"] = "dynamic"
-    max_noise_level: int = 80
-    num_bins: int = 10
-    min_bin: int = 2
-    bin_spacing: BinSpacing = "equidistant"
-    num_neighbours: int = 20
-    metric: Metric = "l1"
-    leave_one_out: bool = True
-    knn_stage: int = 2
-    start: Literal["scaled", "noised"] = "scaled"
-    num_steps: int = 10
-    conditioning_weight: float = 4.0
-    stochasticity: float = 0.0
-    feature_stages: tuple[int, ...] = (2, 3)
-    feature_pooling: int = 1
-    latent_weight: float = 0.85
-    blur: float = 4.0
-    scoring: Literal["fused", "paper"] = "fused"
-    patch_stages: tuple[int, ...] = (2, 3)
-    patch_weight: float = 0.65
+    # What the reconstruction depends on, an adapted extractor has been taught with.
+    noise_level: Literal["dynamic", "static"] = setting("dynamic", changes="detector")
+    max_noise_level: int = setting(80, changes="extractor", low=1)
+    num_bins: int = setting(10, changes="extractor", low=1)
+    min_bin: int = setting(2, changes="detector", low=1)
+    bin_spacing: BinSpacing = setting("equidistant", changes="detector")
+    num_neighbours: int = setting(20, changes="detector", low=1)
+    metric: Metric = setting("l1", changes="detector")
+    leave_one_out: bool = setting(True, changes="detector")
+    knn_stage: Stage = setting(2, changes="detector")
+    start: Literal["scaled", "noised"] = setting("scaled", changes="extractor")
+    num_steps: int = setting(10, changes="extractor", low=1)
+    conditioning_weight: float = setting(4.0, changes="extractor", low=0)
+    stochasticity: float = setting(0.0, changes="extractor", low=0, high=1)
+    feature_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
+    feature_pooling: int = setting(1, changes="detector", low=1)
+    latent_weight: float = setting(0.85, changes="detector", low=0, high=1)
+    blur: float = setting(4.0, changes="detector", low=0)
+    scoring: Literal["fused", "paper"] = setting("fused", changes="detector")
+    patch_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
+    patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
+
+    def check_together(self) -> None:
+        """Raises SettingError: bins or steps that do not fit, or no stage to look at."""
+        if self.min_bin > self.num_bins:
+            raise SettingError("min_bin", f"{self.min_bin} is above num_bins, {self.num_bins}")
+        if self.max_noise_level % self.num_steps:
+            raise SettingError(
+                "max_noise_level",
+                f"{self.max_noise_level} is no multiple of num_steps, {self.num_steps}; each step "
+                "spans the same timesteps",
+            )
+        for name in ("feature_stages", "patch_stages"):
+            if not getattr(self, name):
+                raise SettingError(name, "is empty; name at least one of the stages 1, 2, 3")
 
 
 @flax.struct.dataclass

@@ -4,13 +4,38 @@ Everywhere `alpha_bar` is the table ᾱ with one entry more than there are times
 `alpha_bar[0]` is ᾱ_{-1} = 1 (no noise) and `alpha_bar[t + 1]` is ᾱ_t = ∏_{i≤t} (1 - β_i).
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ddad_jax.settings import Checked, SettingError, setting
+
 Prediction = Literal["noise", "velocity", "latent"]
+
+
+@dataclass(frozen=True)
+class ScheduleSettings(Checked):
+    """The linear noise schedule; the defaults are D3AD's.
+
+    Attributes:
+      beta_start: β of the first timestep.
+      beta_end: β of the last.
+      num_timesteps: T.
+    """
+
+    beta_start: float = setting(0.0015, changes="denoiser", above=0, below=1)
+    beta_end: float = setting(0.0195, changes="denoiser", above=0, below=1)
+    num_timesteps: int = setting(1000, changes="denoiser", low=2)
+
+    def check_together(self) -> None:
+        """Raises SettingError: less noise at the end than at the start."""
+        if self.beta_end < self.beta_start:
+            raise SettingError(
+                "beta_end", f"{self.beta_end} is below beta_start, {self.beta_start}"
+            )
 
 
 def linear_alpha_bar(

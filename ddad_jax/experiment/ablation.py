@@ -1,26 +1,26 @@
 """Ablation: a grid of detection settings on one trained model, one row each, in one table."""
 
-import ast
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddad_jax.detection.build import BuildSettings
-from ddad_jax.detection.detector import Settings
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import mean_figures, write_rows
-from ddad_jax.experiment import config as builders
-from ddad_jax.experiment.category import Run
-from ddad_jax.experiment.tasks import train_networks
+from ddad_jax.experiment.config import Config, parse, read_config
+from ddad_jax.experiment.fitting import build, evaluate_detector, made_of
+from ddad_jax.experiment.identity import settings_of
+from ddad_jax.experiment.tasks import Trained, train_networks
+from ddad_jax.machine.storage import write_json
+from ddad_jax.settings import walk
 
 # What autoencoder and denoiser do not depend on.
 VARIABLE = ("detection.", "build.", "extractor.training.", "extractor.distillation_weight")
@@ -28,12 +28,10 @@ VARIABLE = ("detection.", "build.", "extractor.training.", "extractor.distillati
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table: the settings that make it, and the objects made of them."""
+    """One row of the table: the settings that make it, and the config with them."""
 
     changes: dict[str, Any]
-    config: ConfigDict
-    settings: Settings
-    build: BuildSettings
+    config: Config
 
     @property
     def name(self) -> str:
@@ -41,7 +39,7 @@ class Variant:
         return " ".join(f"{setting}={value}" for setting, value in self.changes.items())
 
 
-def variants(config: ConfigDict, varied: Sequence[str]) -> list[Variant]:
+def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
     """All combinations, each checked.
 
     Args:
@@ -57,49 +55,54 @@ def variants(config: ConfigDict, varied: Sequence[str]) -> list[Variant]:
             "--vary=detection.max_noise_level=40,80"
         )
     grid = dict(_parse(config, text) for text in varied)
-    made = []
-    for values in itertools.product(*grid.values()):
-        changes = dict(zip(grid, values, strict=True))
-        changed = config.copy_and_resolve_references()
-        changed.update_from_flattened_dict(changes)
-        settings, build = builders.detection_settings(changed), builders.build_settings(changed)
-        builders.train_settings(changed, "extractor")
-        made.append(Variant(changes, changed, settings, build))
-    return made
+    return [
+        Variant(changes, _changed(config, changes))
+        for values in itertools.product(*grid.values())
+        for changes in [dict(zip(grid, values, strict=True))]
+    ]
 
 
-def _parse(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
+def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    flat = ConfigDict(asdict(config))
+    flat.update_from_flattened_dict(changes)
+    return read_config(flat)
+
+
+def _parse(config: Config, text: str) -> tuple[str, list[Any]]:
     name, _, listed = text.partition("=")
-    every = flatten_dict(config.to_dict(), sep=".")
-    variable = {each: value for each, value in every.items() if each.startswith(VARIABLE)}
+    variable = {each: field for each, _, field, _ in walk(config) if each.startswith(VARIABLE)}
     if name not in variable:
         raise UserError(
             f"--vary={text}: '{name}' is no setting that one trained model can be run with in "
             f"several ways; those are {', '.join(variable)}"
         )
-    current = variable[name]
-    if isinstance(current, str):
-        return name, [value.strip() for value in listed.split(",")]
-    try:
-        values = list(ast.literal_eval(f"[{listed}]"))
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"--vary={text}: '{listed}' are no values separated by commas") from error
-    wanted = (int, float) if isinstance(current, float) else type(current)
-    for value in values:
-        if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(current, bool):
-            raise UserError(
-                f"--vary={text}: {value!r} is no {type(current).__name__}, as {current!r} is"
-            )
+    values = [parse(variable[name].type, f"--vary={name}", each) for each in _split(listed)]
     if not values:
         raise UserError(f"--vary={text}: names no value")
     return name, values
 
 
-def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
+def _split(listed: str) -> list[str]:
+    """Parts between commas that are outside parentheses and brackets."""
+    parts, depth = [""], 0
+    for letter in listed:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     """Fits and evaluates a detector for every variant; rows already in the table are kept.
 
-    The networks are the run's, trained already; where a variant adapts the extractor otherwise,
-    that is done here. Every row calibrates anew on the same images.
+    Where a variant adapts the extractor otherwise, that is done here, in a folder of its own. Every
+    row calibrates anew on the same images.
+
+    Args:
+      made: the trained networks.
+      chosen: as `variants` makes them.
 
     Returns:
       A row a variant, in their order: "base", the fingerprint of what is not varied, "changes",
@@ -109,34 +112,67 @@ def ablate(run: Run, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
       UserError: there are no test images to evaluate on.
       Interrupted: a signal while adapting, with the state saved.
     """
-    if len(run.images["test"]) == 0:
-        raise UserError(f"{run.name}: has no test images; an ablation needs some to evaluate on")
-    path = run.workdir / "ablation.json"
+    category = made.category
+    if len(category.images["test"]) == 0:
+        raise UserError(f"{category.name}: has no test images; an ablation needs some")
+    path = category.workdir / "ablation.json"
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     done = {row["fingerprint"]: row for row in stored}
-    fingerprints = [run.fingerprint(variant.config) for variant in chosen]
-    for variant, fingerprint in zip(
-        tqdm(chosen, desc="ablate", unit="variant", disable=None), fingerprints, strict=True
-    ):
+    about = made_of(made)
+    base = _fingerprint(about, category.config)
+    configs = [variant.config.of_category(category.config.data.category) for variant in chosen]
+    fingerprints = [_fingerprint(about, config) for config in configs]
+    for variant, config, fingerprint in zip(
+        tqdm(chosen, desc="ablate", unit="variant", disable=None),
+        configs, fingerprints, strict=True,
+    ):  # fmt: skip
         if fingerprint in done:
             continue
-        adapted = run.with_extractor(variant.config)
-        train_networks([adapted], ["extractor"])
-        detector = adapted.fit(variant.settings, variant.build)
-        predictions = run.predict(detector, variant.build.batch_size)
-        metrics = compute_metrics(predictions, {}, run.resized_masks())
+        (adapted,) = train_networks([_adapted(made, config)], ["extractor"])
+        fitted = build(adapted, config.detector, config.build)
+        predictions = evaluate_detector(adapted.category, fitted)
+        metrics = compute_metrics(predictions, {}, category.resized_masks())
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])
         done[fingerprint] = {
-            "base": run.fingerprint(run.config),
+            "base": base,
             "changes": variant.changes,
             "fingerprint": fingerprint,
             "metrics": metrics,
         }
-        write_table(run.workdir, list(done.values()))
+        write_table(category.workdir, list(done.values()))
     asked = [done[fingerprint] for fingerprint in fingerprints]
     others = [row for row in done.values() if row["fingerprint"] not in fingerprints]
-    write_table(run.workdir, others + asked)
+    write_table(category.workdir, others + asked)
     return asked
+
+
+def _fingerprint(about: Mapping[str, Any], config: Config) -> str:
+    """Changes with the trained networks, the images and every setting of a variant.
+
+    Args:
+      about: what the detector of the trained networks is made of.
+      config: the variant's.
+    """
+    text = json.dumps({**about, "settings": settings_of(config, "figures")}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _adapted(made: Trained, config: Config) -> Trained:
+    """The networks, the extractor still to be adapted where the config adapts it otherwise."""
+    category = made.category
+    same = settings_of(config, "extractor") == settings_of(category.config, "extractor")
+    if same:
+        return replace(made, category=category.variant(config, category.workdir))
+    about = json.dumps(settings_of(config, "extractor"), sort_keys=True)
+    folder = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
+    other = replace(
+        made,
+        category=category.variant(config, category.workdir / "ablation" / folder),
+        records={name: of for name, of in made.records.items() if name != "extractor"},
+    )
+    return replace(
+        other, extractor=None if other.trains("extractor") else made.pretrained_extractor
+    )
 
 
 def mean_rows(rows_of: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -165,7 +201,4 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     alike = [row for row in rows if row["base"] == rows[-1]["base"]]
     write_rows(folder / "ablation", [(row["changes"], row["metrics"]) for row in alike])
-    text = json.dumps({"rows": list(rows)}, indent=2, allow_nan=False)
-    unfinished = folder / "ablation.json.unfinished"
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(folder / "ablation.json")
+    write_json(folder / "ablation.json", {"rows": list(rows)})

@@ -1,339 +1,283 @@
-"""One run of one category: its images, networks and detector."""
+"""One category of an experiment: its images, how they are divided, and what was made of them."""
 
-import copy
-import hashlib
-import io
 import json
-from functools import cached_property, partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
-from ml_collections import ConfigDict
+from absl import logging
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, UInt8
 
-from ddad_jax import pretrained
+from ddad_jax import data
+from ddad_jax.data.augment import build_augmentations
+from ddad_jax.data.categories import find_categories
+from ddad_jax.data.loader import Augmentation
 from ddad_jax.data.prepare import ImageSet, prepare
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.report import DatasetReport, inspect
-from ddad_jax.data.sample import part_name
-from ddad_jax.data.split import split_normals
-from ddad_jax.data.tiled import cut_into_tiles
-from ddad_jax.deploy.artifact import load_detector, save_detector
-from ddad_jax.detection import reconstruction
-from ddad_jax.detection.batching import batched
-from ddad_jax.detection.build import BuildSettings, build_detector
-from ddad_jax.detection.detector import Detector, Settings, Variables, shard_detector
-from ddad_jax.diffusion import schedule
+from ddad_jax.data.sample import Source, part_name
+from ddad_jax.data.split import HELDOUT, TRAIN, split_normals
+from ddad_jax.deploy.artifact import FittedDetector, load_detector
+from ddad_jax.detection.detector import Networks
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
-from ddad_jax.evaluation.evaluate import predict
-from ddad_jax.evaluation.predictions import Predictions
-from ddad_jax.evaluation.tiled import calibrate_on_images
-from ddad_jax.experiment import config as builders
+from ddad_jax.experiment.config import NETWORKS, Config
+from ddad_jax.experiment.identity import (
+    can_train_on,
+    check_settings,
+    read_record,
+    settings_of,
+)
 from ddad_jax.machine import processes
-from ddad_jax.models import parameter_count
+from ddad_jax.machine.storage import write_json
+from ddad_jax.training import mesh as meshes
 
-NETWORKS = ("autoencoder", "denoiser", "extractor")
-# Sections whose change makes a half-finished run another run.
-TRAINED_BY = ("seed", "data", "diffusion", "autoencoder", "denoiser", "extractor")
+SPLIT = "split.json"
+DETECTOR = "detector.safetensors"
 
 
-class Run:
-    """From images to a fitted detector; every property is computed once, on demand.
-
-    Networks are trained by `train_networks`, which fills `trained`.
+@dataclass(frozen=True, eq=False)
+class Category:
+    """What a category is made from; every property is computed once, on demand.
 
     Attributes:
-      config: the resolved config.
-      workdir: everything that the run writes is in it.
-      name: the category's, or the folder's.
+      config: every setting, as they are for this category.
+      name: the category's, or the working directory's.
+      workdir: all that is written of it is in this folder.
+      source: its photographs.
+      preprocessing: how they become the networks' input.
       networks: the modules.
-      settings: of detection.
-      build: how banks and calibration are made.
-      train_settings: of each network.
-      augmentations: of training images.
-      mesh: the devices.
-      trained: by name of the network, parameters that were trained here, on the host.
     """
 
-    def __init__(self, config: ConfigDict, category: str, workdir: Path):
-        """Checks every setting that can be checked without computing.
+    config: Config
+    name: str
+    workdir: Path
+    source: Source
+    preprocessing: Preprocessing
+    networks: Networks
 
-        Raises:
-          UserError: naming the setting.
-        """
-        self.config = config
-        self.workdir = workdir
-        self.networks = builders.networks(config)
-        self.settings = builders.detection_settings(config)
-        self.build = builders.build_settings(config)
-        self.mesh = builders.mesh(config)
-        self.train_settings = {
-            network: builders.train_settings(config, network) for network in NETWORKS
-        }
-        self.trained: dict[str, Variables] = {}
-        self._protocol = builders.evaluation_protocol(config)
-        self._at_original = builders.measured_at_original(config)
-        self._whole = builders.source(config, category)
-        self._source = cut_into_tiles(self._whole, self.settings.tile, self.settings.overlap)
-        self.name = self._source.category or workdir.resolve().name
-        self.augmentations = builders.augmentations(config, self._source.category)
-        self._check_same_run()
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return meshes.make_mesh(**asdict(self.config.mesh))
 
-    def _check_same_run(self) -> None:
-        path = self.workdir / "config.json"
-        resolved = json.loads(self.config.to_json_best_effort())
-        if path.exists():
-            begun = json.loads(path.read_text())
-            changed = [name for name in TRAINED_BY if begun.get(name) != resolved[name]]
-            if changed and any(self.workdir.glob("*/checkpoints/*")):
-                setting, before, now = builders.first_difference(begun, resolved, changed)
-                raise UserError(
-                    f"--workdir={self.workdir}: holds a run with {setting} = {before}, but now it "
-                    f"is {now}; choose another --workdir, or the setting it was begun with"
-                )
-        if processes.is_first():
-            path.write_text(json.dumps(resolved, indent=2) + "\n")
+    @cached_property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """Those of training images."""
+        return build_augmentations(self.config.data.augmentation)
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of decoded images and encoded latents."""
+        return Path(self.config.data.cache) if self.config.data.cache else self.workdir / "cache"
 
     def inspect(self) -> DatasetReport:
         """Reads every image and mask and says what there is, and what would spoil a result."""
-        data = self.config.data
-        size = None if self._at_original else data.size
-        return inspect(self._whole, size, data.resize, data.on_unreadable)
+        size = None if self.config.at_original else self.preprocessing.size
+        return inspect(self.source, size, self.preprocessing.resize, self.config.data.on_unreadable)
 
     @cached_property
     def images(self) -> dict[str, ImageSet]:
-        """The decoded images, or their tiles, "train" and "test"."""
-        data = self.config.data
-        cache = builders.cache_folder(self.config, self.workdir)
-        return prepare(self._source, data.size, cache, data.resize, data.on_unreadable)
+        """The prepared photographs, "train" and "test".
+
+        Raises:
+          UserError: one that cannot be used, or that is in both.
+        """
+        images = prepare(
+            self.source, self.preprocessing, self.cache, self.config.data.on_unreadable
+        )
+        train, test = images["train"], images["test"]
+        trained = dict(zip(train.contents, train.samples, strict=True))
+        for sample, content in zip(test.samples, test.contents, strict=True):
+            if content in trained:
+                raise UserError(
+                    f"{sample.name}: a test image shows the same as the training image "
+                    f"{trained[content].name}; remove one of them, --mode=prepare lists all"
+                )
+        return images
+
+    @cached_property
+    def division(self) -> tuple[ImageSet, ImageSet]:
+        """Normal images that networks and banks are made of, and those that are held out.
+
+        An image that was ever among the first is never among the second again: the division is kept
+        in the working directory, by the images' content.
+        """
+        images, path = self.images["train"], self.workdir / SPLIT
+        about = asdict(self.preprocessing)
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        # Contents of other preprocessing cannot be compared; then nothing was trained on them here,
+        # for a network that was would have been refused.
+        known = stored["images"] if stored.get("preprocessing") == about else {}
+        d = self.config.data
+        kept, heldout = split_normals(
+            images.samples, images.contents, d.heldout_fraction, self.config.seed, known
+        )
+        now = {images.contents[i]: HELDOUT for i in heldout}
+        now |= {images.contents[i]: TRAIN for i in kept}
+        divided = known | now
+        # In the order in which they were first met, whatever they are called by now.
+        place = {content: number for number, content in enumerate(divided)}
+        kept, heldout = (
+            np.array(sorted(rows, key=lambda row: (place[images.contents[row]], row)))
+            for rows in (kept, heldout)
+        )
+        added = sum(content not in known for content in now)
+        if known and (added or len(known) > len(now)):
+            logging.info(
+                "%s: %d normal images, %d of them held out; %d are new here, %d of before are gone",
+                self.name, len(images), len(heldout), added, len({*known} - {*now}),
+            )  # fmt: skip
+        if processes.is_first() and divided != known:
+            write_json(path, {"preprocessing": about, "images": divided})
+        return images.take(kept), images.take(heldout)
+
+    @property
+    def train_images(self) -> UInt8[np.ndarray, "n size size 3"]:
+        """What networks are trained on and banks are made of."""
+        return self.division[0].squares
+
+    @property
+    def heldout_images(self) -> UInt8[np.ndarray, "m size size 3"]:
+        """What no network and no bank is fitted to: for calibration and validation."""
+        return self.division[1].squares
+
+    @property
+    def sampled_images(self) -> UInt8[np.ndarray, "n size size 3"]:
+        """Those that training draws pictures of."""
+        return (self.heldout_images if len(self.heldout_images) else self.train_images)[:4]
+
+    @property
+    def train_parts(self) -> Int[np.ndarray, " n"]:
+        """A number for each of the training squares, the same for squares of one part."""
+        train = self.division[0]
+        names = [part_name(sample) for sample in train.samples]
+        numbers = np.unique(names, return_inverse=True)[1]
+        return np.repeat(numbers, np.diff(train.starts))
 
     def resized_masks(self) -> Float[np.ndarray, "n size size"] | None:
         """The test images' masks as the official code resizes them, if its figures are asked for.
 
         `evaluation.d3ad` says how they differ.
         """
-        if self._protocol == "exact":
+        if self.config.evaluation.protocol == "exact":
             return None
-        data = self.config.data
-        return d3ad.resized_masks(self._source, self.images["test"].samples, data.size, data.resize)
-
-    @cached_property
-    def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        samples = self.images["train"].samples
-        return split_normals(samples, self.config.data.heldout_fraction, self.config.seed)
-
-    @cached_property
-    def train_images(self) -> UInt8[np.ndarray, "n h w 3"]:
-        """Normal images that networks are trained on and banks are made of."""
-        return self.images["train"].images[self._split[0]]
+        size, resize = self.preprocessing.size, self.preprocessing.resize
+        return d3ad.resized_masks(self.source, self.images["test"].samples, size, resize)
 
     @property
-    def _train_parts(self) -> Int[np.ndarray, " n"]:
-        """A number for each training image, the same for images of one part."""
-        samples = [self.images["train"].samples[index] for index in self._split[0]]
-        return np.unique([part_name(sample) for sample in samples], return_inverse=True)[1]
+    def detector_path(self) -> Path:
+        """The fitted detector's file."""
+        return self.workdir / DETECTOR
 
     @cached_property
-    def heldout_images(self) -> UInt8[np.ndarray, "m h w 3"]:
-        """Normal images that no network or bank is fitted to: for calibration and validation."""
-        return self._heldout.images
+    def stored_detector(self) -> FittedDetector | None:
+        """The fitted detector that is there, whatever it was made of."""
+        return load_detector(self.detector_path) if self.detector_path.exists() else None
 
-    @cached_property
-    def _heldout(self) -> ImageSet:
-        return self.images["train"].take(self._split[1])
-
-    @property
-    def sampled_images(self) -> UInt8[np.ndarray, "n h w 3"]:
-        """Those that training draws pictures of."""
-        return (self.heldout_images if len(self.heldout_images) else self.train_images)[:4]
-
-    @cached_property
-    def alpha_bar(self) -> Float[Array, " table"]:
-        """The noise schedule."""
-        d = self.config.diffusion
-        return jnp.asarray(schedule.linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps))
-
-    @cached_property
-    def autoencoder(self) -> Variables:
-        """The autoencoder, pretrained or trained here."""
-        settings, network = self.config.autoencoder, self.networks.autoencoder
-        if not parameter_count(network):
-            return {}
-        if settings.weights:
-            return pretrained.load(settings.weights, network)
-        return {"params": self.trained["autoencoder"]}
-
-    @cached_property
-    def _raw_latents(self) -> Float[np.ndarray, "n h w c"]:
-        """The frozen autoencoder's latents of the training images."""
-        return self._encoded(self.train_images)
-
-    def _encoded(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
-        """The frozen autoencoder's latents, kept on disk."""
-        key = hashlib.blake2b(digest_size=8)
-        for array in (*jax.tree.leaves(self.autoencoder), images):
-            key.update(np.ascontiguousarray(array))
-        path = self.workdir / f"latents-{key.hexdigest()}.npy"
-        if path.exists():
-            return np.load(path)
-        network = self.networks.autoencoder
-
-        @jax.jit
-        def encode(variables, images):
-            pixels = reconstruction.to_network_range(images, self.settings.image_size)
-            return network.apply(variables, pixels, method="encode").astype(jnp.float32)
-
-        function = partial(encode, jax.device_put(self.autoencoder))
-        parts = batched(function, images, self.build.batch_size, "encode")
-        latents = np.concatenate(list(parts))
-        unfinished = path.with_suffix(".unfinished.npy")
-        # Through a buffer: what NumPy raises on a full disk does not say that it is full.
-        buffer = io.BytesIO()
-        np.save(buffer, latents)
-        unfinished.write_bytes(buffer.getbuffer())
-        unfinished.replace(path)
-        return latents
-
-    @cached_property
-    def latent_scaling(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-        """Shift and scale per channel: the configured scale, or mean 0 and deviation 1."""
-        channels = self.networks.autoencoder.latent_channels
-        scale = self.config.autoencoder.latent_scale
-        if scale:
-            return jnp.zeros(channels), jnp.full(channels, scale, jnp.float32)
-        mean = self._raw_latents.mean((0, 1, 2))
-        deviation = self._raw_latents.std((0, 1, 2))
-        return jnp.asarray(mean), jnp.asarray(1.0 / np.maximum(deviation, 1e-6))
-
-    @cached_property
-    def denoiser(self) -> Variables:
-        """The denoiser, pretrained or trained here."""
-        weights = self.config.denoiser.weights
-        if weights:
-            return pretrained.load(weights, self.networks.denoiser)
-        return {"params": self.trained["denoiser"]}
-
-    def latents(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
-        """What the denoiser works on: the frozen autoencoder's latents, scaled."""
-        shift, scale = (np.asarray(part) for part in self.latent_scaling)
-        return (self._encoded(images) - shift) * scale
-
-    @cached_property
-    def pretrained_extractor(self) -> Variables:
-        """The extractor before any adaptation."""
-        return pretrained.load(self.config.extractor.weights, self.networks.extractor)
-
-    @property
-    def extractor(self) -> Variables:
-        """The extractor, adapted to the domain where it is trained at all."""
-        if not self.trains("extractor"):
-            return self.pretrained_extractor
-        return self.pretrained_extractor | {"params": self.trained["extractor"]}
-
-    def trains(self, network: str) -> bool:
-        """Whether a network is trained here: it has no weights yet, or is to be adapted."""
-        if network == "extractor":
-            return self.train_settings[network].for_images(len(self.train_images)).steps > 0
-        module = getattr(self.networks, network)
-        return parameter_count(module) > 0 and not self.config[network].weights
-
-    def load_weights(self) -> None:
-        """Reads all foreign weights now, so that a wrong path is said before the long work."""
-        for section in ("autoencoder", "denoiser"):
-            if self.config[section].weights:
-                getattr(self, section)
-        _ = self.pretrained_extractor
-
-    @cached_property
-    def stored_detector(self) -> Detector | None:
-        """The fitted detector of these settings and images, if there is one."""
-        path = self._detector_path
-        if not path.exists():
-            return None
-        stored = load_detector(path)
-        return stored.detector if stored.fingerprint == self.fingerprint(self.config) else None
-
-    def with_extractor(self, config: ConfigDict) -> "Run":
-        """The same run, where the config adapts the extractor otherwise with that still to be done.
-
-        What is written goes to a folder of its own.
-        """
-        if config.extractor == self.config.extractor:
-            return self
-        # Computed here once for all that are made of this run.
-        _ = self.latent_scaling
-        text = config.extractor.to_json_best_effort(sort_keys=True)
-        other = copy.copy(self)
-        other.config = config
-        other.workdir = (
-            self.workdir / "ablation" / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        )
-        other.train_settings = self.train_settings | {
-            "extractor": builders.train_settings(config, "extractor")
-        }
-        other.trained = {name: of for name, of in self.trained.items() if name != "extractor"}
+    def variant(self, config: Config, workdir: Path) -> "Category":
+        """The same images, divided alike, with other settings and another folder."""
+        other = replace(self, config=config, workdir=workdir)
+        for name in ("cache", "images", "division", "mesh"):
+            other.__dict__[name] = getattr(self, name)
         return other
 
-    def build_detector(self) -> Detector:
-        """The fitted detector of the trained networks, built and stored."""
-        built = self.fit(self.settings, self.build)
-        description = builders.describe_networks(self.config)
-        save_detector(self._detector_path, built, description, self.fingerprint(self.config))
-        return built
+    def check_trained(self, train_on: bool) -> None:
+        """Checks that what was trained here was trained with the settings of now.
 
-    def fit(self, settings: Settings, build: BuildSettings) -> Detector:
-        """A detector of the trained networks, its banks and calibration made for the settings."""
-        shift, scale = self.latent_scaling
-        heldout = self.heldout_images
-        if settings.tile:
-            # Of tiles there are many; the threshold, that of images, is found below.
-            wanted = min(len(heldout), max(build.calibration_size, 1))
-            heldout = heldout[np.linspace(0, len(heldout) - 1, wanted).astype(int)]
-        detector = build_detector(
-            self.networks,
-            settings,
-            build,
-            autoencoder=jax.device_put(self.autoencoder),
-            denoiser=jax.device_put(self.denoiser),
-            extractor=jax.device_put(self.extractor),
-            latent_shift=shift,
-            latent_scale=scale,
-            alpha_bar=self.alpha_bar,
-            train_images=self.train_images,
-            train_parts=self._train_parts,
-            heldout_images=heldout,
-            seed=self.config.seed,
-            mesh=self.mesh.local_mesh,
-        )
-        if settings.tile:
-            laid = shard_detector(detector, self.mesh.local_mesh)
-            calibration = calibrate_on_images(laid, self._source, self._heldout, build)
-            return detector.replace(calibration=calibration)
-        return detector
+        Args:
+          train_on: whether networks of other settings are to be trained on.
 
-    def predict(self, detector: Detector, batch_size: int) -> Predictions:
-        """What the detector says of the test images."""
-        return predict(
-            shard_detector(detector, self.mesh.local_mesh),
-            self._source,
-            self.images["test"],
-            batch_size,
-            protocol=self._protocol,
-            at_original=self._at_original,
-            resize=self.config.data.resize,
-        )
+        Raises:
+          UserError: naming the setting, both values and what goes on.
+        """
+        for name in NETWORKS:
+            record = read_record(self.workdir / name)
+            if record is None:
+                if any((self.workdir / name).glob("checkpoints/*")):
+                    raise UserError(
+                        f"--workdir={self.workdir}: its {name} was trained by ddad_jax 0.1, which "
+                        "did not write down on which images; its detector can be used with "
+                        "--mode=predict; to train, choose another --workdir"
+                    )
+                continue
+            differing = record.settings_that_differ(
+                type(record)(settings_of(self.config, name), {}, ())
+            )
+            if not (train_on and can_train_on(name, differing)):
+                check_settings(name, record, self.config, self.workdir)
 
-    @property
-    def _detector_path(self) -> Path:
-        return self.workdir / "detector.safetensors"
 
-    def fingerprint(self, config: ConfigDict) -> str:
-        """Changes whenever a setting or an image that a detector of the config depends on does."""
-        settings = json.loads(config.to_json_best_effort())
-        for section in ("mesh", "evaluation", "benchmark"):
-            settings.pop(section)
-        samples = [sample.name for sample in self.images["train"].samples]
-        text = json.dumps([settings, samples], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def open_categories(config: Config, workdir: Path) -> list[Category]:
+    """Every category that the config names, each checked; nothing is read but folders.
+
+    Args:
+      config: the settings.
+      workdir: a writable folder; each of several categories gets a folder in it.
+
+    Raises:
+      UserError: naming the setting or the folder that cannot be.
+    """
+    chosen = config.data.category
+    names = [chosen] if chosen else find_categories(config.data.source, config.data.root)
+    several = len(names) > 1
+    return [_open(config, name, workdir / name if several else workdir) for name in names]
+
+
+def _open(config: Config, category: str, workdir: Path) -> Category:
+    d = config.data
+    source = data.build_source(d.source, d.root, category, **d.settings)
+    preprocessing = preprocessing_of(config)
+    of_category = config.of_category(source.category)
+    check_batches(of_category)
+    return Category(
+        config=of_category,
+        name=source.category or workdir.resolve().name,
+        workdir=workdir,
+        source=source,
+        preprocessing=preprocessing,
+        networks=of_category.networks(),
+    )
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """How the config's photographs become the networks' input."""
+    d = config.data
+    return Preprocessing(
+        size=d.size,
+        resize=d.resize,
+        white_level=d.settings.get("white_level", FULL_RANGE),
+        tile=d.tiling.tile,
+        overlap=d.tiling.overlap,
+    )
+
+
+def check_batches(config: Config) -> None:
+    """Checks that the devices there are can share the batches of each network.
+
+    Raises:
+      UserError: there are too few devices, or a batch is no multiple of them.
+    """
+    sharing = meshes.batch_devices(meshes.make_mesh(**asdict(config.mesh)))
+    for network in NETWORKS:
+        section = getattr(config, network)
+        settings = section.training
+        weights = network != "extractor" and section.weights
+        trained = (settings.steps or settings.epochs) and not weights
+        if trained and settings.batch_size % (sharing * settings.accumulate):
+            raise UserError(
+                f"{network}.training.batch_size: {settings.batch_size} is no multiple of "
+                f"{sharing * settings.accumulate}, the {sharing} devices that share a batch times "
+                f"{network}.training.accumulate; choose one, or other mesh.data and mesh.model"
+            )
+
+
+def write_config(categories: Sequence[Category]) -> None:
+    """Writes each category's resolved settings, once all of them are known to be right."""
+    for category in categories if processes.is_first() else ():
+        category.workdir.mkdir(parents=True, exist_ok=True)
+        write_json(category.workdir / "config.json", category.config.plain())

@@ -1,33 +1,31 @@
 """What each mode of the command line does, for one category or for all."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from ddad_jax import pretrained
 from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
-from ddad_jax.data.categories import find_categories
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
-from ddad_jax.data.read import FULL_RANGE
-from ddad_jax.data.tiled import cut_into_tiles
-from ddad_jax.deploy.artifact import load_detector
-from ddad_jax.detection.detector import Detector, shard_detector
+from ddad_jax.deploy.artifact import FittedDetector, load_detector
+from ddad_jax.detection.detector import shard_detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.compare import compare_runs, write_resampled
 from ddad_jax.evaluation.curves import compute_curves
-from ddad_jax.evaluation.evaluate import predict as predict_source
+from ddad_jax.evaluation.evaluate import evaluate
 from ddad_jax.evaluation.figures import write_figures, write_training_loss
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
@@ -35,52 +33,112 @@ from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.results import write_results
 from ddad_jax.experiment import ablation
-from ddad_jax.experiment import config as builders
-from ddad_jax.experiment.category import NETWORKS, Run
-from ddad_jax.experiment.tasks import train_networks
+from ddad_jax.experiment.category import DETECTOR, Category, open_categories, write_config
+from ddad_jax.experiment.config import NETWORKS, Config
+from ddad_jax.experiment.fitting import (
+    detector_to_evaluate,
+    evaluate_detector,
+    fitted_detector,
+)
+from ddad_jax.experiment.identity import settings_of
+from ddad_jax.experiment.tasks import Trained, load_networks, train_networks
 from ddad_jax.machine import processes
 from ddad_jax.training.mesh import make_mesh
 
+# The networks that each mode trains; the others train none.
+TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
+# What each mode does, in a line, as --help shows it.
+MODES = {
+    "fit": "train, build a detector, score the test images, write the report (the default)",
+    "prepare": "check the data set, say what is in it and what would spoil a result, decode it",
+    "train": "train autoencoder and denoiser alone",
+    "adapt": "the same, and adapt the extractor",
+    "evaluate": "score the test images with the detector that is there",
+    "predict": "score the images of --images with the detector of --workdir or --detector",
+    "ablate": "one table of every combination of what --vary names, on one trained model",
+    "compare": "how two runs differ: --mode=compare runs/a runs/b; or two benchmark.json",
+    "benchmark": "how fast the config's networks train and detect here; needs no data",
+    "convert": "write a network (--network) as a PyTorch state dict to --output",
+}
 
-def _prepare(run: Run) -> None:
-    report = run.inspect()
+
+def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> None:
+    """Carries out "fit", "prepare", "train", "adapt" or "evaluate" for every category.
+
+    Args:
+      mode: one of these.
+      config: every setting.
+      workdir: a writable folder; each of several categories gets a folder in it.
+      train_on: see `train_networks`.
+
+    Raises:
+      UserError: bad input, before any long work.
+      Interrupted: a signal, with the state saved.
+    """
+    categories = _checked(config, workdir, mode in TRAINED, train_on)
+    parts = []
+    for group in _groups(categories, config.mesh.category):
+        if mode == "prepare":
+            for category in group if processes.is_first() else ():
+                _prepare(category)
+        elif mode == "evaluate":
+            for category in group if processes.is_first() else ():
+                parts += _score(category, detector_to_evaluate(category))
+        else:
+            trained = _train(group, TRAINED[mode], train_on)
+            for made in trained if mode == "fit" and processes.is_first() else ():
+                parts += _score(made.category, fitted_detector(made))
+        processes.wait_for_all("stage")
+    if len(parts) > 1:
+        write_report(workdir / "report.html", workdir.resolve().name, parts)
+        write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
+
+
+def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Category]:
+    """Every category, once all are known to be right; from here on the settings are written down."""
+    with processes.first_then_others("checks"):
+        categories = open_categories(config, workdir)
+        for category in categories if trains else ():
+            category.check_trained(train_on)
+    write_config(categories)
+    return categories
+
+
+def _groups(categories: list[Category], size: int) -> Iterator[list[Category]]:
+    """Those that are trained at a time; each group's images leave the memory with the next."""
+    while categories:
+        group, categories[:size] = categories[:size], []
+        yield group
+
+
+def _train(group: Sequence[Category], networks: Sequence[str], train_on: bool) -> list[Trained]:
+    with processes.first_then_others("weights"):
+        made = [load_networks(category) for category in group]
+    return train_networks(made, networks, train_on)
+
+
+def _prepare(category: Category) -> None:
+    report = category.inspect()
     print(report)
     if report.is_spoiled:
         raise UserError("data: holds what would spoil a result, as listed above; mend it first")
-    _ = run.images
+    _ = category.images
 
 
-def _evaluate(run: Run) -> ReportPart | None:
-    detector = run.stored_detector
-    if detector is None:
-        raise UserError(
-            f"--workdir={run.workdir}: holds no detector of these settings and images to evaluate; "
-            "make one with --mode=fit"
-        )
-    return _score_test_images(run, detector)
-
-
-def _fit(run: Run) -> ReportPart | None:
-    detector = run.stored_detector
-    if detector is None:
-        detector = run.build_detector()
-    else:
-        logging.info("%s: its detector is of these settings, used as it is", run.workdir)
-    return _score_test_images(run, detector)
-
-
-def _score_test_images(run: Run, detector: Detector) -> ReportPart | None:
-    if len(run.images["test"]) == 0:
+def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
+    """Scores the test images, where there are any."""
+    if len(category.images["test"]) == 0:
         logging.info("no test images; the detector is ready for --mode=predict")
-        return None
-    predictions = run.predict(detector, run.build.batch_size)
-    part = _write_results(run.workdir, run.name, predictions, run.resized_masks())
-    write_training_loss(run.workdir / "figures", run.workdir)
+        return []
+    predictions = evaluate_detector(category, fitted)
+    folder = category.workdir
+    part = _write_results(folder, category.name, predictions, category.resized_masks())
+    write_training_loss(folder / "figures", folder)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = part.metrics[name]
         shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
         logging.info("%s: %s", name, shown)
-    return part
+    return [part]
 
 
 def _write_results(
@@ -104,65 +162,7 @@ def _write_results(
     return part
 
 
-# What each mode does with a run once its networks are trained.
-STAGES: dict[str, Callable[[Run], ReportPart | None]] = {
-    "fit": _fit,
-    "prepare": _prepare,
-    "train": lambda run: None,
-    "adapt": lambda run: None,
-    "evaluate": _evaluate,
-}
-TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
-MODES = (*STAGES, "ablate", "predict", "compare", "convert", "benchmark")
-
-
-def run(mode: str, config: ConfigDict, workdir: Path) -> None:
-    """Carries out a mode for every category.
-
-    Args:
-      mode: one of `STAGES`.
-      config: the resolved config.
-      workdir: a writable folder; each of several categories gets a folder in it.
-
-    Raises:
-      UserError: bad input, before any long work.
-      Interrupted: a signal, with the state saved.
-    """
-    parts = []
-    for group in _groups(config, workdir):
-        if mode in TRAINED:
-            fitted = [run for run in group if mode == "fit" and run.stored_detector is not None]
-            train_networks([run for run in group if run not in fitted], TRAINED[mode])
-        if processes.is_first():
-            parts += [part for part in map(STAGES[mode], group) if part is not None]
-        processes.wait_for_all("stage")
-    if len(parts) > 1:
-        write_report(workdir / "report.html", workdir.resolve().name, parts)
-        write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
-
-
-def _groups(config: ConfigDict, workdir: Path) -> Iterator[list[Run]]:
-    """A run a category, in groups of those that are trained at a time.
-
-    All are checked before the first group is given. Each group is let go when the next is asked
-    for: its images and networks leave the memory.
-    """
-    chosen = config.data.category
-    categories = [chosen] if chosen else find_categories(config.data.source, config.data.root)
-    folders = [workdir / name if len(categories) > 1 else workdir for name in categories]
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
-    with processes.first_then_others("checks"):
-        runs = [
-            Run(config, category, folder)
-            for category, folder in zip(categories, folders, strict=True)
-        ]
-    while runs:
-        group, runs = runs[: config.mesh.category], runs[config.mesh.category :]
-        yield group
-
-
-def ablate(config: ConfigDict, workdir: Path, varied: Sequence[str]) -> None:
+def ablate(config: Config, workdir: Path, varied: Sequence[str]) -> None:
     """Evaluates every combination of the varied settings on the trained model, in one table.
 
     Args:
@@ -176,15 +176,14 @@ def ablate(config: ConfigDict, workdir: Path, varied: Sequence[str]) -> None:
     """
     chosen = ablation.variants(config, varied)
     rows = []
-    for group in _groups(config, workdir):
-        train_networks(group, NETWORKS)
-        rows += [ablation.ablate(run, chosen) for run in group]
+    for group in _groups(_checked(config, workdir, True, False), config.mesh.category):
+        rows += [ablation.ablate(made, chosen) for made in _train(group, NETWORKS, False)]
     if len(rows) > 1:
         ablation.write_table(workdir, ablation.mean_rows(rows))
     print((workdir / "ablation.md").read_text(encoding="utf-8"), end="")
 
 
-def benchmark(config: ConfigDict, workdir: Path) -> None:
+def benchmark(config: Config, workdir: Path) -> None:
     """Measures detection and training with drawn weights and images, and prints the table.
 
     Args:
@@ -195,29 +194,29 @@ def benchmark(config: ConfigDict, workdir: Path) -> None:
       UserError: naming the setting that cannot be.
       Interrupted: a signal, with every finished measurement written.
     """
-    settings = builders.benchmark_settings(config)
+    settings = config.benchmark
+    settings.check_devices(jax.device_count())
     # What is compiled is timed, so nothing may come from an earlier run.
     jax.config.update("jax_enable_compilation_cache", False)
     d = config.diffusion
     detector = seeded_detector(
-        builders.networks(config),
-        builders.detection_settings(config),
+        config.networks(),
+        config.detector,
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
         bank_rows=settings.bank_rows,
-        patch_rows=builders.build_settings(config).patch_bank_size,
+        patch_rows=config.build.patch_bank_size,
         seed=config.seed,
     )
-    detectors = {}
-    for dtype in settings.dtypes:
-        typed = config.copy_and_resolve_references()
-        typed.dtype = dtype
-        detectors[dtype] = detector.replace(networks=builders.networks(typed))
+    detectors = {
+        dtype: detector.replace(networks=replace(config, dtype=dtype).networks())
+        for dtype in settings.dtypes
+    }
     document = run_benchmark(
         settings,
-        json.loads(config.to_json_best_effort()),
+        config.plain(),
         detectors,
-        builders.train_settings(config, "denoiser"),
-        builders.train_settings(config, "extractor"),
+        config.denoiser.training,
+        config.extractor.training,
         config.denoiser.max_timestep or d.num_timesteps,
         workdir,
     )
@@ -246,7 +245,7 @@ def compare(paths: Sequence[str], workdir: Path | None) -> None:
         (workdir / "compare.md").write_text(text, encoding="utf-8")
 
 
-def convert(config: ConfigDict, workdir: Path | None, network: str, output: str | None) -> None:
+def convert(config: Config, workdir: Path | None, network: str, output: str | None) -> None:
     """Writes a network's weights as a PyTorch state dict under the published names.
 
     Args:
@@ -261,13 +260,12 @@ def convert(config: ConfigDict, workdir: Path | None, network: str, output: str 
     if not output:
         raise UserError("--output is missing; with --mode=convert name a .safetensors or .pth file")
     pretrained.check_target(Path(output))
-    weights = config[network].weights
+    weights = getattr(config, network).weights
     # An extractor's setting names where it started from; the fitted one may have been adapted.
     if weights and (workdir is None or network != "extractor"):
-        module = getattr(builders.networks(config), network)
-        pretrained.convert(weights, module, Path(output))
+        pretrained.convert(weights, getattr(config.networks(), network), Path(output))
     elif workdir is not None:
-        detector = load_detector(workdir / "detector.safetensors").detector
+        detector = load_detector(detector_in(workdir)).detector
         module = getattr(detector.networks, network)
         pretrained.save(getattr(detector, network), module, Path(output))
     else:
@@ -278,45 +276,84 @@ def convert(config: ConfigDict, workdir: Path | None, network: str, output: str 
     logging.info("wrote %s", output)
 
 
-def predict(config: ConfigDict, workdir: Path, images: str | None) -> None:
-    """Scores images with the fitted detector.
-
-    Args:
-      config: says how images are read.
-      workdir: holds the detector; results go to its folder "predictions".
-      images: a folder of images, or one image.
+def detector_in(workdir: Path) -> Path:
+    """The detector's file in a run's folder.
 
     Raises:
-      UserError: no detector, or no images.
+      UserError: there is none, or several categories have one each.
+    """
+    path = workdir / DETECTOR
+    if path.is_file():
+        return path
+    folders = sorted(each.parent for each in workdir.glob(f"*/{DETECTOR}"))
+    if folders:
+        names = ", ".join(folder.name for folder in folders)
+        raise UserError(
+            f"--workdir={workdir}: holds a detector for each of {names}; name one, such as "
+            f"--workdir={folders[0]}"
+        )
+    raise UserError(f"{path}: there is no detector here; make one with --mode=fit")
+
+
+def predict(
+    images: str | None,
+    path: Path,
+    output: Path,
+    config: Config,
+    given: Sequence[str],
+) -> None:
+    """Scores images with a fitted detector, as it was made.
+
+    Args:
+      images: a folder of images with the folders below it, or one image.
+      path: the detector's file.
+      output: the folder for results.
+      config: says what is not the detector's: devices, batch size, what happens to images that
+        cannot be read, the resolution of maps.
+      given: the settings that the user gave, by dotted name; they must not contradict the detector.
+
+    Raises:
+      UserError: no images, or a setting that contradicts the detector.
     """
     if not images:
         raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
-    at_original = builders.measured_at_original(config)
-    detector = load_detector(workdir / "detector.safetensors").detector
-    settings = detector.settings
-    white_level = config.data.settings.get("white_level", FULL_RANGE)
-    source = cut_into_tiles(
-        unlabelled(images, white_level=white_level), settings.tile, settings.overlap
-    )
-    output = workdir / "predictions"
-    cache = builders.cache_folder(config, workdir)
-    prepared = prepare(
-        source,
-        settings.image_size,
-        cache,
-        config.data.resize,
-        config.data.on_unreadable,
-    )
-    mesh = make_mesh(**config.mesh).local_mesh
-    predictions = predict_source(
-        shard_detector(detector, mesh),
-        source,
-        prepared["test"],
-        config.build.batch_size,
-        at_original=at_original,
-        resize=config.data.resize,
-    )
-    output.mkdir(exist_ok=True)
-    _write_results(output, Path(images).resolve().name, predictions)
+    asked = settings_of(config, "detector")
+    fitted = load_detector(path, **_lacking(asked, given))
+    _require_agreement(path, fitted.made_of.get("settings", {}), asked, given)
+    source = unlabelled(images, white_level=fitted.preprocessing.white_level)
+    with tempfile.TemporaryDirectory(prefix="ddad_jax_") as scratch:
+        prepared = prepare(source, fitted.preprocessing, Path(scratch), config.data.on_unreadable)
+        logging.info("%d images in %s", len(prepared["test"]), images)
+        mesh = make_mesh(**asdict(config.mesh)).local_mesh
+        predictions = evaluate(
+            shard_detector(fitted.detector, mesh),
+            fitted.preprocessing,
+            source,
+            prepared["test"],
+            config.build.batch_size,
+            at_original=config.at_original,
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        _write_results(output, Path(images).resolve().name, predictions)
     anomalous = int(predictions.decisions.sum())
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)
+
+
+# What files of format 3 do not say of their preprocessing, and which setting says it.
+LACKING = {"resize": "data.resize", "white_level": "data.settings.white_level"}
+
+
+def _lacking(asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """What the user says of the preprocessing, for a detector that may not say it itself."""
+    return {name: asked[setting] for name, setting in LACKING.items() if setting in given}
+
+
+def _require_agreement(
+    path: Path, own: dict[str, Any], asked: dict[str, Any], given: Sequence[str]
+) -> None:
+    for name in given:
+        if name in asked and name in own and asked[name] != own[name]:
+            raise UserError(
+                f"--config.{name}: {asked[name]} contradicts the detector {path}, which was made "
+                f"with {own[name]}; leave it out, or fit a detector with it"
+            )

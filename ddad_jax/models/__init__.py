@@ -1,6 +1,7 @@
 """Flax linen networks, and what builds them by name."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -36,6 +37,11 @@ EXTRACTORS: Mapping[str, Callable[..., nn.Module]] = {
     "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
 }
 
+# Attributes of networks that no setting of their section gives.
+NOT_SET = frozenset(
+    ("parent", "name", "sample_size", "in_channels", "out_channels", "dtype", "param_dtype")
+)
+
 __all__ = [
     "AUTOENCODERS",
     "EXTRACTORS",
@@ -50,6 +56,7 @@ __all__ = [
     "build_denoiser",
     "build_extractor",
     "initialise",
+    "network_settings",
     "parameter_count",
 ]
 
@@ -81,6 +88,23 @@ def build_denoiser(**settings: Any) -> UNet:
     return _build("denoiser", {"unet": UNet}, "unet", settings)
 
 
+def network_settings(builder: Callable[..., nn.Module]) -> dict[str, Any]:
+    """What can be set of a network, with its defaults.
+
+    The types of computation, and what follows from the other networks, is not among it.
+
+    Args:
+      builder: of a registry, or `UNet`.
+    """
+    fixed = builder.keywords if isinstance(builder, partial) else {}
+    network = builder.func if isinstance(builder, partial) else builder
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(network)
+        if field.name not in NOT_SET and field.name not in fixed
+    }
+
+
 def _build(
     kind: str,
     registry: Mapping[str, Callable[..., nn.Module]],
@@ -90,12 +114,34 @@ def _build(
     if name not in registry:
         raise UserError(f"{kind}.name: {name!r} is not known; choose one of {', '.join(registry)}")
     builder = registry[name]
-    fixed = builder.keywords if isinstance(builder, partial) else {}
-    network = builder.func if isinstance(builder, partial) else builder
-    known = {f.name for f in dataclasses.fields(network)} - {"parent", "name"} - fixed.keys()
-    if unknown := sorted(settings.keys() - known):
-        raise UserError(
-            f"{kind}.network.{unknown[0]}: {name!r} has no such setting; it has "
-            + ", ".join(sorted(known))
-        )
+    known = network_settings(builder)
+    for setting, value in settings.items():
+        if setting in NOT_SET:
+            continue
+        if setting not in known:
+            raise UserError(
+                f"{kind}.network.{setting}: {name!r} has no such setting; it has "
+                + ", ".join(sorted(known))
+            )
+        problem = _problem(value, known[setting])
+        if problem:
+            raise UserError(f"{kind}.network.{setting}: {value!r} {problem}")
     return builder(**settings)
+
+
+def _problem(value: Any, default: Any) -> str:
+    """Why an attribute of a network cannot have a value, by what its default is; "" where it can."""
+    if isinstance(default, tuple):
+        whole = isinstance(value, tuple) and all(_is_count(each) for each in value)
+        return "" if whole else f"is no list of whole numbers above 0, such as {default}"
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        kind = type(default)
+        return "" if isinstance(value, kind) else f"is no {kind.__name__}, as {default!r} is"
+    if isinstance(default, int):
+        return "" if _is_count(value) else f"is no whole number above 0, such as {default}"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "" if number and 0 < value < math.inf else f"is no number above 0, such as {default}"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -10,13 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jaxtyping import Array, PyTree, UInt32
 
 from ddad_jax.errors import UserError
 from ddad_jax.machine import processes
-from ddad_jax.training.state import TrainState
+from ddad_jax.training.state import TrainSettings, TrainState
 
 
 class Checkpoints:
@@ -85,6 +86,33 @@ class Checkpoints:
             )
         return None
 
+    def read_newest(self) -> dict[str, PyTree] | None:
+        """The newest state without a template, as nested dictionaries of numpy arrays, or None.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        try:
+            stored = self._manager.item_metadata(step)["state"].tree
+            empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(empty), data=ocp.args.JsonRestore()
+                ),
+            )
+            if int(_checksum(restored["state"])) != restored["data"]["checksum"]:
+                raise ValueError("its checksum is another")
+        except Exception as error:  # Orbax and TensorStore have no common type of error.
+            raise UserError(
+                f"{self.folder / str(step)}: cannot be read ({_reason(error)}); remove the folder "
+                f"{self.folder.parent} to train anew"
+            ) from error
+        return restored["state"]
+
     def _restore(self, step: int, template: TrainState) -> tuple[TrainState, Any]:
         self._check_architecture(step, template)
         restored = self._manager.restore(
@@ -148,6 +176,28 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._manager.close()
+
+
+def read_parameters(folder: Path, settings: TrainSettings) -> PyTree | None:
+    """What a training was for as far as it came, by its newest checkpoint, as numpy arrays.
+
+    Args:
+      folder: of the training's checkpoints.
+      settings: that it was trained with, of which validation and averaging are asked for.
+
+    Returns:
+      The parameters; None where no checkpoint was written.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    with Checkpoints(folder) as checkpoints:
+        state = checkpoints.read_newest()
+    if state is None:
+        return None
+    kind = "ema" if settings.ema_decay else "params"
+    chosen = state["best"]["params"] if settings.validate_every else state[kind]
+    return jax.tree.map(lambda leaf: leaf[0], chosen)
 
 
 @jax.jit

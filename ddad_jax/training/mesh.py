@@ -6,6 +6,7 @@ axis, so that one program trains the whole group, and each slice holds its own t
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ddad_jax.errors import UserError
+from ddad_jax.settings import Checked, setting
 
 AXES = ("category", "data", "model")
 # Which axes of the mesh each kind of array axis is divided over; every other axis is whole on
@@ -25,6 +27,21 @@ RULES = {
 }
 # Arrays of fewer elements are whole on each device: to gather them costs more than to keep them.
 SMALLEST_DIVIDED = 1024
+
+
+@dataclass(frozen=True)
+class MeshSettings(Checked):
+    """How many devices do what; figures are the same on every mesh but for rounding.
+
+    Attributes:
+      category: categories that are trained at a time, each on its own devices.
+      data: devices that share a batch and each hold all parameters; -1 takes all there are.
+      model: devices that share a batch and the parameters.
+    """
+
+    category: int = setting(1, changes="nothing", low=1)
+    data: int = setting(-1, changes="nothing", low=-1)
+    model: int = setting(1, changes="nothing", low=1)
 
 
 def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:

@@ -11,6 +11,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from ddad_jax.settings import Checked, SettingError, setting
+from ddad_jax.training.trace import parse_steps
+
 
 @flax.struct.dataclass
 class Means:
@@ -31,7 +34,7 @@ Loss = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""]
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Checked):
     """How one network is trained.
 
     Attributes:
@@ -58,23 +61,36 @@ class TrainSettings:
         each draws for itself.
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema_decay: float = 0.0
-    checkpoint_every: int = 200
-    log_every: int = 20
-    max_skipped: int = 10
-    epochs: int = 0
-    validate_every: int = 0
-    patience: int = 3
-    sample_every: int = 0
-    trace_steps: str = ""
-    accumulate: int = 1
+    steps: int = setting(0, changes="own", low=0)
+    batch_size: int = setting(16, changes="own", low=1)
+    learning_rate: float = setting(1e-4, changes="own", above=0)
+    schedule: Literal["constant", "cosine"] = setting("constant", changes="own")
+    warmup_steps: int = setting(0, changes="own", low=0)
+    weight_decay: float = setting(0.01, changes="own", low=0)
+    clip_norm: float = setting(1.0, changes="own", above=0)
+    ema_decay: float = setting(0.0, changes="own", low=0, below=1)
+    checkpoint_every: int = setting(200, changes="nothing", low=1)
+    log_every: int = setting(20, changes="nothing", low=1)
+    max_skipped: int = setting(10, changes="nothing", low=1)
+    epochs: int = setting(0, changes="own", low=0)
+    validate_every: int = setting(0, changes="own", low=0)
+    patience: int = setting(3, changes="own", low=1)
+    sample_every: int = setting(1000, changes="nothing", low=0)
+    trace_steps: str = setting("", changes="nothing")
+    accumulate: int = setting(1, changes="own", low=1)
+
+    def check_together(self) -> None:
+        """Raises SettingError: no range of steps to trace, or no step after the warm-up."""
+        try:
+            parse_steps(self.trace_steps)
+        except ValueError as error:
+            raise SettingError("trace_steps", str(error)) from error
+        if 0 < self.steps <= self.warmup_steps:
+            raise SettingError(
+                "warmup_steps",
+                f"{self.warmup_steps} leaves none of the {self.steps} steps for training; choose "
+                "fewer",
+            )
 
     def for_images(self, count: int) -> "TrainSettings":
         """The same with `steps` set, for a training set of so many images."""

@@ -1,0 +1,162 @@
+"""From trained networks and normal images to a detector that knows what it was made of."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from ddad_jax.deploy.artifact import FittedDetector
+from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.detector import Settings, shard_detector
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.evaluate import calibrate_on_images, evaluate
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.experiment.category import Category
+from ddad_jax.experiment.config import NETWORKS
+from ddad_jax.experiment.identity import digest_of, first_difference, settings_of
+from ddad_jax.experiment.tasks import Trained
+
+
+def made_of(made: Trained) -> dict[str, Any]:
+    """What a detector of these networks is made of, serialisable.
+
+    Returns:
+      "settings" by dotted name; "images": the contents in its banks ("train") and of those that it
+      is calibrated on besides ("heldout"); "networks": a digest of each network, and the contents
+      of all images that it was ever trained on, where it was trained here.
+    """
+    train, heldout = made.category.division
+    networks: dict[str, Any] = {}
+    for name in NETWORKS:
+        networks[name] = {"digest": digest_of(getattr(made, name))}
+        if name in made.records:
+            networks[name]["trained_on"] = sorted(made.records[name].ever)
+    return {
+        "settings": settings_of(made.category.config, "detector"),
+        "images": {"train": list(train.contents), "heldout": list(heldout.contents)},
+        "networks": networks,
+    }
+
+
+def fitted_detector(made: Trained) -> FittedDetector:
+    """The stored detector where it is made of just this, or else a new one, stored."""
+    category, wanted = made.category, made_of(made)
+    stored = category.stored_detector
+    if stored is not None:
+        difference = first_difference(stored.made_of, wanted)
+        if not difference:
+            logging.info("%s: its detector is of these settings and images, used as it is",
+                         category.workdir)  # fmt: skip
+            return stored
+        logging.info("%s: its detector is built anew: %s", category.workdir, difference)
+    built = build(made, category.config.detector, category.config.build)
+    _say_what_it_is_made_of(category, wanted)
+    built.save(category.detector_path)
+    return built
+
+
+def _say_what_it_is_made_of(category: Category, wanted: dict[str, Any]) -> None:
+    images = wanted["images"]
+    seen = [set(each["trained_on"]) for each in wanted["networks"].values() if "trained_on" in each]
+    unseen = len(set(images["train"]) - set.union(*seen)) if seen else 0
+    logging.info(
+        "%s: banks of %d good images%s, calibrated on %d held out", category.name,
+        len(images["train"]), f" ({unseen} of them unknown to the networks)" if unseen else "",
+        len(images["heldout"]),
+    )  # fmt: skip
+
+
+def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDetector:
+    """A detector of the trained networks, its banks and calibration made for the settings."""
+    category, config = made.category, made.category.config
+    heldout = category.heldout_images
+    if category.preprocessing.tile:
+        # Of tiles there are many; the threshold, that of images, is found below.
+        wanted = min(len(heldout), max(build.calibration_size, 1))
+        heldout = heldout[np.linspace(0, len(heldout) - 1, wanted).astype(int)]
+    shift, scale = made.latent_scaling
+    detector = build_detector(
+        category.networks,
+        settings,
+        build,
+        autoencoder=jax.device_put(made.autoencoder),
+        denoiser=jax.device_put(made.denoiser),
+        extractor=jax.device_put(made.extractor),
+        latent_shift=shift,
+        latent_scale=scale,
+        alpha_bar=made.alpha_bar,
+        train_images=category.train_images,
+        train_parts=category.train_parts,
+        heldout_images=heldout,
+        seed=config.seed,
+        mesh=category.mesh.local_mesh,
+    )
+    if category.preprocessing.tile:
+        laid = shard_detector(detector, category.mesh.local_mesh)
+        calibration = calibrate_on_images(laid, category.preprocessing, category.division[1], build)
+        detector = detector.replace(calibration=calibration)
+    return FittedDetector(detector, category.preprocessing, config.description, made_of(made))
+
+
+def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions:
+    """What a detector says of the test images.
+
+    Raises:
+      UserError: the detector has seen one of them.
+    """
+    config, test = category.config, category.images["test"]
+    seen = contents_of(fitted)
+    for sample, content in zip(test.samples, test.contents, strict=True):
+        if content in seen:
+            raise UserError(
+                f"{sample.name}: is a test image, but the detector was made of it; take it out of "
+                "the test images"
+            )
+    return evaluate(
+        shard_detector(fitted.detector, category.mesh.local_mesh),
+        fitted.preprocessing,
+        category.source,
+        test,
+        config.build.batch_size,
+        protocol=config.evaluation.protocol,
+        at_original=config.at_original,
+    )
+
+
+def contents_of(fitted: FittedDetector) -> set[str]:
+    """The contents of every image that a detector was made of, in whichever way."""
+    found = [*fitted.made_of["images"].values()]
+    found += [each.get("trained_on", ()) for each in fitted.made_of["networks"].values()]
+    return {content for contents in found for content in contents}
+
+
+def detector_to_evaluate(category: Category) -> FittedDetector:
+    """The stored detector, where it is one of the settings of now.
+
+    Raises:
+      UserError: there is none, or it is of other settings; says which.
+    """
+    stored = category.stored_detector
+    if stored is None:
+        raise UserError(
+            f"--workdir={category.workdir}: holds no detector to evaluate; make one with --mode=fit"
+        )
+    wanted = settings_of(category.config, "detector")
+    difference = first_difference(stored.made_of["settings"], wanted)
+    if difference:
+        raise UserError(
+            f"--workdir={category.workdir}: its detector is of other settings: {difference}; give "
+            "those it was made with, or make another with --mode=fit"
+        )
+    here = {*category.images["train"].contents}
+    images = stored.made_of["images"]
+    gone = len({*images["train"], *images["heldout"]} - here)
+    new = len(here - {*images["train"], *images["heldout"]})
+    if gone or new:
+        logging.warning(
+            "%s: its detector was made when %d of the good images were not there that are now, and "
+            "%d that are gone; --mode=fit makes one of those there are now",
+            category.workdir, new, gone,
+        )  # fmt: skip
+    return stored

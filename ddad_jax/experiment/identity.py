@@ -1,0 +1,184 @@
+"""What a run is: the settings and the images that its networks and its detector were made of.
+
+Every network that is trained in a workdir has a record beside its checkpoints, and the detector has
+one in its file. What does not change a figure is in none of them: paths, names, logging, devices.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ddad_jax.data.read import FULL_RANGE
+from ddad_jax.errors import UserError
+from ddad_jax.experiment.config import IMMATERIAL, Config
+from ddad_jax.machine.storage import write_json
+from ddad_jax.settings import PRODUCTS, walk
+
+RECORD = "made_of.json"
+# Settings that decide what a photograph looks like to the networks.
+PREPROCESSING = (
+    "data.size", "data.resize", "data.tiling.tile", "data.tiling.overlap",
+    "data.settings.white_level",
+)  # fmt: skip
+
+
+def settings_of(config: Config, product: str) -> dict[str, Any]:
+    """Every setting that a product depends on, by dotted name, serialisable.
+
+    Args:
+      config: that of a category, as `Config.of_category` gives it.
+      product: one of `settings.PRODUCTS`.
+    """
+    last = PRODUCTS.index(product)
+    found = {
+        name: value
+        for name, value, _, changes in walk(config)
+        if changes in PRODUCTS[: last + 1]
+        # Its objective compares the extractor's features.
+        or (product == "autoencoder" and name in ("extractor.name", "extractor.network"))
+    }
+    found.pop("data.category_augmentation")
+    for name in [name for name in found if name.endswith(".network")]:
+        table = found.pop(name)
+        found |= {f"{name}.{key}": v for key, v in table.items() if key not in IMMATERIAL}
+    own = config.data.settings
+    found["data.settings.white_level"] = own.get("white_level", FULL_RANGE)
+    if last >= PRODUCTS.index("detector"):
+        # It decides which images are of one part, and so which are left out together.
+        found["data.settings.group_pattern"] = own.get("group_pattern", "")
+    return json.loads(json.dumps(found))
+
+
+def digest_of(variables: PyTree) -> str:
+    """Changes with any of the arrays of a network."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a network was trained with.
+
+    Attributes:
+      settings: by dotted name.
+      weights: by network, the digest of what its training read and did not change.
+      images: the contents of the images it was trained on, in their order.
+      before: the contents of those that it had been trained on before, where it was trained on.
+      start: the folder, beside its own, of the training whose parameters it started from.
+      done: whether the training has ended.
+    """
+
+    settings: Mapping[str, Any]
+    weights: Mapping[str, str]
+    images: Sequence[str]
+    before: Sequence[str] = ()
+    start: str = ""
+    done: bool = False
+
+    @property
+    def ever(self) -> set[str]:
+        """The contents of all images that it was ever trained on."""
+        return {*self.images, *self.before}
+
+    def is_of(self, other: "Record") -> bool:
+        """Whether both are of the same settings, weights and images."""
+        return not self.settings_that_differ(other) and (
+            (dict(self.weights), list(self.images)) == (dict(other.weights), list(other.images))
+        )
+
+    def settings_that_differ(self, other: "Record") -> dict[str, tuple[Any, Any]]:
+        """By name, what each setting is here and there; None where there is no such setting."""
+        return {
+            name: (self.settings.get(name), other.settings.get(name))
+            for name in sorted({*self.settings, *other.settings})
+            if self.settings.get(name) != other.settings.get(name)
+        }
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of the network whose checkpoints are in a folder, if it has one."""
+    path = folder / RECORD
+    return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Writes the record of a network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECORD, asdict(record))
+
+
+def finish_record(folder: Path) -> Record:
+    """Says in a network's record that its training has ended."""
+    record = replace(read_record(folder), done=True)
+    write_record(folder, record)
+    return record
+
+
+def check_settings(name: str, record: Record, config: Config, workdir: Path) -> None:
+    """Checks that a network was trained with the settings that are asked for now.
+
+    Args:
+      name: the network's.
+      record: its own.
+      config: what is asked for.
+      workdir: named in the error.
+
+    Raises:
+      UserError: naming the first that differs, with both values and what goes on.
+    """
+    now = Record(settings_of(config, name), {}, ())
+    for setting, (before, asked) in record.settings_that_differ(now).items():
+        raise UserError(
+            f"--workdir={workdir}: its {name} was trained with {setting} = {_shown(before)}, but "
+            f"now it is {_shown(asked)}; go on with --config.{setting}={_shown(before)}"
+            + (", train it on with --train_on," if can_train_on(name, [setting]) else "")
+            + " or choose another --workdir"
+        )
+
+
+def can_train_on(name: str, settings: Iterable[str]) -> bool:
+    """Whether a network's parameters can be taken further where these settings differ."""
+    fixed = (f"{name}.name", f"{name}.network.", "autoencoder.name", "autoencoder.network.")
+    return not any(
+        setting in PREPROCESSING or setting.startswith(fixed) or setting == "denoiser.prediction"
+        for setting in settings
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as it can be given on the command line."""
+    return f"({','.join(map(str, value))})" if isinstance(value, list) else str(value)
+
+
+def images_that_differ(before: Sequence[str], now: Sequence[str]) -> str:
+    """How the images of now differ from those of before, "" where they do not."""
+    added, gone = len({*now} - {*before}), len({*before} - {*now})
+    parts = [f"{count} {word}" for count, word in ((added, "added"), (gone, "gone")) if count]
+    return " and ".join(parts)
+
+
+def first_difference(before: Any, now: Any) -> str:
+    """In words, where two nested values differ first; "" where they do not."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                inner = first_difference(before.get(name), now.get(name))
+                nested = isinstance(before.get(name), Mapping) and isinstance(
+                    now.get(name), Mapping
+                )
+                return f"{name}{'.' if nested else ' '}{inner}"
+        return ""
+    if isinstance(before, list) and isinstance(now, list):
+        return f"differ: {images_that_differ(before, now) or 'in order'}"
+    return "" if before == now else f"was {_shown(before)}, now {_shown(now)}"

@@ -1,0 +1,97 @@
+"""Every setting as text for people: what it is, its value, its range, and what it changes.
+
+python -m ddad_jax.experiment.reference > docs/settings.md
+"""
+
+import typing
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields
+from typing import Any, Literal
+
+from ddad_jax.experiment.config import Config
+from ddad_jax.settings import Checked, explanations, is_section, walk
+
+TITLE = """# Settings
+
+Every setting with its default, the published value. `--config.<name>=<value>` changes one on the
+command line, a config file changes any. What a setting changes: the first of autoencoder, denoiser,
+extractor, detector and figures that depends on it; all after that depend on it too. A setting that
+changes nothing may differ from one command to the next in the same working directory.
+
+This page is written by `python -m ddad_jax.experiment.reference > docs/settings.md`.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One setting.
+
+    Attributes:
+      name: dotted.
+      value: its own.
+      range: what it may be.
+      changes: the first product that it changes.
+      text: what it is.
+    """
+
+    name: str
+    value: Any
+    range: str
+    changes: str
+    text: str
+
+
+def entries(config: Config) -> Iterator[Entry]:
+    """Every setting of a config."""
+    texts = dict(_texts(config, ""))
+    for name, value, field, changes in walk(config):
+        yield Entry(name, value, _range(field), changes, texts[name])
+
+
+def _texts(of: Checked, prefix: str) -> Iterator[tuple[str, str]]:
+    known = explanations(type(of))
+    for field in fields(of):
+        name = f"{prefix}{field.name}"
+        if is_section(field.type):
+            yield from _texts(getattr(of, field.name), f"{name}.")
+        elif "changes" in field.metadata:
+            yield name, known[field.name]
+
+
+def _range(field: Field) -> str:
+    kind, limits = field.type, field.metadata["limits"]
+    if typing.get_origin(kind) is tuple:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is Literal:
+        return ", ".join(map(str, typing.get_args(kind)))
+    words = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
+    said = [f"{words[name]} {limits[name]:g}" for name in words if limits[name] is not None]
+    return " and ".join(said)
+
+
+def settings_table(config: Config) -> str:
+    """Every setting of a config with its value, for a terminal."""
+    lines = []
+    for entry in entries(config):
+        limits = f" ({entry.range})" if entry.range else ""
+        lines += [f"--config.{entry.name}={entry.value}", f"    {entry.text}{limits}"]
+    return "\n".join(lines) + "\n"
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    parts = [TITLE]
+    section = None
+    for entry in entries(Config()):
+        inside = entry.name.rpartition(".")[0] or "general"
+        if inside != section:
+            section = inside
+            head = ["| setting | default | range | changes | |", "|---|---|---|---|---|"]
+            parts += [f"\n## {section}\n", *head]
+        cells = [f"`{entry.name}`", f"`{entry.value!r}`", entry.range, entry.changes, entry.text]
+        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

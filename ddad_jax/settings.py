@@ -1,0 +1,235 @@
+"""How a setting is declared: once, with its default, its range, and what it changes.
+
+Settings are the fields of dataclasses derived from `Checked`. A field's type gives its type and its
+choices (`Literal`), `setting` its range and what it changes; the class's docstring says what it is.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from ddad_jax.errors import UserError
+
+# What a run makes, in order. A setting that changes one of them changes all after it.
+PRODUCTS = ("autoencoder", "denoiser", "extractor", "detector", "figures")
+# "own": the network in whose section the setting stands; "nothing": no figure depends on it.
+Changes = Literal["autoencoder", "denoiser", "extractor", "detector", "figures", "own", "nothing"]
+
+
+class SettingError(UserError):
+    """A value that a setting cannot have; the message begins with the setting's dotted name."""
+
+    def __init__(self, name: str, problem: str):
+        super().__init__(f"{name}: {problem}")
+        self.name, self.problem = name, problem
+
+    def within(self, section: str) -> "SettingError":
+        """The same error of the setting's name in a section."""
+        return SettingError(f"{section}.{self.name}", self.problem)
+
+
+def setting(
+    default: Any,
+    *,
+    changes: Changes,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    path: bool = False,
+) -> Any:
+    """A field of a `Checked` dataclass.
+
+    Args:
+      default: its value where none is given.
+      changes: the first product that depends on it, for the identity of a run.
+      low: the least value, of each entry where it is a tuple.
+      high: the largest.
+      above: what it must exceed.
+      below: what it must stay below.
+      path: whether it is a path of the user's, in which "~" is the home folder.
+    """
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {"changes": changes, "limits": limits, "path": path}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(kind: type, **defaults: Any) -> Any:
+    """A field that is a `Checked` dataclass itself, with defaults that differ from its own."""
+    return dataclasses.field(default_factory=lambda: kind(**defaults))
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Settings that are checked when they are made.
+
+    Raises:
+      SettingError: naming the field, what was found, and what it may be.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if "limits" in field.metadata:
+                value, limits = getattr(self, field.name), field.metadata["limits"]
+                if found := problem(field.type, value, limits):
+                    raise SettingError(field.name, found)
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raises SettingError where settings that are right by themselves do not fit together."""
+
+
+def problem(kind: Any, value: Any, limits: Mapping[str, float | None]) -> str:
+    """Why a setting of some type cannot have a value; "" where it can.
+
+    Args:
+      kind: the type.
+      value: what is asked for.
+      limits: as `setting` takes them.
+    """
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        listed = ", ".join(map(str, choices))
+        return "" if value in choices else f"'{value}' is not one of {listed}"
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return f"{value!r} is no list of values, such as ({_example(kind)},)"
+        found = (problem(typing.get_args(kind)[0], each, limits) for each in value)
+        return next(filter(None, found), "")
+    if not _is_of(kind, value):
+        return f"{value!r} is no {_word(kind)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if not math.isfinite(value):
+        return f"{value} is not a finite number"
+    low, high, above, below = (limits.get(name) for name in ("low", "high", "above", "below"))
+    asked = [
+        f"{word} {limit}"
+        for word, limit in (
+            ("at least", low),
+            ("above", above),
+            ("at most", high),
+            ("below", below),
+        )
+        if limit is not None
+    ]
+    right = (
+        (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+    return "" if right else f"{value} must be {' and '.join(asked)}"
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(kind, types.GenericAlias):
+        kind = typing.get_origin(kind)
+    return isinstance(value, kind)
+
+
+def _word(kind: Any) -> str:
+    words = {int: "whole number", float: "number", bool: "True or False", str: "text"}
+    return words.get(kind, "table of settings")
+
+
+def _example(kind: Any) -> str:
+    inner = typing.get_args(kind)[0]
+    if typing.get_origin(inner) is Literal:
+        return repr(typing.get_args(inner)[0])
+    return "1.0" if inner is float else "'a'" if inner is str else "1"
+
+
+def read(kind: type, values: Mapping[str, Any]) -> Any:
+    """The settings that a nested mapping gives, checked.
+
+    Args:
+      kind: a `Checked` dataclass.
+      values: by name; a section is a mapping of its own. What is missing has its default; lists
+        count as tuples and whole numbers as numbers.
+
+    Raises:
+      SettingError: a setting that there is not, or one that cannot be so.
+    """
+    fields = {
+        field.name: field
+        for field in dataclasses.fields(kind)
+        if "changes" in field.metadata or is_section(field.type)
+    }
+    for name in values:
+        if name not in fields:
+            raise SettingError(name, f"there is no setting '{name}'{near(name, list(fields))}")
+    found = {}
+    for name, value in values.items():
+        inner = fields[name].type
+        if is_section(inner):
+            if not isinstance(value, Mapping):
+                raise SettingError(name, f"{value!r} is no table of settings")
+            try:
+                found[name] = read(inner, value)
+            except SettingError as error:
+                raise error.within(name) from error
+        else:
+            found[name] = _converted(inner, value)
+    return kind(**found)
+
+
+def near(name: str, known: list[str]) -> str:
+    """The end of an error that says which known name may have been meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(kind)[0]
+        return tuple(_converted(inner, each) for each in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {name: _converted(None, inner) for name, inner in value.items()}
+    return tuple(value) if kind is None and isinstance(value, list) else value
+
+
+def is_section(kind: Any) -> bool:
+    """Whether a field of this type is a section of settings."""
+    return isinstance(kind, type) and issubclass(kind, Checked)
+
+
+def walk(
+    settings: Checked, prefix: str = "", own: str = ""
+) -> Iterator[tuple[str, Any, dataclasses.Field, str]]:
+    """Every setting: its dotted name, value, field, and the first product that it changes.
+
+    Args:
+      settings: of a section.
+      prefix: what the names begin with.
+      own: the network in whose section they stand.
+    """
+    for field in dataclasses.fields(settings):
+        name, value = f"{prefix}{field.name}", getattr(settings, field.name)
+        if isinstance(value, Checked):
+            inside = own or (field.name if field.name in PRODUCTS else "")
+            yield from walk(value, f"{name}.", inside)
+        elif "changes" in field.metadata:
+            changes = field.metadata["changes"]
+            yield name, value, field, own if changes == "own" else changes
+
+
+def explanations(kind: type) -> dict[str, str]:
+    """What each setting of a class is, by name, out of "Attributes:" in its docstring."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+    found = re.findall(r"^  (\w+): (.*(?:\n {4}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(lines.split()) for name, lines in found}

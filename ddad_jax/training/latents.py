@@ -1,0 +1,63 @@
+"""Latents of a frozen autoencoder: encoded once, kept on disk, and brought to one scale."""
+
+import hashlib
+import io
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from ddad_jax.detection.batching import batched
+from ddad_jax.detection.detector import Variables
+from ddad_jax.detection.reconstruction import to_network_range
+from ddad_jax.machine.storage import write_atomically
+
+
+def encode_images(
+    network: nn.Module,
+    variables: Variables,
+    images: UInt8[np.ndarray, "n size size 3"],
+    batch_size: int,
+    cache: Path,
+) -> Float[np.ndarray, "n h w c"]:
+    """The latents E(x) of images, not scaled yet, computed once.
+
+    Args:
+      network: the autoencoder.
+      variables: its own.
+      images: of the networks' size.
+      batch_size: images at a time.
+      cache: the folder that they are kept in.
+    """
+    key = hashlib.blake2b(digest_size=8)
+    for array in (*jax.tree.leaves(variables), images):
+        key.update(np.ascontiguousarray(array))
+    path = cache / f"latents-{key.hexdigest()}.npy"
+    if path.exists():
+        return np.load(path)
+
+    @jax.jit
+    def encode(variables: Variables, images: Array) -> Array:
+        pixels = to_network_range(images, images.shape[1])
+        return network.apply(variables, pixels, method="encode").astype(jnp.float32)
+
+    parts = batched(partial(encode, jax.device_put(variables)), images, batch_size, "encode")
+    latents = np.concatenate(list(parts))
+    # Through a buffer: what NumPy raises on a full disk does not say that it is full.
+    buffer = io.BytesIO()
+    np.save(buffer, latents)
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return latents
+
+
+def channel_scaling(
+    latents: Float[np.ndarray, "n h w c"],
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Shift and scale that bring each channel of the latents to mean 0 and deviation 1."""
+    mean, deviation = latents.mean((0, 1, 2)), latents.std((0, 1, 2))
+    return jnp.asarray(mean), jnp.asarray(1.0 / np.maximum(deviation, 1e-6))
