@@ -69,7 +69,7 @@ SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, VARY, NETWORK, TRAIN_ON,
 HELP = """\
 ddad_jax {version}: finds defects in photographs of parts after seeing good parts only.
 
-usage: ddad_jax --config=<name or file> --workdir=<folder> [--mode=<mode>] [--config.<setting>=<value> ...]
+usage: ddad_jax --config=<name or file> --workdir=<folder> [--mode=<mode>] [--config.<setting>=...]
 
 examples:
   ddad_jax --config=demo --workdir=runs/demo
@@ -93,9 +93,7 @@ def help_text() -> str:
     """What --help prints."""
     rows = {f"--mode={name}": text for name, text in modes.MODES.items()}
     described = {f"--{each.name}": FLAGS[each.name].help for each in SHOWN}
-    config = {
-        "--config": "name of a config, or path of a file; --config.<setting>=<value> changes it"
-    }
+    config = {"--config": "a config's name or file; --config.<setting>=<value> changes it"}
     last = {"--help": "this", "--version": "the version"}
     return HELP.format(
         version=ddad_jax.__version__,
@@ -129,6 +127,8 @@ def main(argv: Sequence[str]) -> None:
         print(settings_text(_config(name, assignments)) if name else help_text(), end="")
         return
     rest = _parse_flags([argv[0], *arguments])
+    # Libraries look at absl's own flags, which nobody gives here.
+    flags.FLAGS.mark_as_parsed()
     mode = MODE.value
     if mode == "compare":
         written_to = None if WORKDIR.value is None else _writable(_workdir())

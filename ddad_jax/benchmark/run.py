@@ -81,11 +81,10 @@ class BenchmarkSettings(Checked):
     def check_devices(self, present: int) -> None:
         """Raises SettingError where more devices are asked for than there are."""
         for name in ("devices", "model"):
-            if max(getattr(self, name)) > present:
-                problem = (
-                    f"{max(getattr(self, name))} must be at most {present}, the devices there are"
-                )
-                raise SettingError(name, problem)
+            most = max(getattr(self, name))
+            if most > present:
+                problem = f"{most} must be at most {present}, the devices there are"
+                raise SettingError(f"benchmark.{name}", problem)
 
 
 def run_benchmark(

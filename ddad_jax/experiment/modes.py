@@ -95,7 +95,7 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
 
 
 def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Category]:
-    """Every category, once all are known to be right; from here on the settings are written down."""
+    """Every category, once all are known to be right, its settings written down."""
     with processes.first_then_others("checks"):
         categories = open_categories(config, workdir)
         for category in categories if trains else ():

@@ -130,7 +130,7 @@ def _build(
 
 
 def _problem(value: Any, default: Any) -> str:
-    """Why an attribute of a network cannot have a value, by what its default is; "" where it can."""
+    """Why an attribute of a network cannot have a value, by its default; "" where it can."""
     if isinstance(default, tuple):
         whole = isinstance(value, tuple) and all(_is_count(each) for each in value)
         return "" if whole else f"is no list of whole numbers above 0, such as {default}"
