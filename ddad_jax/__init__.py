@@ -1,3 +1,22 @@
 """Diffusion-based anomaly detection with a dynamic noise level (D3AD) and DDAD, in JAX."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddad_jax.deploy.artifact import FittedDetector
+
+__version__ = "0.2.0.dev0"
+
+
+def load(path: Any) -> FittedDetector:
+    """The fitted detector in a file, `detector.safetensors` of a run's folder.
+
+    Raises:
+      UserError: no such file, or it holds no detector.
+    """
+    # Imported late, so that `import ddad_jax` takes no time.
+    from ddad_jax.deploy.artifact import load_detector
+
+    return load_detector(path)

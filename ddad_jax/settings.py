@@ -38,10 +38,10 @@ def setting(
     default: Any,
     *,
     changes: Changes,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    low: int | float | None = None,
+    high: int | float | None = None,
+    above: int | float | None = None,
+    below: int | float | None = None,
     path: bool = False,
 ) -> Any:
     """A field of a `Checked` dataclass.
@@ -87,7 +87,7 @@ class Checked:
         """Raises SettingError where settings that are right by themselves do not fit together."""
 
 
-def problem(kind: Any, value: Any, limits: Mapping[str, float | None]) -> str:
+def problem(kind: Any, value: Any, limits: Mapping[str, int | float | None]) -> str:
     """Why a setting of some type cannot have a value; "" where it can.
 
     Args:

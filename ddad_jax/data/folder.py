@@ -23,6 +23,7 @@ from ddad_jax.data.files import (
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
 from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import local_path
 
 
 def folder_source(
@@ -68,7 +69,9 @@ def folder_source(
         for path in require_images(root, "data.root", hint, recursive)
     ]
     if str(test):
-        samples += _test_samples(Path(test), str(masks), category, group_pattern)
+        test, masks = (local_path(each, f"data.settings.{name}") if str(each) else ""
+                       for name, each in (("test", test), ("masks", masks)))  # fmt: skip
+        samples += _test_samples(test, str(masks), category, group_pattern)
     elif str(masks):
         raise UserError(
             "data.settings.masks: is set, but data.settings.test is not; set it to the images they "
@@ -78,12 +81,16 @@ def folder_source(
 
 
 def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RANGE) -> FileSource:
-    """One image, or a folder of images, to predict on: labels are unknown, the split is "test"."""
+    """One image, or all in a folder and below it, to predict on.
+
+    Their labels are unknown, their split is "test".
+    """
     path = Path(path)
     if path.is_file():
         home, paths = path.parent, [path]
     else:
-        home, paths = path, require_images(path, "input", "Name an image or a folder of images.")
+        hint = "Name an image or a folder of images."
+        home, paths = path, require_images(path, "--images", hint, recursive=True)
     samples = tuple(
         _unknown(image.relative_to(home).as_posix(), image, category) for image in paths
     )

@@ -1,4 +1,4 @@
-"""Decoded, resized images, made once and kept on disk.
+"""Photographs as the networks see them, made once and kept on disk.
 
 A cache is a folder named after a hash of everything it depends on: the content of all files, the
 rules for reading them, and the settings. It is written under another name and renamed when it is
@@ -10,8 +10,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -19,31 +20,39 @@ from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
 from ddad_jax.data.parallel import map_in_threads
-from ddad_jax.data.resize import check_resize, fit_image, fit_mask
+from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample, Source
 from ddad_jax.errors import UserError
 
 SPLITS = ("train", "test")
-ON_UNREADABLE = ("error", "skip")
-# Part of the key: raise it whenever decoding or resizing changes what comes out.
-_CACHE_VERSION = 1
+# Part of the key: raise it whenever something else is kept.
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The samples of one split with their images and masks at one size.
+    """The photographs of one split as the networks see them.
 
     Attributes:
-        samples: what is known of each.
-        images: RGB, 0 to 255; memory-mapped, read-only.
-        masks: the pixels of the defect; all False where it is normal, unknown or without mask.
+        samples: what is known of each photograph.
+        squares: the networks' input, RGB, 0 to 255; memory-mapped, read-only. One a photograph, or
+            its tiles.
+        starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
+        masks: the pixels of the defect in each photograph's square; all False where it is normal,
+            unknown or without mask, and where photographs are tiled, whose masks are looked at in
+            their own size alone.
         has_mask: where the mask is known: every normal image, and defects with a mask file.
+        sizes: height and width of each photograph, in pixels.
+        contents: of each photograph, a digest of its squares.
     """
 
     samples: tuple[Sample, ...]
-    images: UInt8[np.ndarray, "n size size 3"]
+    squares: UInt8[np.ndarray, "m size size 3"]
+    starts: Int[np.ndarray, "n1"]
     masks: Bool[np.ndarray, "n size size"]
     has_mask: Bool[np.ndarray, "n"]
+    sizes: Int[np.ndarray, "n 2"]
+    contents: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -54,29 +63,32 @@ class ImageSet:
         return np.array([sample.label for sample in self.samples], int)
 
     def take(self, indices: Int[np.ndarray, "k"]) -> "ImageSet":
-        """The samples at `indices`, copied into memory."""
+        """The photographs at `indices`, copied into memory."""
+        counts = np.diff(self.starts)[indices]
+        rows = [np.arange(self.starts[i], self.starts[i + 1]) for i in indices]
         return ImageSet(
             samples=tuple(self.samples[index] for index in indices),
-            images=np.asarray(self.images[indices]),
+            squares=np.asarray(self.squares[np.concatenate(rows) if rows else []]),
+            starts=np.append(0, np.cumsum(counts)),
             masks=np.asarray(self.masks[indices]),
             has_mask=self.has_mask[indices],
+            sizes=self.sizes[indices],
+            contents=tuple(self.contents[index] for index in indices),
         )
 
 
 def prepare(
     source: Source,
-    size: int,
+    preprocessing: Preprocessing,
     cache_dir: Path,
-    resize: str = "stretch",
     on_unreadable: str = "error",
 ) -> dict[str, ImageSet]:
-    """Decodes and resizes a data set, or finds it in the cache.
+    """Reads and preprocesses a data set, or finds it in the cache.
 
     Args:
         source: the data set.
-        size: the side of the square images, in pixels.
+        preprocessing: how photographs become the networks' input.
         cache_dir: where caches are kept; made if need be.
-        resize: "stretch", "pad" or "crop"; see `resize`.
         on_unreadable: "error" stops at an image that cannot be read; "skip" warns and leaves it
             out. A mask that cannot be read is always an error.
 
@@ -86,21 +98,14 @@ def prepare(
     Raises:
         UserError: an image or mask cannot be used, or the cache cannot be written.
     """
-    check_resize(resize)
-    if on_unreadable not in ON_UNREADABLE:
-        raise UserError(
-            f"data.on_unreadable: '{on_unreadable}' is not one of {', '.join(ON_UNREADABLE)}"
-        )
-    if size < 1:
-        raise UserError(f"data.size: {size} is not a number of pixels")
-    key = _cache_key(source, size, resize, on_unreadable)
-    folder = Path(cache_dir) / f"{source.category or 'images'}-{size}-{key}"
+    key = _cache_key(source, preprocessing, on_unreadable)
+    folder = Path(cache_dir) / f"{source.category or 'images'}-{preprocessing.size}-{key}"
     try:
         if not folder.is_dir():
-            _write_cache(source, size, resize, on_unreadable, folder)
+            _write_cache(source, preprocessing, on_unreadable, folder)
     except OSError as error:
         raise UserError(f"data.cache: cannot write '{folder}' ({error.strerror})") from error
-    return _read_cache(source, size, folder)
+    return _read_cache(source, preprocessing, folder)
 
 
 def require_equal_sizes(
@@ -115,16 +120,18 @@ def require_equal_sizes(
         )
 
 
-def _cache_key(source: Source, size: int, resize: str, on_unreadable: str) -> str:
+def _cache_key(source: Source, preprocessing: Preprocessing, on_unreadable: str) -> str:
     rows = [
         [sample.name, sample.label, sample.defect, sample.split, sample.group, digest]
         for sample, digest in map_in_threads(source.digest, source.samples)
     ]
-    dependencies = json.dumps([_CACHE_VERSION, size, resize, on_unreadable, rows])
+    dependencies = json.dumps([_CACHE_VERSION, asdict(preprocessing), on_unreadable, rows])
     return hashlib.blake2b(dependencies.encode(), digest_size=8).hexdigest()
 
 
-def _write_cache(source: Source, size: int, resize: str, on_unreadable: str, folder: Path) -> None:
+def _write_cache(
+    source: Source, preprocessing: Preprocessing, on_unreadable: str, folder: Path
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f"{folder.name}.unfinished-", ignore_cleanup_errors=True
@@ -133,7 +140,7 @@ def _write_cache(source: Source, size: int, resize: str, on_unreadable: str, fol
         for split in SPLITS:
             samples = [sample for sample in source.samples if sample.split == split]
             index[split] = _write_split(
-                source, samples, size, resize, on_unreadable, Path(unfinished), split
+                source, samples, preprocessing, on_unreadable, Path(unfinished), split
             )
         (Path(unfinished) / "index.json").write_text(json.dumps(index), encoding="utf-8")
         os.chmod(unfinished, 0o755)
@@ -145,48 +152,67 @@ def _write_cache(source: Source, size: int, resize: str, on_unreadable: str, fol
                 raise
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A photograph as it is written."""
+
+    squares: UInt8[np.ndarray, "n size size 3"]
+    mask: Bool[np.ndarray, "size size"] | None
+    has_mask: bool
+    size: tuple[int, int]
+
+    @property
+    def content(self) -> str:
+        about = str(self.squares.shape).encode()
+        return hashlib.blake2b(about + self.squares.tobytes(), digest_size=12).hexdigest()
+
+
 def _write_split(
     source: Source,
     samples: Sequence[Sample],
-    size: int,
-    resize: str,
+    preprocessing: Preprocessing,
     on_unreadable: str,
     folder: Path,
     split: str,
-) -> dict[str, list]:
-    """Writes images one after another, and masks where any can be other than empty."""
-    kept, masked, skipped = [], [], []
-    with_masks = any(sample.label == ANOMALOUS for sample in samples)
+) -> dict[str, Any]:
+    """Writes squares one after another, and masks where any can be other than empty."""
+    index: dict[str, Any] = {
+        name: [] for name in ("names", "counts", "has_mask", "sizes", "contents", "skipped")
+    }
+    index["with_masks"] = not preprocessing.tile and any(s.label == ANOMALOUS for s in samples)
+    nothing = np.zeros((preprocessing.size, preprocessing.size), bool)
     with (
         open(folder / f"{split}_images.raw", "wb") as images,
         open(folder / f"{split}_masks.raw", "wb") as masks,
         tqdm(total=len(samples), desc=f"prepare {split}", unit="image", disable=None) as progress,
     ):
-        for sample, loaded in _load_all(source, samples, size, resize, on_unreadable):
+        for sample, loaded in _load_all(source, samples, preprocessing, on_unreadable):
             progress.update()
             if isinstance(loaded, str):
-                # The tiles of one unreadable image share one reason.
-                skipped += [loaded] if loaded not in skipped else []
+                index["skipped"].append(loaded)
                 continue
-            image, mask = loaded
-            images.write(image.tobytes())
-            if with_masks:
-                masks.write(np.zeros((size, size), bool) if mask is None else mask)
-            kept.append(sample.name)
-            masked.append(sample.label == NORMAL or mask is not None)
-    if samples and not kept:
+            images.write(loaded.squares.tobytes())
+            if index["with_masks"]:
+                masks.write(nothing if loaded.mask is None else loaded.mask)
+            index["names"].append(sample.name)
+            index["counts"].append(len(loaded.squares))
+            index["has_mask"].append(sample.label == NORMAL or loaded.has_mask)
+            index["sizes"].append(loaded.size)
+            index["contents"].append(loaded.content)
+    if samples and not index["names"]:
         raise UserError(
-            f"data: none of the {len(samples)} {split} images can be read; the first: {skipped[0]}"
+            f"data: none of the {len(samples)} {split} images can be read; the first: "
+            f"{index['skipped'][0]}"
         )
-    return {"names": kept, "has_mask": masked, "with_masks": with_masks, "skipped": skipped}
+    return index
 
 
 def _load_all(
-    source: Source, samples: Sequence[Sample], size: int, resize: str, on_unreadable: str
-) -> Iterator[tuple[Sample, tuple | str]]:
-    """Each sample with its fitted image and mask, or with the reason why it is skipped."""
+    source: Source, samples: Sequence[Sample], preprocessing: Preprocessing, on_unreadable: str
+) -> Iterator[tuple[Sample, _Loaded | str]]:
+    """Each sample as it is written, or the reason why it is skipped."""
 
-    def load(sample: Sample) -> tuple | str:
+    def load(sample: Sample) -> _Loaded | str:
         try:
             image = source.read_image(sample)
         except UserError as error:
@@ -196,31 +222,41 @@ def _load_all(
                 f"{error}. Mend or remove it, or set data.on_unreadable='skip'."
             ) from error
         mask = source.read_mask(sample)
-        if mask is None:
-            return fit_image(image, size, resize), None
-        require_equal_sizes(sample, image, mask)
-        return fit_image(image, size, resize), fit_mask(mask, size, resize)
+        if mask is not None:
+            require_equal_sizes(sample, image, mask)
+        return _Loaded(
+            squares=preprocessing.squares(image, str(sample.image or sample.name)),
+            mask=None if mask is None or preprocessing.tile else preprocessing.fit_mask(mask),
+            has_mask=mask is not None,
+            size=image.shape[:2],
+        )
 
     return map_in_threads(load, samples)
 
 
-def _read_cache(source: Source, size: int, folder: Path) -> dict[str, ImageSet]:
+def _read_cache(source: Source, preprocessing: Preprocessing, folder: Path) -> dict[str, ImageSet]:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     by_name = {sample.name: sample for sample in source.samples}
+    size = preprocessing.size
     sets = {}
     for split, entry in index.items():
         for reason in entry["skipped"]:
             logging.warning("left out: %s", reason)
-        n = len(entry["names"])
+        n, starts = len(entry["names"]), np.append(0, np.cumsum(entry["counts"], dtype=int))
         if entry["with_masks"]:
             masks = _map_file(folder / f"{split}_masks.raw", np.bool_, (n, size, size))
         else:
             masks = np.broadcast_to(np.False_, (n, size, size))
         sets[split] = ImageSet(
             samples=tuple(by_name[name] for name in entry["names"]),
-            images=_map_file(folder / f"{split}_images.raw", np.uint8, (n, size, size, 3)),
+            squares=_map_file(
+                folder / f"{split}_images.raw", np.uint8, (int(starts[-1]), size, size, 3)
+            ),
+            starts=starts,
             masks=masks,
             has_mask=np.array(entry["has_mask"], bool),
+            sizes=np.array(entry["sizes"], int).reshape(n, 2),
+            contents=tuple(entry["contents"]),
         )
     return sets
 

@@ -20,7 +20,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from ddad_jax.errors import UserError
@@ -29,9 +29,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
 FULL_RANGE = 65535
-_ORIENTATION = 0x0112
-# Orientations that exchange width and height.
-_TURNED = (5, 6, 7, 8)
+# Of these rules: raise it whenever another image or mask comes out.
+VERSION = 1
 
 
 def read_image(path: Path, white_level: int = FULL_RANGE) -> UInt8[np.ndarray, "h w 3"]:
@@ -52,14 +51,19 @@ def decode_image(
     encoded: bytes, name: str, white_level: int = FULL_RANGE
 ) -> UInt8[np.ndarray, "h w 3"]:
     """`read_image` for the bytes of a file; errors call it `name`."""
-    image = _decode(encoded, name)
+    return to_rgb(_decode(encoded, name), name, white_level)
+
+
+def to_rgb(image: Image.Image, name: str, white_level: int) -> UInt8[np.ndarray, "h w 3"]:
+    """An upright image of Pillow as RGB, by the rules above; errors call it `name`."""
     if min(image.size) < SMALLEST_SIDE:
         raise UserError(
             f"{name}: is {image.width}×{image.height} pixels; "
             f"at least {SMALLEST_SIDE}×{SMALLEST_SIDE} are needed"
         )
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.repeat(_deep_grey(image, name, white_level)[:, :, None], 3, axis=2)
+        values = np.asarray(image)
+        return np.repeat(_deep_levels(values, name, white_level)[:, :, None], 3, axis=2)
     try:
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -72,21 +76,29 @@ def decode_image(
         ) from error
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file once it is upright, from its header alone.
+def array_to_rgb(values: np.ndarray, name: str, white_level: int) -> UInt8[np.ndarray, "h w 3"]:
+    """An array of grey or RGB values as a file of its type is read; errors call it `name`.
+
+    Args:
+        values: [h w], [h w 1] or [h w 3], of 8 bits, of more bits, or floating point in [0, 1].
+        name: what errors call it.
+        white_level: as of `read_image`.
 
     Raises:
-        UserError: naming the file and why it cannot be used.
+        UserError: another shape or type, or values that are out of range.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
-    except Exception as error:
-        # `read_image` finds the same fault and words it best.
-        read_image(path)
-        raise UserError(f"{path}: cannot be decoded ({error})") from error
-    return (width, height) if is_turned else (height, width)
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or min(values.shape[:2]) < SMALLEST_SIDE:
+        raise UserError(
+            f"{name}: is an array of shape {values.shape}; expected height, width and 1 or 3 "
+            f"colours, at least {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels"
+        )
+    if values.dtype == np.bool_ or not np.issubdtype(values.dtype, np.number):
+        raise UserError(f"{name}: is an array of {values.dtype}; expected uint8, uint16 or float")
+    if values.dtype != np.uint8:
+        values = _deep_levels(values, name, white_level)
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def read_mask(path: Path, rule: str = "auto") -> Bool[np.ndarray, "h w"]:
@@ -145,15 +157,16 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
         raise UserError(f"{name}: cannot be decoded ({reason})") from error
 
 
-def _deep_grey(image: Image.Image, name: str, white_level: int) -> UInt8[np.ndarray, "h w"]:
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "F":
-        lowest, highest, white_level = 0.0, 1.0, 1
-    else:
-        lowest, highest = 0, FULL_RANGE
-    if not (values.min() >= lowest and values.max() <= highest):
+def _deep_levels(
+    values: Shaped[np.ndarray, "h w *colours"], name: str, white_level: int
+) -> UInt8[np.ndarray, "h w *colours"]:
+    """Values of more than 8 bits, or floating point, as 8 bits."""
+    is_float = np.issubdtype(values.dtype, np.floating)
+    lowest, highest, white = (0.0, 1.0, 1) if is_float else (0, FULL_RANGE, white_level)
+    levels = values.astype(np.float64)
+    if not (levels.min() >= lowest and levels.max() <= highest):
         raise UserError(
-            f"{name}: grey values run from {values.min():g} to {values.max():g}; "
+            f"{name}: grey values run from {levels.min():g} to {levels.max():g}; "
             f"expected {lowest:g} to {highest:g}; save it as 8 or 16 bit"
         )
-    return np.rint(np.minimum(values / white_level, 1) * 255).astype(np.uint8)
+    return np.rint(np.minimum(levels / white, 1) * 255).astype(np.uint8)

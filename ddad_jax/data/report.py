@@ -169,7 +169,7 @@ def _summarise(
 
 
 def _reasons(found: Iterable[str | None]) -> tuple[str, ...]:
-    """Each reason once, as the tiles of one file share theirs."""
+    """Each reason once."""
     return tuple(dict.fromkeys(reason for reason in found if reason))
 
 

@@ -11,10 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from ddad_jax.errors import UserError
-
-RESIZE_MODES = ("stretch", "pad", "crop")
-
 
 def fit_image(
     image: UInt8[np.ndarray, "h w 3"], size: int, mode: str
@@ -63,12 +59,6 @@ def scale_map(
         return values
     scaled = Image.fromarray(values.astype(np.float32, copy=False))
     return np.asarray(scaled.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def check_resize(mode: str) -> None:
-    """Raises UserError unless `mode` is one of `RESIZE_MODES`."""
-    if mode not in RESIZE_MODES:
-        raise UserError(f"data.resize: '{mode}' is not one of {', '.join(RESIZE_MODES)}")
 
 
 def _placement(width: int, height: int, size: int, mode: str) -> tuple[int, int, int, int]:

@@ -40,8 +40,8 @@ def detect(
 
     Args:
       detector: as `build_detector` or `shard_detector` makes it.
-      images: uint8, or floats in [-1, 1]; any size, resized inside. Over several devices their
-        number must be a multiple of the devices'.
+      images: uint8, or floats in [-1, 1], of the detector's size, as its preprocessing makes them.
+        Over several devices their number must be a multiple of the devices'.
       brief: leaves the evidence out, None in place of each array, and with it all that the anomaly
         map does not need: where the feature map has no weight (λ = 1), the decoder never runs.
 

@@ -42,10 +42,7 @@ class Settings(Checked):
     """Every choice of the method that the compiled program depends on (method, section 1).
 
     Attributes:
-      image_size: height and width the images are resized to, in pixels.
-      tile: side of the squares that images are cut into before that, in pixels; 0: none, they stay
-        whole.
-      overlap: of those squares, in pixels.
+      image_size: height and width of the images, in pixels.
       prediction: what the denoiser was trained to output.
       noise_level: "dynamic", one per image from its k-NN distance, or "static".
       max_noise_level: T_max, and the level of every image where it is static.
@@ -72,8 +69,6 @@ class Settings(Checked):
     """
 
     image_size: int = 256
-    tile: int = 0
-    overlap: int = 0
     prediction: schedule.Prediction = "noise"
     # What the reconstruction depends on, an adapted extractor has been taught with.
     noise_level: Literal["dynamic", "static"] = setting("dynamic", changes="detector")

@@ -14,12 +14,18 @@ from ddad_jax.diffusion import sampler, schedule
 def to_network_range(
     images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], size: int
 ) -> Float[Array, "b size size 3"]:
-    """Images in [-1, 1] at the detector's size, from uint8 or from floats in [-1, 1]."""
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 127.5 - 1.0
+    """Images in [-1, 1], from uint8 or from floats in [-1, 1].
+
+    Raises:
+      ValueError: they are not of the networks' size; `Preprocessing.squares` makes them so.
+    """
     if images.shape[1:3] != (size, size):
-        shape = (images.shape[0], size, size, images.shape[3])
-        images = jax.image.resize(images, shape, "linear", antialias=True)
+        raise ValueError(
+            f"images of shape {images.shape}: expected {size}×{size} pixels; make them with the "
+            "detector's preprocessing"
+        )
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 127.5 - 1.0
     return images
 
 

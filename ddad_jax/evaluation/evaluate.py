@@ -1,91 +1,273 @@
-"""Running a detector over a set of images."""
+"""What a detector says of photographs: the one way for test images, calibration and prediction.
 
+A photograph that is tiled has the map that its tiles' maps blend into, and its score is the maximum
+of that; memory holds the tiles of one batch and the map of one photograph.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.special import expit
 
 from ddad_jax.data.prepare import ImageSet
+from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.sample import Source
-from ddad_jax.data.tiled import TiledSource
-from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
+from ddad_jax.detection.batching import batched, fitted_batch_size
+from ddad_jax.detection.build import BuildSettings
+from ddad_jax.detection.calibration import fit_threshold
 from ddad_jax.detection.detect import compile_detect
-from ddad_jax.detection.detector import Detector
+from ddad_jax.detection.detector import Calibration, Detector
 from ddad_jax.evaluation import d3ad
 from ddad_jax.evaluation.metrics import Protocol
-from ddad_jax.evaluation.originals import at_original_size
+from ddad_jax.evaluation.originals import as_picture, at_original_size, for_showing, on_disk
 from ddad_jax.evaluation.predictions import Predictions
-from ddad_jax.evaluation.tiled import predict_tiled
+
+# Kinds of evidence that protocol "paper" normalises over the test set.
+KINDS = ("latent", "feature")
+NOTHING = np.zeros((0, 0, 3), np.float32)
 
 
-def predict(
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a detector says of one photograph.
+
+    Attributes:
+      score: unbounded; above the threshold it is called anomalous.
+      calibrated_score: in [0, 1]; 0.5 at the threshold.
+      decision: whether it is called anomalous.
+      noise_level: T̂; of a tiled photograph that of the tile with the highest score, and so the two
+        distances.
+      knn_distance: to the training images.
+      reconstructed_knn_distance: that of the reconstruction.
+      anomaly_map: on the scale of the score, at the networks' size; of a tiled photograph at its
+        own.
+      reconstruction: RGB of 0 to 255, of the same size, not rounded where it is tiled.
+      evidence: with protocol "paper", of each kind the blurred map and the extremes before.
+    """
+
+    score: float
+    calibrated_score: float
+    decision: bool
+    noise_level: int
+    knn_distance: float
+    reconstructed_knn_distance: float
+    anomaly_map: Float[np.ndarray, "h w"]
+    reconstruction: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+    evidence: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+
+    @property
+    def layers(self) -> Float[np.ndarray, "h w 4"]:
+        """The map and the colours of the reconstruction."""
+        return np.dstack([self.anomaly_map, self.reconstruction]).astype(np.float32)
+
+
+def find(
     detector: Detector,
+    preprocessing: Preprocessing,
+    squares: UInt8[np.ndarray, "m size size 3"],
+    starts: Int[np.ndarray, "n1"],
+    sizes: Int[np.ndarray, "n 2"],
+    batch_size: int,
+    protocol: Protocol = "exact",
+) -> Iterator[Found]:
+    """What the detector says of each photograph, in order.
+
+    Args:
+      detector: a fitted detector.
+      preprocessing: that it was made with.
+      squares: the networks' input, as `Preprocessing.squares` makes it.
+      starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
+      sizes: height and width of each photograph.
+      batch_size: squares at a time.
+      protocol: with "paper" there is also the evidence.
+    """
+    found = _of_squares(detector, squares, batch_size, protocol)
+    if not preprocessing.tile:
+        yield from found
+        return
+    calibration = detector.calibration
+    threshold, spread = float(calibration.threshold), float(calibration.spread)
+    for count, (height, width) in zip(np.diff(starts).tolist(), sizes.tolist(), strict=True):
+        tiles = [next(found) for _ in range(count)]
+        layers = np.stack([tile.layers for tile in tiles])
+        whole = preprocessing.restore(layers, height, width)
+        first = max(tiles, key=lambda tile: tile.score)
+        score = float(whole[..., 0].max())
+        yield Found(
+            score=score,
+            calibrated_score=float(expit((score - threshold) / spread)),
+            decision=score > threshold,
+            noise_level=first.noise_level,
+            knn_distance=first.knn_distance,
+            reconstructed_knn_distance=first.reconstructed_knn_distance,
+            anomaly_map=whole[..., 0],
+            reconstruction=whole[..., 1:],
+        )
+
+
+def _of_squares(
+    detector: Detector,
+    squares: UInt8[np.ndarray, "m size size 3"],
+    batch_size: int,
+    protocol: Protocol,
+) -> Iterator[Found]:
+    if not len(squares):
+        return
+    batch_size = fitted_batch_size(batch_size, len(squares), detector.device_count)
+    program = compile_detect(detector, batch_size)
+
+    def detect_batch(batch: UInt8[np.ndarray, "b size size 3"]) -> Any:
+        f = program(batch)
+        evidence = None
+        if protocol == "paper":
+            evidence = {kind: (f.maps[kind], f.extremes[kind]) for kind in KINDS}
+        figures = {
+            "score": f.score,
+            "calibrated_score": f.calibrated_score,
+            "decision": f.decision,
+            "noise_level": f.noise_level,
+            "knn_distance": f.knn_distance,
+            "reconstructed_knn_distance": f.reconstructed_knn_distance,
+        }
+        return figures, f.anomaly_map, f.reconstruction, evidence
+
+    for figures, maps, reconstructions, evidence in batched(
+        detect_batch, squares, batch_size, "detect"
+    ):
+        for row in range(len(maps)):
+            yield Found(
+                **{name: values[row].item() for name, values in figures.items()},
+                anomaly_map=maps[row],
+                reconstruction=reconstructions[row],
+                evidence=evidence and {k: (m[row], e[row]) for k, (m, e) in evidence.items()},
+            )
+
+
+def find_all(
+    detector: Detector,
+    preprocessing: Preprocessing,
+    images: ImageSet,
+    batch_size: int,
+    protocol: Protocol = "exact",
+) -> Iterator[Found]:
+    """`find` of the photographs of a set."""
+    return find(
+        detector,
+        preprocessing,
+        images.squares,
+        images.starts,
+        images.sizes,
+        batch_size,
+        protocol,
+    )
+
+
+def evaluate(
+    detector: Detector,
+    preprocessing: Preprocessing,
     source: Source,
     images: ImageSet,
     batch_size: int,
     *,
     protocol: Protocol = "exact",
-    at_original: bool,
-    resize: str,
+    at_original: bool = False,
 ) -> Predictions:
-    """What the detector says of every image, at the resolution that is asked for.
+    """What the detector says of every photograph, beside what is known of it.
 
     Args:
       detector: a fitted detector.
-      source: of the images; of their tiles, where the detector sees tiles.
+      preprocessing: that it was made with.
+      source: of the photographs.
       images: prepared from the source.
-      batch_size: images or tiles at a time.
-      protocol: as of `predict_images`; tiles have no other than "exact".
-      at_original: whether maps and masks of whole images have the original images' resolution, and
-        not the networks'. Those of tiled images have it anyway.
-      resize: how images were made square.
-    """
-    if isinstance(source, TiledSource):
-        return predict_tiled(detector, source, images, batch_size)
-    predictions = predict_images(detector, images, batch_size, protocol)
-    if at_original:
-        return at_original_size(predictions, source, resize)
-    return predictions
-
-
-def predict_images(
-    detector: Detector, images: ImageSet, batch_size: int, protocol: Protocol = "exact"
-) -> Predictions:
-    """What the detector says of every image, beside what is known of it.
-
-    Args:
-      detector: a fitted detector.
-      images: the images, with labels and masks where they are known.
-      batch_size: images at a time.
+      batch_size: squares at a time.
       protocol: with "paper" there are also the maps of the official code's figures.
+      at_original: whether maps and masks have the photographs' resolution, and not the networks'.
+        Those of tiled photographs have it anyway.
     """
-    batch_size = fitted_batch_size(batch_size, len(images.images), detector.device_count)
-    program = compile_detect(detector, batch_size)
-
-    def detect_batch(batch):
-        found = program(batch)
-        kept = {
-            "scores": found.score,
-            "calibrated_scores": found.calibrated_score,
-            "decisions": found.decision,
-            "noise_levels": found.noise_level,
-            "knn_distances": found.knn_distance,
-            "reconstructed_knn_distances": found.reconstructed_knn_distance,
-            "maps": found.anomaly_map,
-            "reconstructions": found.reconstruction,
-        }
-        if protocol == "exact":
-            return kept, {}
-        kinds = ("latent", "feature")
-        return kept, [{kind: of[kind] for kind in kinds} for of in (found.maps, found.extremes)]
-
-    kept, evidence = concatenate(batched(detect_batch, images.images, batch_size, "detect"))
-    if evidence:
+    found = find_all(detector, preprocessing, images, batch_size, protocol)
+    if preprocessing.tile:
+        return _of_tiled(detector, source, images, found)
+    every = list(found)
+    normalised = None
+    if protocol == "paper":
+        maps, extremes = (
+            {kind: np.stack([each.evidence[kind][part] for each in every]) for kind in KINDS}
+            for part in (0, 1)
+        )
         weight = detector.settings.latent_weight
-        kept["test_normalised_maps"] = d3ad.normalise_by_test_set(*evidence, weight)
-    return Predictions(
+        normalised = d3ad.normalise_by_test_set(maps, extremes, weight)
+    predictions = Predictions(
         samples=images.samples,
-        images=np.asarray(images.images),
+        images=np.asarray(images.squares),
         masks=np.asarray(images.masks),
         has_mask=images.has_mask,
         labels=images.labels,
         threshold=float(detector.calibration.threshold),
-        **kept,
+        maps=np.stack([each.anomaly_map for each in every]),
+        reconstructions=np.stack([each.reconstruction for each in every]),
+        test_normalised_maps=normalised,
+        **_figures(every),
+    )
+    if at_original:
+        return at_original_size(predictions, source, preprocessing.resize)
+    return predictions
+
+
+def _of_tiled(
+    detector: Detector, source: Source, images: ImageSet, found: Iterator[Found]
+) -> Predictions:
+    every, shown, masks, maps, reconstructions = [], [], [], [], []
+    for sample, each in zip(images.samples, found, strict=True):
+        image, mask = source.read_image(sample), source.read_mask(sample)
+        small = for_showing(image)
+        shown.append(small)
+        masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
+        maps.append(on_disk(each.anomaly_map))
+        reconstructions.append(as_picture(each.reconstruction, *small.shape[:2]))
+        every.append(replace(each, anomaly_map=NOTHING[..., 0], reconstruction=NOTHING))
+    return Predictions(
+        samples=images.samples,
+        images=shown,
+        masks=masks,
+        has_mask=images.has_mask,
+        labels=images.labels,
+        threshold=float(detector.calibration.threshold),
+        maps=maps,
+        reconstructions=reconstructions,
+        **_figures(every),
+    )
+
+
+def _figures(every: Sequence[Found]) -> dict[str, Float[np.ndarray, " n"] | Int | Bool]:
+    names = {
+        "scores": "score",
+        "calibrated_scores": "calibrated_score",
+        "decisions": "decision",
+        "noise_levels": "noise_level",
+        "knn_distances": "knn_distance",
+        "reconstructed_knn_distances": "reconstructed_knn_distance",
+    }
+    return {name: np.array([getattr(each, one) for each in every]) for name, one in names.items()}
+
+
+def calibrate_on_photographs(
+    detector: Detector, preprocessing: Preprocessing, images: ImageSet, build: BuildSettings
+) -> Calibration:
+    """The detector's calibration with a threshold for photographs, where it had one for tiles.
+
+    Args:
+      detector: calibrated on tiles.
+      preprocessing: that it was made with.
+      images: normal photographs that no network or bank was fitted to.
+      build: the false alarm rate, of photographs, and how many tiles are taken at a time.
+    """
+    found = find_all(detector, preprocessing, images, build.batch_size)
+    scores = np.array([each.score for each in found], np.float64)
+    threshold, spread = fit_threshold(scores, build.false_alarm_rate)
+    return detector.calibration.replace(
+        threshold=jnp.float32(threshold), spread=jnp.float32(spread)
     )

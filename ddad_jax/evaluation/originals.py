@@ -1,14 +1,13 @@
 """Predictions at the resolution of the original images, whatever their sizes."""
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
-from ddad_jax.data.resize import restore_map
+from ddad_jax.data.resize import restore_map, scale_map
 from ddad_jax.data.sample import Source
 from ddad_jax.evaluation.predictions import Predictions
 
@@ -33,11 +32,11 @@ def at_original_size(predictions: Predictions, source: Source, resize: str) -> P
         mask = source.read_mask(sample)
         shown = for_showing(image)
         colours = np.moveaxis(p.reconstructions[row].astype(np.float32), -1, 0)
-        restored = [restore_map(colour, *shown.shape[:2], resize) for colour in colours]
+        restored = np.dstack([restore_map(each, *shown.shape[:2], resize) for each in colours])
         maps.append(on_disk(restore_map(p.maps[row], *image.shape[:2], resize)))
         masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
         images.append(shown)
-        reconstructions.append(as_picture(restored))
+        reconstructions.append(as_picture(restored, *shown.shape[:2]))
     return replace(p, maps=maps, masks=masks, images=images, reconstructions=reconstructions)
 
 
@@ -48,8 +47,11 @@ def for_showing(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]
     return np.asarray(small)
 
 
-def as_picture(colours: Sequence[Float[np.ndarray, "h w"]]) -> UInt8[np.ndarray, "h w 3"]:
-    """Red, green and blue of 0 to 255 as one image, rounded."""
+def as_picture(
+    values: Float[np.ndarray, "h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """RGB of 0 to 255 scaled and rounded."""
+    colours = [scale_map(values[..., c], height, width) for c in range(3)]
     return np.rint(np.dstack(colours)).clip(0, 255).astype(np.uint8)
 
 

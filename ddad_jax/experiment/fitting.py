@@ -10,7 +10,7 @@ from ddad_jax.deploy.artifact import FittedDetector
 from ddad_jax.detection.build import BuildSettings, build_detector
 from ddad_jax.detection.detector import Settings, shard_detector
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.evaluate import calibrate_on_images, evaluate
+from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.config import NETWORKS
@@ -93,8 +93,8 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
         mesh=category.mesh.local_mesh,
     )
     if category.preprocessing.tile:
-        laid = shard_detector(detector, category.mesh.local_mesh)
-        calibration = calibrate_on_images(laid, category.preprocessing, category.division[1], build)
+        laid, heldout = shard_detector(detector, category.mesh.local_mesh), category.division[1]
+        calibration = calibrate_on_photographs(laid, category.preprocessing, heldout, build)
         detector = detector.replace(calibration=calibration)
     return FittedDetector(detector, category.preprocessing, config.description, made_of(made))
 

@@ -18,7 +18,7 @@ from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
-from ddad_jax.deploy.artifact import FittedDetector, load_detector
+from ddad_jax.deploy.artifact import LACKING, FittedDetector, load_detector
 from ddad_jax.detection.detector import shard_detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
@@ -339,13 +339,9 @@ def predict(
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)
 
 
-# What files of format 3 do not say of their preprocessing, and which setting says it.
-LACKING = {"resize": "data.resize", "white_level": "data.settings.white_level"}
-
-
 def _lacking(asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """What the user says of the preprocessing, for a detector that may not say it itself."""
-    return {name: asked[setting] for name, setting in LACKING.items() if setting in given}
+    return {name: asked[setting] for name, (setting, _) in LACKING.items() if setting in given}
 
 
 def _require_agreement(

@@ -1,57 +1,223 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from configs import default
-from ddad_jax.data.augment import Flip, Motion
+from ddad_jax.data.augment import AugmentationSettings, Flip, Motion, build_augmentations
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.config import augmentations, benchmark_settings, mesh, train_settings
+from ddad_jax.experiment.category import check_batches
+from ddad_jax.experiment.config import (
+    Config,
+    default_config,
+    load_config,
+    override,
+    read_config,
+    shipped_configs,
+)
+from ddad_jax.experiment.reference import entries, settings_page
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(*assignments):
+    """The default settings with some changed as on the command line."""
+    config = default_config()
+    override(config, [tuple(each.split("=", 1)) for each in assignments])
+    return read_config(config)
+
+
+def test_the_default_config_holds_the_defaults():
+    assert changed() == Config()
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_every_config_can_be_read(name):
+    config = read_config(load_config(name))
+    config.networks()
+    assert config.plain()["data"]["size"] == config.data.size
+
+
+def test_a_config_is_found_by_name_and_by_path(tmp_path, monkeypatch):
+    expected = load_config(str(ROOT / "configs" / "demo.py"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "demo.py", "configs/demo.py"):
+        assert load_config(name) == expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from ddad_jax.experiment.config import load_config\n"
+        "def get_config():\n    config = load_config('demo')\n    config.seed = 5\n"
+        "    return config\n"
+    )
+    assert load_config("~/own.py").seed == load_config("own.py").seed == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "line 1: SyntaxError"),
+        ("import nowhere_to_be_found", "line 1: ModuleNotFoundError"),
+        ("from configs import default", "line 1: 'configs' can only be imported"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config():\n    return 3", "gives 3"),
+        (
+            "from ddad_jax.experiment.config import load_config\ndef get_config():\n"
+            "    config = load_config('demo')\n    config.detection.blurr = 3\n",
+            "line 4: .*blurr",
+        ),
+    ],
+)
+def test_a_config_file_that_cannot_be_used_is_refused(tmp_path, text, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(ROOT))])
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError, match=f"own.py: .*{message}"):
+        load_config("own.py")
+
+
+def test_an_unknown_config_lists_those_there_are():
+    with pytest.raises(UserError, match=r"--config=demos: there is no such file.*demo.*mvtec"):
+        load_config("demos")
+
+
+@pytest.mark.parametrize("text", ["(2,3)", "[2, 3]", "2,3", "(2, 3,)"])
+def test_lists_as_people_write_them(text):
+    assert changed(f"detection.feature_stages={text}").detection.feature_stages == (2, 3)
+
+
+def test_values_of_every_type():
+    found = changed(
+        "detection.blur=2", "detection.leave_one_out=no", "detection.scoring=paper",
+        "build.patch_bank_size=5", "data.settings.recursive=True", "data.settings.test=photos",
+        "data.category_augmentation.screw.max_rotation=10", "detection.feature_stages=3",
+        "benchmark.dtypes=('bfloat16',)", "denoiser.network.attention_resolutions=()",
+    )  # fmt: skip
+    assert found.detection.blur == 2.0 and found.detection.leave_one_out is False
+    assert found.build.patch_bank_size == 5 and found.detection.feature_stages == (3,)
+    assert found.data.settings == {"recursive": True, "test": "photos"}
+    assert found.data.category_augmentation == {"screw": {"max_rotation": 10}}
+    assert found.benchmark.dtypes == ("bfloat16",)
+    assert found.denoiser.network["attention_resolutions"] == ()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed=-1", "seed: -1 must be at least 0"),
+        ("seed=1e3", "seed: '1e3' is no whole number"),
+        ("dtype=int8", "dtype: 'int8' is not one of float32, bfloat16"),
+        ("data.size=256.0", "data.size: '256.0' is no whole number"),
+        ("data.heldout_fraction=0", "data.heldout_fraction: 0.0 must be above 0"),
+        ("data.tiling.overlap=8", "data.tiling.overlap: 8 must be at least 0 and at most 0"),
+        ("data.augmentation.max_shift=3.0", "data.augmentation.max_shift: 3.0"),
+        ("data.augmentation.max_rotation=-30", "data.augmentation.max_rotation: -30.0"),
+        ("data=3", "data: is a section; its settings are data.source"),
+        ("data.settings=3", "data.settings: '3' is no table"),
+        ("seed.x=1", "seed.x: there is no setting 'x'"),
+        ("detectoin.blur=3", "detectoin.blur: .*did you mean 'detection'"),
+        ("detection.num_stepz=3", "num_stepz: .*did you mean 'num_steps'"),
+        ("detection.image_size=64", "there is no setting 'image_size'"),
+        ("detection.num_steps=0", "detection.num_steps: 0 must be at least 1"),
+        ("detection.num_steps=7", "detection.max_noise_level: 80 is no multiple of num_steps, 7"),
+        ("detection.num_neighbours=0", "detection.num_neighbours: 0 must be"),
+        ("detection.num_bins=0", "detection.num_bins: 0 must be"),
+        ("detection.min_bin=11", "detection.min_bin: 11 is above num_bins, 10"),
+        ("detection.blur=-1", "detection.blur: -1.0 must be at least 0"),
+        ("detection.conditioning_weight=nan", "conditioning_weight: nan is not a finite"),
+        ("detection.feature_stages=", "detection.feature_stages: is empty"),
+        ("detection.feature_stages=4", "detection.feature_stages: '4' is not one of 1, 2, 3"),
+        ("detection.max_noise_level=1000", "detection.max_noise_level: 1000 must be at most 999"),
+        ("diffusion.num_timesteps=0", "diffusion.num_timesteps: 0 must be"),
+        ("diffusion.beta_end=0.001", "diffusion.beta_end: 0.001 is below beta_start"),
+        ("denoiser.max_timestep=5000", "denoiser.max_timestep: 5000 must be at most 1000"),
+        ("denoiser.training.learning_rate=-1", "denoiser.training.learning_rate: -1.0 must be"),
+        ("denoiser.training.steps=10.5", "denoiser.training.steps: '10.5' is no whole number"),
+        ("denoiser.training.trace_steps=x", "denoiser.training.trace_steps: 'x' is no range"),
+        ("denoiser.training.accumulate=0", "denoiser.training.accumulate: 0 must be"),
+        ("denoiser.network.dtype=float64", "denoiser.network.dtype: follows from other"),
+        ("autoencoder.crop_size=300", "autoencoder.crop_size: 300 must be at most 256"),
+        ("build.false_alarm_rate=1", "build.false_alarm_rate: 1.0 must be above 0 and below 1"),
+        ("benchmark.batch_sizes=()", "benchmark.batch_sizes: is empty"),
+        ("benchmark.dtypes=float16", "benchmark.dtypes: 'float16' is not one of"),
+        ("benchmark.repeats=0", "benchmark.repeats: 0 must be at least 1"),
+        ("benchmark.model=2", "benchmark.model: 2 divides none of devices"),
+        ("data.root=gs://bucket", "data.root: 'gs://bucket' is a URL"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(assignment, message):
+    with pytest.raises(UserError, match=message):
+        changed(assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("num_heads=3", "denoiser.network.* 3 heads do not divide"),
+        ("num_heads=0", "denoiser.network.num_heads: 0 is no whole number above 0"),
+        ("base_channels=0", "denoiser.network.base_channels: 0 is no whole number"),
+        ("base_channels=48", "denoiser.network: .*48 channels do not divide into 32 groups"),
+        ("channel_multipliers=(1,1.5)", r"channel_multipliers: \(1, 1.5\) is no list of whole"),
+        ("depth=3", "denoiser.network.depth: 'unet' has no such setting"),
+        ("remat=3", "denoiser.network.remat: 3 is no bool"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused_before_any_work(assignment, message):
+    with pytest.raises(UserError, match=message):
+        changed(f"denoiser.network.{assignment}").networks()
+
+
+def test_a_tilde_in_any_path_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    found = changed("data.root=~/photos", "data.cache=~/cache", "denoiser.weights=~/w.pth")
+    assert found.data.root == "/home/somebody/photos"
+    assert found.data.cache == "/home/somebody/cache"
+    assert found.denoiser.weights == "/home/somebody/w.pth"
+    assert changed("data.root=photos/~").data.root == "photos/~"
+
+
+def test_only_tfds_reads_from_buckets():
+    assert changed("data.source=tfds", "data.root=gs://tfds").data.root == "gs://tfds"
 
 
 def test_a_category_may_be_augmented_in_its_own_way():
-    config = default.get_config()
-    assert augmentations(config, "screw") == ()
-    config.data.augmentation.horizontal_flip = True
-    with config.unlocked():
-        config.data.category_augmentation.screw = {"horizontal_flip": False, "max_rotation": 45.0}
-    assert augmentations(config, "bottle") == (Flip(axis=1),)
-    assert augmentations(config, "screw") == (Motion(45.0, 0.0),)
+    data = changed("data.augmentation.horizontal_flip=True").data
+    own = {"screw": {"horizontal_flip": False, "max_rotation": 45}}
+    data = replace(data, category_augmentation=own)
+    assert build_augmentations(data.augmentation_of("bottle")) == (Flip(axis=1),)
+    assert build_augmentations(data.augmentation_of("screw")) == (Motion(45.0, 0.0),)
+    assert build_augmentations(AugmentationSettings()) == ()
 
 
 def test_an_unknown_augmentation_is_named():
-    config = default.get_config()
-    with config.unlocked():
-        config.data.category_augmentation.screw = {"rotation": 45.0}
-    with pytest.raises(UserError, match=r"category_augmentation\.screw.*'rotation'.*max_rotation"):
-        augmentations(config, "screw")
+    data = changed("data.category_augmentation.screw.rotation=45").data
+    with pytest.raises(UserError, match=r"category_augmentation\.screw\.rotation.*max_rotation"):
+        data.augmentation_of("screw")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("dtypes", ("float16",), "'float16' is not one of"),
-        ("batch_sizes", (), "is empty"),
-        ("devices", (1, 4096), "4096 must be at least 1 and at most"),
-        ("model", (0,), "0 must be at least 1"),
-        ("model", (2,), "2 must be at least 1 and at most 1"),
-        ("repeats", 0, "0 must be at least 1"),
-    ],
-)
-def test_a_benchmark_that_cannot_be_is_refused(name, value, message):
-    config = default.get_config()
-    config.benchmark[name] = value
-    with pytest.raises(UserError, match=rf"benchmark\.{name}.*{message}"):
-        benchmark_settings(config)
+def test_a_batch_that_cannot_be_divided_is_refused():
+    config = changed("denoiser.training.accumulate=4")
+    with pytest.raises(UserError, match=r"batch_size: 30 is no multiple of 4, .*accumulate"):
+        check_batches(config)
 
 
-@pytest.mark.parametrize(
-    ("changes", "part"),
-    [
-        ({"accumulate": 0}, r"denoiser\.training\.accumulate: 0"),
-        ({"accumulate": 4}, r"batch_size: 30 is no multiple of 4, .*training\.accumulate"),
-    ],
-)
-def test_a_batch_that_cannot_be_divided_is_refused(changes, part):
-    config = default.get_config()
-    config.denoiser.training.update(changes)
-    with pytest.raises(UserError, match=part):
-        train_settings(config, "denoiser")
-        mesh(config)
+def test_every_setting_is_explained_and_the_page_is_that_of_today():
+    assert all(entry.text for entry in entries(Config()))
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(), (
+        "write it again: python -m ddad_jax.experiment.reference > docs/settings.md"
+    )
+
+
+def test_a_config_is_read_without_jax_being_started():
+    program = (
+        "from ddad_jax.experiment.config import load_config, read_config\n"
+        "read_config(load_config('mvtec'))\n"
+        "import jax._src.xla_bridge as bridge\n"
+        "print(bool(bridge._backends))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,128 @@
+"""How a photograph becomes the networks' input, and how a map finds its way back onto it.
+
+Every way in goes through here: training, evaluation, prediction, tiles, Python. A fitted detector
+keeps the `Preprocessing` that it was made with.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image, ImageOps
+
+from ddad_jax.data import read
+from ddad_jax.data.resize import fit_image, fit_mask, restore_map, scale_map
+from ddad_jax.data.tiling import Blend, tile_positions
+from ddad_jax.errors import UserError
+from ddad_jax.settings import Checked, SettingError, setting
+
+# A path, the bytes of a file, an image of Pillow, or an array [h w], [h w 1] or [h w 3].
+Photograph = str | Path | bytes | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Preprocessing(Checked):
+    """From a photograph of any kind and size to the networks' input.
+
+    Attributes:
+      size: side in pixels of the square images that the networks see.
+      resize: how an image becomes square; see `resize`.
+      white_level: the value of 16-bit images that stands for white; see `read`.
+      tile: side in pixels of the squares that an image is cut into first; 0: it stays whole.
+      overlap: pixels that these share at least.
+      reading: the version of the rules by which files are read.
+
+    Raises:
+      UserError: naming the setting that cannot be, or rules that are not known yet.
+    """
+
+    size: int = setting(256, changes="nothing", low=1)
+    resize: Literal["stretch", "pad", "crop"] = setting("stretch", changes="nothing")
+    white_level: int = setting(read.FULL_RANGE, changes="nothing", low=1, high=read.FULL_RANGE)
+    tile: int = setting(0, changes="nothing", low=0)
+    overlap: int = setting(0, changes="nothing", low=0)
+    reading: int = setting(read.VERSION, changes="nothing", low=1)
+
+    def check_together(self) -> None:
+        """Raises UserError: rules that are not known yet."""
+        if self.reading != read.VERSION:
+            raise SettingError(
+                "preprocessing.reading",
+                f"images were read by rules of version {self.reading}, this ddad_jax knows those "
+                f"of version {read.VERSION}; install the one that the detector was made with",
+            )
+
+    def read(self, photograph: Photograph, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
+        """The photograph as RGB, by the same rules whatever it comes as.
+
+        Args:
+          photograph: as `Photograph` says. Arrays follow the rules of files of their type: uint8 as
+            it is, uint16 by `white_level`, floating point from 0 (black) to 1 (white).
+          name: what errors call it, where it has no path.
+
+        Raises:
+          UserError: it cannot be read; says why.
+        """
+        if isinstance(photograph, str | Path):
+            return read.read_image(Path(photograph).expanduser(), self.white_level)
+        if isinstance(photograph, bytes):
+            return read.decode_image(photograph, name, self.white_level)
+        if isinstance(photograph, Image.Image):
+            upright = ImageOps.exif_transpose(photograph)
+            return read.to_rgb(upright, name, self.white_level)
+        return read.array_to_rgb(photograph, name, self.white_level)
+
+    def squares(
+        self, image: UInt8[np.ndarray, "h w 3"], name: str = "image"
+    ) -> UInt8[np.ndarray, "n size size 3"]:
+        """The networks' input: the whole image, or its tiles row by row, each made square.
+
+        Args:
+          image: RGB.
+          name: what errors call it.
+
+        Raises:
+          UserError: the image is smaller than a tile.
+        """
+        if not self.tile:
+            return fit_image(image, self.size, self.resize)[None]
+        try:
+            positions = tile_positions(*image.shape[:2], self.tile, self.overlap)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        tiles = (image[top : top + self.tile, left : left + self.tile] for top, left in positions)
+        # A tile is square already: no way of making it so differs from another.
+        return np.stack([fit_image(tile, self.size, "stretch") for tile in tiles])
+
+    def fit_mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "size size"]:
+        """The mask of a whole image, made square as the image is."""
+        return fit_mask(mask, self.size, self.resize)
+
+    def restore(
+        self, maps: Float[np.ndarray, "n size size *channels"], height: int, width: int
+    ) -> Float[np.ndarray, "{height} {width} *channels"]:
+        """Maps of the squares of an image as one map of the image.
+
+        Args:
+          maps: of each square, in their order.
+          height: of the image, in pixels.
+          width: of the image, in pixels.
+        """
+        if not self.tile:
+            return _each_channel(
+                maps[0], lambda layer: restore_map(layer, height, width, self.resize)
+            )
+        blend = Blend(height, width, self.overlap, channels=maps.shape[3:])
+        positions = tile_positions(height, width, self.tile, self.overlap)
+        for (top, left), of_tile in zip(positions.tolist(), maps, strict=True):
+            scaled = _each_channel(of_tile, lambda layer: scale_map(layer, self.tile, self.tile))
+            blend.add(top, left, scaled)
+        return blend.mean()
+
+
+def _each_channel(values: Shaped[np.ndarray, "h w *channels"], function: Any) -> np.ndarray:
+    if values.ndim == 2:
+        return function(values)
+    return np.stack([function(values[..., c]) for c in range(values.shape[-1])], axis=-1)
