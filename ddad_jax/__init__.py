@@ -1,16 +1,15 @@
 """Diffusion-based anomaly detection with a dynamic noise level (D3AD) and DDAD, in JAX."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddad_jax.deploy.artifact import FittedDetector
+    import ddad_jax.deploy.artifact
 
 __version__ = "0.2.0.dev0"
 
 
-def load(path: Any) -> FittedDetector:
+def load(path: str | Path) -> "ddad_jax.deploy.artifact.FittedDetector":
     """The fitted detector in a file, `detector.safetensors` of a run's folder.
 
     Raises:

@@ -183,7 +183,30 @@ def read(kind: type, values: Mapping[str, Any]) -> Any:
                 raise error.within(name) from error
         else:
             found[name] = _converted(inner, value)
+            wrong = problem(inner, found[name], fields[name].metadata["limits"])
+            if wrong:
+                raise SettingError(name, wrong)
     return kind(**found)
+
+
+def changed(of: Checked, changes: Mapping[str, Any]) -> Any:
+    """The same settings with others for some, by dotted name.
+
+    Raises:
+      SettingError: one that cannot be so.
+    """
+    own: dict[str, Any] = {name: value for name, value in changes.items() if "." not in name}
+    inside: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            inside.setdefault(first, {})[rest] = value
+    for name, inner in inside.items():
+        try:
+            own[name] = changed(getattr(of, name), inner)
+        except SettingError as error:
+            raise error.within(name) from error
+    return dataclasses.replace(of, **own)
 
 
 def near(name: str, known: list[str]) -> str:

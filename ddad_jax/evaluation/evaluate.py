@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from scipy.special import expit
 
 from ddad_jax.data.prepare import ImageSet
@@ -242,7 +242,7 @@ def _of_tiled(
     )
 
 
-def _figures(every: Sequence[Found]) -> dict[str, Float[np.ndarray, " n"] | Int | Bool]:
+def _figures(every: Sequence[Found]) -> dict[str, Shaped[np.ndarray, " n"]]:
     names = {
         "scores": "score",
         "calibrated_scores": "calibrated_score",

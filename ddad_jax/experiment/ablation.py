@@ -4,23 +4,22 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import mean_figures, write_rows
-from ddad_jax.experiment.config import Config, parse, read_config
+from ddad_jax.experiment.config import Config, parse
 from ddad_jax.experiment.fitting import build, evaluate_detector, made_of
 from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.tasks import Trained, train_networks
 from ddad_jax.machine.storage import write_json
-from ddad_jax.settings import walk
+from ddad_jax.settings import changed, walk
 
 # What autoencoder and denoiser do not depend on.
 VARIABLE = ("detection.", "build.", "extractor.training.", "extractor.distillation_weight")
@@ -56,16 +55,10 @@ def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
         )
     grid = dict(_parse(config, text) for text in varied)
     return [
-        Variant(changes, _changed(config, changes))
+        Variant(changes, changed(config, changes))
         for values in itertools.product(*grid.values())
         for changes in [dict(zip(grid, values, strict=True))]
     ]
-
-
-def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    flat = ConfigDict(asdict(config))
-    flat.update_from_flattened_dict(changes)
-    return read_config(flat)
 
 
 def _parse(config: Config, text: str) -> tuple[str, list[Any]]:

@@ -335,7 +335,7 @@ def load_config(name: str) -> ConfigDict:
     Raises:
       UserError: no such file, or it cannot be used; says where in it.
     """
-    path = _config_path(name)
+    path = _config_path(name).resolve()
     spec = importlib.util.spec_from_file_location(f"ddad_jax_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -382,8 +382,10 @@ def _reason(error: Exception) -> str:
             "'configs' can only be imported in a checkout's own folder; write "
             "load_config('default') with `from ddad_jax.experiment.config import load_config`"
         )
-    words = " ".join(str(error).split()).strip("\"'")
-    return f"{type(error).__name__}: {words}"
+    # ConfigDict lists all of its values in between.
+    said, _, listed = str(error).strip("\"'").replace("\\n", " ").partition(" Other fields present")
+    _, hint, meant = listed.partition("Did you mean")
+    return f"{type(error).__name__}: {' '.join(f'{said} {hint}{meant}'.split())}"
 
 
 def override(config: ConfigDict, assignments: Sequence[tuple[str, str]]) -> None:

@@ -1,6 +1,7 @@
 """A network's variables: making them, counting them, naming their axes."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
     return jax.jit(init)(key)
 
 
+@cache
 def abstract_variables(network: nn.Module) -> Mapping[str, Any]:
     """Shapes and types of the variables, without making them."""
     return jax.eval_shape(network.init, jax.random.key(0), *network.example_inputs())

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from ddad_jax.data.augment import Flip, Motion, QuarterTurn, build_augmentations, move
+from ddad_jax.data.augment import (
+    AugmentationSettings,
+    Flip,
+    Motion,
+    QuarterTurn,
+    build_augmentations,
+    move,
+)
 from ddad_jax.data.loader import training_batches
 from ddad_jax.errors import UserError
 from tests.data.pictures import picture
@@ -58,8 +65,8 @@ def test_uniform_images_have_no_border_afterwards():
 
 
 def test_there_are_none_unless_asked_for():
-    assert build_augmentations() == ()
-    assert build_augmentations(True, True, True, 5.0, 0.1) == (
+    assert build_augmentations(AugmentationSettings()) == ()
+    assert build_augmentations(AugmentationSettings(True, True, True, 5.0, 0.1)) == (
         Flip(1),
         Flip(0),
         QuarterTurn(),
@@ -69,13 +76,13 @@ def test_there_are_none_unless_asked_for():
 
 @pytest.mark.parametrize("setting", [{"max_rotation": 90.0}, {"max_shift": -0.1}])
 def test_settings_out_of_range(setting):
-    with pytest.raises(UserError, match=f"augmentation.{next(iter(setting))}: .* is outside 0 to"):
-        build_augmentations(**setting)
+    with pytest.raises(UserError, match=f"{next(iter(setting))}: .* must be at least 0"):
+        AugmentationSettings(**setting)
 
 
 def test_the_loader_restarts_them_exactly():
     images = np.stack([picture(seed, 16, 16) for seed in range(6)])
-    chosen = build_augmentations(True, True, True, 5.0, 0.1)
+    chosen = build_augmentations(AugmentationSettings(True, True, True, 5.0, 0.1))
     batches = training_batches({"image": images}, 4, 0, chosen)
     for _ in range(3):
         next(batches)

@@ -120,8 +120,13 @@ def test_images_to_predict_on(good):
     assert [sample.name for sample in unlabelled(good / "b.jpg").samples] == ["b.jpg"]
 
 
+def test_images_to_predict_on_are_those_of_folders_below_too(good):
+    save(picture(5), good / "monday/a.png")
+    assert [s.name for s in unlabelled(good).samples] == ["a.png", "b.jpg", "c.tif", "monday/a.png"]
+
+
 def test_nothing_to_predict_on(tmp_path):
-    with pytest.raises(UserError, match="input: .*nowhere' does not exist"):
+    with pytest.raises(UserError, match="--images: .*nowhere' does not exist"):
         unlabelled(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="input: .* holds no images"):
+    with pytest.raises(UserError, match="--images: .* holds no images"):
         unlabelled(tmp_path)

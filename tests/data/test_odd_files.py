@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddad_jax.data.folder import folder_source
 from ddad_jax.data.prepare import prepare
+from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.report import inspect
 from tests.data.pictures import picture, save
 
@@ -97,7 +98,7 @@ def test_every_good_image_is_used_and_every_bad_one_named_once(folder, tmp_path,
     assert len(good) + len(bad) >= 100
     source = folder_source(folder, recursive=recursive)
     with caplog.at_level(logging.WARNING, "absl"):
-        sets = prepare(source, 16, tmp_path / "cache", on_unreadable="skip")
+        sets = prepare(source, Preprocessing(16), tmp_path / "cache", on_unreadable="skip")
     used = {sample.image.name for sample in sets["train"].samples}
     assert used == good
     left_out = [record.message for record in caplog.records if "left out:" in record.message]

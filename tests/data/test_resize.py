@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from ddad_jax.data.resize import RESIZE_MODES, check_resize, fit_image, fit_mask, restore_map
-from ddad_jax.errors import UserError
+from ddad_jax.data.resize import fit_image, fit_mask, restore_map
 from tests.data.pictures import picture
+
+RESIZE_MODES = ("stretch", "pad", "crop")
 
 
 @pytest.mark.parametrize("mode", RESIZE_MODES)
@@ -69,8 +70,3 @@ def test_maps_find_their_way_back(mode, width, height):
 def test_cut_off_ends_get_the_least_value():
     restored = restore_map(np.full((16, 16), 3.0, np.float32), 16, 48, "crop")
     np.testing.assert_allclose(restored, 3.0)
-
-
-def test_unknown_mode():
-    with pytest.raises(UserError, match="data.resize: 'squash' is not one of stretch, pad, crop"):
-        check_resize("squash")

@@ -8,6 +8,7 @@ import pytest
 from ddad_jax.data.folder import folder_source
 from ddad_jax.data.loader import training_batches
 from ddad_jax.data.prepare import prepare
+from ddad_jax.data.preprocessing import Preprocessing
 from tests.data.pictures import save
 
 
@@ -19,7 +20,9 @@ def test_the_cache_feeds_ten_times_as_fast_as_decoding(tmp_path):
         noise = np.random.default_rng(index).integers(0, 12, (700, 700, 3))
         save((smooth + noise).astype(np.uint8), tmp_path / f"good/{index:02d}.png")
     start = time.perf_counter()
-    images = prepare(folder_source(tmp_path / "good"), 256, tmp_path / "cache")["train"].images
+    images = prepare(folder_source(tmp_path / "good"), Preprocessing(), tmp_path / "cache")[
+        "train"
+    ].squares
     decoding = 40 / (time.perf_counter() - start)
     batches = training_batches({"image": images}, 32, seed=0)
     next(batches)

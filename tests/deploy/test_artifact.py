@@ -1,27 +1,68 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from ddad_jax.deploy.artifact import load_detector, save_detector
+import ddad_jax
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.deploy.artifact import FORMAT, FittedDetector, load_detector
 from ddad_jax.detection.detect import detect
 from ddad_jax.errors import UserError
 
+# Detectors that earlier versions wrote, and the scores that they gave of `stored_parts`.
+STORED = Path(__file__).parent / "artifacts"
+MADE_OF = {"settings": {"seed": 0}, "images": {"train": ["a"], "heldout": ["b"]}, "networks": {}}
+HOW = Preprocessing(size=64, resize="pad", white_level=4095)
+
 
 @pytest.fixture(scope="module")
-def path(detector, network_description, tmp_path_factory):
+def fitted(detector, network_description):
+    return FittedDetector(detector, HOW, network_description, MADE_OF)
+
+
+@pytest.fixture(scope="module")
+def path(fitted, tmp_path_factory):
     path = tmp_path_factory.mktemp("artifact") / "detector.safetensors"
-    save_detector(path, detector, network_description, "fingerprint")
+    fitted.save(path)
     return path
 
 
-def test_a_stored_detector_is_the_same_detector(path, detector, part_images):
+def with_header(path, target, **changes):
+    """The same file with other entries in its header."""
+    with safe_open(path, "numpy") as file:
+        header = file.metadata() | changes
+    save_file(load_file(path), target, {k: v for k, v in header.items() if v is not None})
+    return target
+
+
+def test_a_stored_detector_is_the_same_detector(path, detector, part_images, network_description):
     stored = load_detector(path)
-    assert stored.fingerprint == "fingerprint"
+    assert stored.preprocessing == HOW
+    assert stored.made_of == MADE_OF
+    assert stored.description == network_description
     assert stored.detector.settings == detector.settings
     assert stored.detector.networks == detector.networks
     found, expected = (detect(d, part_images[:3]) for d in (stored.detector, detector))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_it_is_loaded_from_the_top_of_the_package(path, monkeypatch):
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert ddad_jax.load("~/detector.safetensors").preprocessing == HOW
+
+
+def test_the_header_says_what_made_it(path):
+    with safe_open(path, "numpy") as file:
+        header = file.metadata()
+    assert header["format"] == f"ddad_jax detector {FORMAT}"
+    assert header["version"] == ddad_jax.__version__
+    assert json.loads(header["preprocessing"])["white_level"] == 4095
 
 
 def test_nothing_unfinished_is_left(path):
@@ -46,3 +87,91 @@ def test_a_truncated_detector_is_refused(path, tmp_path):
     cut.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(UserError, match="is no readable detector"):
         load_detector(cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "holds no detector of ddad_jax"),
+        ("something else 4", "holds no detector of ddad_jax"),
+        ("ddad_jax detector 2", "is of format 2, of before 0.1"),
+        (
+            f"ddad_jax detector {FORMAT + 1}",
+            ".* made by a newer ddad_jax; .*upgrade it",
+        ),
+    ],
+)
+def test_other_formats_are_refused_in_a_line(path, tmp_path, name, message):
+    other = with_header(path, tmp_path / "other.safetensors", format=name)
+    with pytest.raises(UserError, match=f"other.safetensors: {message}"):
+        load_detector(other)
+
+
+def test_rules_of_reading_that_are_not_known_yet(path, tmp_path):
+    how = json.dumps(vars(HOW) | {"reading": 99})
+    other = with_header(path, tmp_path / "other.safetensors", preprocessing=how)
+    with pytest.raises(UserError, match="rules of version 99"):
+        load_detector(other)
+
+
+def stored_parts(size):
+    """Two pictures that every version draws alike."""
+    y, x = np.mgrid[:size, :size]
+    disc = np.hypot(x - size / 2, y - size / 2) < size / 3
+    good = np.where(disc, 190, 60).astype(np.uint8)
+    bad = good.copy()
+    bad[size // 3 : size // 2, size // 3 : size // 2] = 250
+    return [np.repeat(each[..., None], 3, axis=2) for each in (good, bad)]
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_detectors_of_every_format_are_read(number):
+    path = STORED / f"format-{number}.safetensors"
+    lacking = {"resize": "stretch", "white_level": 65535} if number == 3 else {}
+    stored = load_detector(path, **lacking)
+    expected = json.loads((STORED / f"format-{number}.json").read_text())
+    found = [each.score for each in stored.predict(stored_parts(64))]
+    np.testing.assert_allclose(found, expected["scores"], rtol=1e-4)
+    assert bool(stored.made_of) == (number > 3)
+
+
+def test_format_3_asks_for_what_it_does_not_say():
+    path = STORED / "format-3.safetensors"
+    message = (
+        r"format-3.safetensors: is of format 3, .*give --config.data.resize and "
+        r"--config.data.settings.white_level .*data.resize=stretch .*white_level=65535"
+    )
+    with pytest.raises(UserError, match=message):
+        load_detector(path)
+    with pytest.raises(UserError, match="give --config.data.settings.white_level as"):
+        load_detector(path, resize="pad")
+
+
+def test_what_contradicts_a_detector_is_refused_by_name(path):
+    assert load_detector(path, resize="pad").preprocessing == HOW
+    with pytest.raises(UserError, match="--config.data.resize: crop contradicts .*made with pad"):
+        load_detector(path, resize="crop")
+
+
+@pytest.mark.parametrize("how", [HOW, replace(HOW, tile=48, overlap=16)])
+def test_a_photograph_has_one_answer_whatever_it_comes_as(fitted, how, part_images, tmp_path):
+    from PIL import Image
+
+    fitted = replace(fitted, preprocessing=how)
+    wide = np.concatenate([part_images[14], part_images[15][:, :32]], axis=1)[..., 0]
+    values = wide.astype(np.uint16) * 16
+    path = tmp_path / "a.png"
+    Image.fromarray(values).save(path)
+    alone = fitted.predict(path)
+    assert alone.anomaly_map.shape == (64, 96) and alone.reconstruction.shape == (64, 96, 3)
+    several = fitted.predict([part_images[16], values, path.read_bytes(), Image.open(path)])
+    for each in several[1:]:
+        assert each.score == pytest.approx(alone.score, rel=1e-6)
+        assert each.decision == alone.decision and each.noise_level == alone.noise_level
+        np.testing.assert_allclose(each.anomaly_map, alone.anomaly_map, rtol=0, atol=1e-4)
+    assert fitted.predict([]) == []
+
+
+def test_a_photograph_that_cannot_be_read_is_named(fitted):
+    with pytest.raises(UserError, match="photograph 1: is an array of shape"):
+        fitted.predict([np.zeros((64, 64)), np.zeros((2, 2))])

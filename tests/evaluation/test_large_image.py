@@ -10,18 +10,19 @@ import pytest
 from ddad_jax import pretrained
 from ddad_jax.data.folder import folder_source
 from ddad_jax.data.prepare import prepare
+from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.synthetic import synthetic_source
-from ddad_jax.data.tiled import TiledSource
 from ddad_jax.detection.build import BuildSettings, build_detector
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
-from ddad_jax.evaluation.tiled import predict_tiled
+from ddad_jax.evaluation.evaluate import evaluate
 from ddad_jax.models import initialise
 from tests.data.pictures import save
 
 HEIGHT, WIDTH, TILE, OVERLAP = 3072, 4096, 128, 32
 SPECK = (1930, 2717)
+TILED = Preprocessing(TILE, tile=TILE, overlap=OVERLAP)
 
 
 def tray(height, width, seed):
@@ -67,14 +68,11 @@ def tiled_detector(folder):
         image_size=TILE,
         dtype="float32",
     )
-    source = TiledSource(folder_source(folder / "good"), TILE, OVERLAP)
-    tiles = prepare(source, TILE, folder / "cache")["train"]
-    held_out = np.array([sample.group == "train/1.png" for sample in tiles.samples])
+    train = prepare(folder_source(folder / "good"), TILED, folder / "cache")["train"]
+    learnt, held_out = (train.take(np.array([number])).squares for number in (0, 1))
     return build_detector(
         networks,
-        Settings(
-            image_size=TILE, tile=TILE, overlap=OVERLAP, num_steps=1, blur=2.0, patch_weight=1.0
-        ),
+        Settings(image_size=TILE, num_steps=1, blur=2.0, patch_weight=1.0),
         BuildSettings(patch_bank_size=4096, calibration_size=0, batch_size=16),
         autoencoder=initialise(networks.autoencoder, jax.random.key(0)),
         denoiser=initialise(networks.denoiser, jax.random.key(1)),
@@ -82,19 +80,19 @@ def tiled_detector(folder):
         latent_shift=jnp.zeros(4),
         latent_scale=jnp.ones(4),
         alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
-        train_images=tiles.images[~held_out],
-        train_parts=np.zeros((~held_out).sum(), int),
-        heldout_images=tiles.images[held_out],
+        train_images=learnt,
+        train_parts=np.zeros(len(learnt), int),
+        heldout_images=held_out,
         seed=0,
     )
 
 
 @pytest.mark.slow
 def test_the_speck_is_found_at_its_place_in_bounded_memory(tiled_detector, folder):
-    source = TiledSource(folder_source(folder / "good", test=folder / "test"), TILE, OVERLAP)
-    tiles = prepare(source, TILE, folder / "cache")["test"]
+    source = folder_source(folder / "good", test=folder / "test")
+    test = prepare(source, TILED, folder / "cache")["test"]
     tracemalloc.start()
-    found = predict_tiled(tiled_detector, source, tiles, 16)
+    found = evaluate(tiled_detector, TILED, source, test, 16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     heat = found.maps[0].copy()

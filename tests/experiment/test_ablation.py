@@ -2,27 +2,26 @@ import json
 
 import pytest
 
-from configs import default
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.ablation import mean_rows, variants, write_table
+from ddad_jax.experiment.config import Config
 
 
 def test_all_combinations_in_the_order_given():
     made = variants(
-        default.get_config(),
+        Config(),
         ["detection.start=scaled,noised", "detection.feature_stages=(2, 3), (3,)"],
     )
-    found = [(each.settings.start, each.settings.feature_stages) for each in made]
+    found = [(e.config.detection.start, e.config.detection.feature_stages) for e in made]
     assert found == [
         ("scaled", (2, 3)), ("scaled", (3,)), ("noised", (2, 3)), ("noised", (3,))
     ]  # fmt: skip
     assert made[3].name == "detection.start=noised detection.feature_stages=(3,)"
-    assert default.get_config().detection.start == "scaled"
 
 
 def test_settings_of_the_bank_too():
-    (made,) = variants(default.get_config(), ["build.patch_bank_size=100"])
-    assert made.build.patch_bank_size == 100
+    (made,) = variants(Config(), ["build.patch_bank_size=100"])
+    assert made.config.build.patch_bank_size == 100
 
 
 @pytest.mark.parametrize(
@@ -33,16 +32,16 @@ def test_settings_of_the_bank_too():
         (["extractor.weights=resnet18"], "extractor.weights"),
         (["extractor.training.patience=0,1"], "extractor.training.patience"),
         (["denoiser.training.steps=5,6"], "denoiser.training.steps"),
-        (["detection.num_steps=5,many"], "no values"),
-        (["detection.num_steps=2.5"], "2.5 is no int"),
-        (["detection.leave_one_out=1"], "1 is no bool"),
+        (["detection.num_steps=5,many"], "'many' is no whole number"),
+        (["detection.num_steps=2.5"], "'2.5' is no whole number"),
+        (["detection.leave_one_out=1"], "'1' is no True or False"),
         (["detection.num_steps="], "no value"),
         (["detection.num_steps=10,7"], "no multiple"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(varied, part):
     with pytest.raises(UserError, match=part):
-        variants(default.get_config(), varied)
+        variants(Config(), varied)
 
 
 def _row(start, base, auroc):

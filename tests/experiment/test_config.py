@@ -115,7 +115,7 @@ def test_values_of_every_type():
         ("data.tiling.overlap=8", "data.tiling.overlap: 8 must be at least 0 and at most 0"),
         ("data.augmentation.max_shift=3.0", "data.augmentation.max_shift: 3.0"),
         ("data.augmentation.max_rotation=-30", "data.augmentation.max_rotation: -30.0"),
-        ("data=3", "data: is a section; its settings are data.source"),
+        ("data=3", "data: is a section; its settings are .*data.root"),
         ("data.settings=3", "data.settings: '3' is no table"),
         ("seed.x=1", "seed.x: there is no setting 'x'"),
         ("detectoin.blur=3", "detectoin.blur: .*did you mean 'detection'"),
@@ -156,7 +156,7 @@ def test_what_cannot_be_is_refused_by_name(assignment, message):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("num_heads=3", "denoiser.network.* 3 heads do not divide"),
+        ("num_heads=5", "denoiser.network.* 5 heads do not divide"),
         ("num_heads=0", "denoiser.network.num_heads: 0 is no whole number above 0"),
         ("base_channels=0", "denoiser.network.base_channels: 0 is no whole number"),
         ("base_channels=48", "denoiser.network: .*48 channels do not divide into 32 groups"),

@@ -5,11 +5,10 @@ import pytest
 
 from ddad_jax.data.folder import folder_source
 from ddad_jax.data.prepare import prepare
-from ddad_jax.data.tiled import TiledSource
+from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.calibration import fit_threshold
-from ddad_jax.evaluation import tiled
-from ddad_jax.evaluation.evaluate import predict, predict_images
+from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from tests.data.pictures import picture, save
 
 SIZES = {"good/e.png": (64, 64), "hole/d.png": (100, 170)}
@@ -45,6 +44,8 @@ def reddest(monkeypatch):
             score = heat.max((1, 2))
             return SimpleNamespace(
                 score=score,
+                calibrated_score=score / 255,
+                decision=score > 100,
                 noise_level=score.astype(int),
                 knn_distance=-score,
                 reconstructed_knn_distance=2 * score,
@@ -54,17 +55,24 @@ def reddest(monkeypatch):
 
         return program
 
-    monkeypatch.setattr(tiled, "compile_detect", compile_detect)
+    monkeypatch.setattr("ddad_jax.evaluation.evaluate.compile_detect", compile_detect)
 
 
-def prepared(source, folder, size=64):
-    return prepare(source, size, folder / "cache")
+TILED = Preprocessing(64, tile=64, overlap=16)
+
+
+def prepared(source, folder, preprocessing=TILED):
+    return prepare(source, preprocessing, folder / "cache")
+
+
+def found_by(detector, source, folder, batch_size, preprocessing=TILED):
+    test = prepared(source, folder, preprocessing)["test"]
+    return evaluate(detector, preprocessing, source, test, batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_maps_are_put_together_where_their_tiles_were(detector, whole, folder, reddest, batch_size):
-    source = TiledSource(whole, 64, 16)
-    found = tiled.predict_tiled(detector, source, prepared(source, folder)["test"], batch_size)
+    found = found_by(detector, whole, folder, batch_size)
     assert [sample.name for sample in found.samples] == [f"test/{name}" for name in SIZES]
     for row, sample in enumerate(found.samples):
         image = whole.read_image(sample)
@@ -78,8 +86,7 @@ def test_maps_are_put_together_where_their_tiles_were(detector, whole, folder, r
 
 
 def test_figures_are_those_of_the_tile_with_the_highest_score(detector, whole, folder, reddest):
-    source = TiledSource(whole, 64, 16)
-    found = tiled.predict_tiled(detector, source, prepared(source, folder)["test"], 5)
+    found = found_by(detector, whole, folder, 5)
     np.testing.assert_array_equal(found.noise_levels, found.scores.round())
     np.testing.assert_allclose(found.knn_distances, -found.scores, rtol=1e-5)
     np.testing.assert_allclose(found.reconstructed_knn_distances, 2 * found.scores, rtol=1e-5)
@@ -87,8 +94,7 @@ def test_figures_are_those_of_the_tile_with_the_highest_score(detector, whole, f
 
 @pytest.mark.parametrize("tile", [32, 50])
 def test_tiles_of_another_size_than_the_networks(detector, whole, folder, reddest, tile):
-    source = TiledSource(whole, tile, 8)
-    found = tiled.predict_tiled(detector, source, prepared(source, folder)["test"], 4)
+    found = found_by(detector, whole, folder, 4, Preprocessing(64, tile=tile, overlap=8))
     assert [each.shape for each in found.maps] == list(SIZES.values())
     red = whole.read_image(found.samples[1])[..., 0]
     # Twice resized, the picture's noise is smoothed, but nothing has moved.
@@ -96,10 +102,9 @@ def test_tiles_of_another_size_than_the_networks(detector, whole, folder, reddes
 
 
 def test_the_threshold_is_of_images(detector, whole, folder, reddest):
-    source = TiledSource(whole, 64, 16)
-    tiles = prepared(source, folder)["train"]
+    train = prepared(whole, folder)["train"]
     build = BuildSettings(batch_size=8, false_alarm_rate=0.4)
-    calibration = tiled.calibrate_on_images(detector, source, tiles, build)
+    calibration = calibrate_on_photographs(detector, TILED, train, build)
     scores = [whole.read_image(sample)[..., 0].max() for sample in whole.samples[:3]]
     threshold, spread = fit_threshold(np.array(scores, np.float64), 0.4)
     assert float(calibration.threshold) == pytest.approx(threshold, rel=1e-5)
@@ -108,10 +113,9 @@ def test_the_threshold_is_of_images(detector, whole, folder, reddest):
 
 
 def test_an_image_of_one_tile_is_seen_as_it_is_whole(detector, whole, folder):
-    source = TiledSource(whole, 64, 16)
-    tiles = prepared(source, folder)["test"].take(np.array([0]))
-    alone = predict_images(detector, tiles, 1)
-    found = predict(detector, source, tiles, 1, at_original=False, resize="stretch")
+    test = prepared(whole, folder)["test"].take(np.array([0]))
+    alone = evaluate(detector, Preprocessing(64), whole, test, 1)
+    found = evaluate(detector, TILED, whole, test, 1)
     np.testing.assert_allclose(found.maps[0], alone.maps[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.reconstructions[0], alone.reconstructions[0], atol=1)
     for name in ("scores", "calibrated_scores", "noise_levels", "knn_distances"):
