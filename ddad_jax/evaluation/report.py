@@ -17,9 +17,9 @@ from tqdm import tqdm
 from ddad_jax import __version__
 from ddad_jax.evaluation.curves import Curves
 from ddad_jax.evaluation.encode import encode_row
+from ddad_jax.evaluation.measures import PROTOCOL_NOTES
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report_tables import figure_table, tiles
-from ddad_jax.evaluation.shown import PROTOCOL_NOTES
 
 PAGE = files("ddad_jax.evaluation") / "page"
 
