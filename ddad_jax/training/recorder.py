@@ -4,12 +4,14 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from clu.metrics import Average
 from jaxtyping import UInt8
 from PIL import Image
 from tensorboardX import summary
@@ -19,7 +21,7 @@ from tqdm import tqdm
 
 from ddad_jax.machine import processes
 from ddad_jax.training import mesh as meshes
-from ddad_jax.training.state import Means, Metrics, TrainSettings
+from ddad_jax.training.state import Metrics, TrainSettings
 
 
 class Recorder:
@@ -93,7 +95,7 @@ class Recorder:
         """Waits for the last step and writes its metrics, and speed and means since the last line.
 
         Returns:
-          What was written; of `Means` those kinds alone that any sample was of.
+          What was written; of averages those kinds alone that any sample was of.
         """
         steps = jax.tree.map(lambda group: group[self._row], meshes.local_to_host(self._steps))
         last = steps[-1]
@@ -101,8 +103,8 @@ class Recorder:
         rate = len(steps) * self._settings.batch_size / seconds
         values = {}
         for name, value in last.items():
-            if isinstance(value, Means):
-                values |= _means(name, [metrics[name] for metrics in steps])
+            if isinstance(value, Average):
+                values |= _means(name, reduce(Average.merge, (each[name] for each in steps)))
             else:
                 values[name] = float(value)
         values |= {"images_per_second": rate, "data_wait": self._waited / seconds}
@@ -152,11 +154,10 @@ class Recorder:
             self._events.close()
 
 
-def _means(name: str, steps: list[Means]) -> dict[str, float]:
-    total = np.sum([means.total for means in steps], axis=0)
-    count = np.sum([means.count for means in steps], axis=0)
-    kinds = np.flatnonzero(count)
-    return {f"{name}_{kind + 1}": float(total[kind] / count[kind]) for kind in kinds}
+def _means(name: str, average: Average) -> dict[str, float]:
+    kinds = np.flatnonzero(average.count)
+    means = average.total[kinds] / average.count[kinds]
+    return {f"{name}_{kind + 1}": float(mean) for kind, mean in zip(kinds, means, strict=True)}
 
 
 def _drop_after(path: Path, step: int) -> None:
