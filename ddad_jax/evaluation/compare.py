@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import interval
 from ddad_jax.evaluation.measures import MEASURES, shown
+from ddad_jax.machine.storage import whole_file
 
 RESAMPLED = "resampled.npz"
 # Of each of two runs, figures by name: numbers, or one value a resample.
@@ -20,7 +21,8 @@ Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 def write_resampled(folder: Path, resampled: Mapping[str, Float[np.ndarray, " resamples"]]) -> None:
     """Writes resampled.npz: every figure of every bootstrap draw, for comparing runs."""
-    np.savez(folder / RESAMPLED, **resampled)
+    with whole_file(folder / RESAMPLED) as unfinished:
+        np.savez(unfinished, **resampled)
 
 
 def compare_runs(first: Path, second: Path) -> str:

@@ -1,7 +1,5 @@
 """The results of several categories: results.json, results.csv, and tables for papers."""
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 from ddad_jax.evaluation.measures import AVERAGED, shown
 from ddad_jax.evaluation.published import BENCHMARKS
 from ddad_jax.evaluation.tables import latex, markdown, markdown_table
+from ddad_jax.machine.storage import write_atomically, write_csv, write_json
 
 COUNTS = ("normal", "anomalous", "unlabelled")
 
@@ -45,11 +44,10 @@ def write_results(folder: Path, source: str, metrics: Mapping[str, dict[str, Any
         "categories": metrics,
         "published": asdict(benchmark) if benchmark else None,
     }
-    text = json.dumps(results, indent=2, allow_nan=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "results.json", results)
     _write_csv(folder / "results.csv", {**metrics, "mean": mean})
-    (folder / "results.md").write_text(markdown(metrics, mean, benchmark), encoding="utf-8")
-    (folder / "results.tex").write_text(latex(metrics, mean, benchmark), encoding="utf-8")
+    write_atomically(folder / "results.md", markdown(metrics, mean, benchmark))
+    write_atomically(folder / "results.tex", latex(metrics, mean, benchmark))
 
 
 def write_rows(stem: Path, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
@@ -67,14 +65,12 @@ def write_rows(stem: Path, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, 
     ]
     figures = [[measure.of(each) for measure in known] for _, each in rows]
     ways = [[str(changes.get(name, "")) for name in special] for changes, _ in rows]
-    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*special, *(measure.key for measure in known)])
-        for way, values in zip(ways, figures, strict=True):
-            writer.writerow([*way, *map(_decimal, values)])
+    header = [*special, *(measure.key for measure in known)]
+    lines = [[*way, *map(_decimal, values)] for way, values in zip(ways, figures, strict=True)]
+    write_csv(stem.with_suffix(".csv"), [header, *lines])
     header = [*special, *(measure.label for measure in known)]
     lines = [[*way, *map(shown, values)] for way, values in zip(ways, figures, strict=True)]
-    stem.with_suffix(".md").write_text(markdown_table(header, lines) + "\n", encoding="utf-8")
+    write_atomically(stem.with_suffix(".md"), markdown_table(header, lines) + "\n")
 
 
 def _decimal(figure: float | None) -> str:
@@ -83,10 +79,14 @@ def _decimal(figure: float | None) -> str:
 
 def _write_csv(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
     """One row a category, then the mean; six decimals, empty where a figure cannot be had."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["category", "protocol", *COUNTS, *(each.key for each in AVERAGED)])
-        for name, row in rows.items():
-            counts = [row["counts"][each] for each in COUNTS]
-            figures = [_decimal(measure.of(row)) for measure in AVERAGED]
-            writer.writerow([name, row["protocol"], *counts, *figures])
+    header = ["category", "protocol", *COUNTS, *(measure.key for measure in AVERAGED)]
+    lines = [
+        [
+            name,
+            row["protocol"],
+            *(row["counts"][each] for each in COUNTS),
+            *(_decimal(measure.of(row)) for measure in AVERAGED),
+        ]
+        for name, row in rows.items()
+    ]
+    write_csv(path, [header, *lines])

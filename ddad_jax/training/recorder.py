@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from ddad_jax.machine import processes
+from ddad_jax.machine.storage import whole_file, write_atomically
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Metrics, TrainSettings
 
@@ -132,7 +133,8 @@ class Recorder:
             return
         path = self.folder / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(path)
+        with whole_file(path) as unfinished:
+            Image.fromarray(picture).save(unfinished)
         self._write_events(step, [summary.image("samples", picture, dataformats="HWC")])
 
     def _write_events(self, step: int, written: list[Any]) -> None:
@@ -167,9 +169,7 @@ def _drop_after(path: Path, step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        unfinished.replace(path)
+        write_atomically(path, "".join(kept))
 
 
 def _open_events(folder: Path, first: int) -> EventsWriter:

@@ -67,7 +67,7 @@ def test_a_batch_in_parts_gives_what_the_whole_gives():
 
     def loss(params, frozen, batch, key):
         error = (jnp.tanh(batch["x"] @ params) - batch["y"]) ** 2
-        kinds = jax.nn.one_hot(batch["x"][:, 0] > 0, 2)
+        kinds = jax.nn.one_hot(jnp.int32(batch["x"][:, 0] > 0), 2)
         average = Average(error.mean(1) @ kinds, kinds.sum(0))
         return error.mean(), {"largest": error.max(), "mean": error.mean(), "kinds": average}
 
