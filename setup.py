@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = (here / "ddad_jax" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+requirements = (here / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 setup(
     name="ddad_jax",
@@ -17,9 +18,13 @@ setup(
     packages=find_packages(include=["ddad_jax", "ddad_jax.*"]),
     include_package_data=True,
     package_data={"ddad_jax": ["**/*.html", "**/*.css", "**/*.js"]},
-    install_requires=(here / "requirements.txt").read_text().split(),
+    install_requires=[line for line in requirements if not line.startswith("#")],
     extras_require={
         "elpv": ["elpv-dataset>=1.0.0"],
+        # A TFDS data directory in a bucket.
+        "gcs": ["gcsfs>=2025.3"],
+        # Parquet manifests.
+        "parquet": ["pyarrow>=18.0"],
         "test": [
             "axe-playwright-python>=0.1.4",
             "beartype>=0.20",
@@ -27,6 +32,7 @@ setup(
             "elpv-dataset>=1.0.0",
             "import-linter>=2.3",
             "playwright>=1.50",
+            "pyarrow>=18.0",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",

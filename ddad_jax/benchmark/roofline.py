@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ddad_jax.machine.storage import whole_file
+
 COLOURS = ("#0b6477", "#c0532f", "#4a6fa5", "#8a6d1f", "#6b4c8f", "#3f7f4c", "#a23b62")
 MARKERS = "osD^v<>"
 
@@ -31,7 +33,8 @@ def write_roofline(document: Mapping[str, Any], path: Path) -> None:
         _draw_roof(axes, document["limits"][dtype], [row["intensity"] for row in rows])
         _draw_stages(axes, rows)
         axes.set_title(f"{document['machine']['device']}, {dtype}", fontsize=9)
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)
 
 
 def _draw_roof(axes: Axes, limits: Mapping[str, Any], intensities: list[float]) -> None:

@@ -27,6 +27,7 @@ from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
 from ddad_jax.machine import description
 from ddad_jax.machine.cost import operations, traffic
+from ddad_jax.machine.storage import write_atomically, write_json
 from ddad_jax.settings import Checked, SettingError, setting
 from ddad_jax.training.state import TrainSettings
 
@@ -150,7 +151,7 @@ def run_benchmark(
             if job.key not in rows:
                 rows[job.key] = row
                 document["scaling" if job.scaled else "rows"].append(row)
-            _write(document, folder)
+            write_json(folder / NAME, document)
             logging.info("%s: %.4f s%s", job.name, row["median"], ", wide" if row["wide"] else "")
     except KeyboardInterrupt as error:
         count = sum(len(row["rounds"]) for row in rows.values())
@@ -160,7 +161,7 @@ def run_benchmark(
         ) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-        (folder / "benchmark.md").write_text(markdown(document), encoding="utf-8")
+        write_atomically(folder / "benchmark.md", markdown(document))
         write_roofline(document, folder / "roofline.png")
     return document
 
@@ -277,9 +278,3 @@ def _memory(compiled: jax.stages.Compiled) -> int:
     m = compiled.memory_analysis()
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     return m.argument_size_in_bytes + results + m.temp_size_in_bytes
-
-
-def _write(document: dict[str, Any], folder: Path) -> None:
-    unfinished = folder / (NAME + ".unfinished")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(folder / NAME)

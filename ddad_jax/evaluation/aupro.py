@@ -111,8 +111,3 @@ def area_up_to(
         at_limit = np.interp(limit, rate[inside - 1 : inside + 1], overlap[inside - 1 : inside + 1])
         rates, overlaps = np.append(rates, limit), np.append(overlaps, at_limit)
     return float(np.trapezoid(overlaps, rates) / limit)
-
-
-def aupro(maps: Maps, masks: Masks, limit: float = PRO_LIMIT) -> float:
-    """AUPRO up to a false positive rate, in [0, 1]; raises ValueError as `tell_apart`."""
-    return area_up_to(*pro_curve(tell_apart(maps, masks)), limit)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import interval
-from ddad_jax.evaluation.shown import NAMES, shown
+from ddad_jax.evaluation.measures import MEASURES, shown
+from ddad_jax.machine.storage import whole_file
 
 RESAMPLED = "resampled.npz"
 # Of each of two runs, figures by name: numbers, or one value a resample.
@@ -20,7 +21,8 @@ Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 def write_resampled(folder: Path, resampled: Mapping[str, Float[np.ndarray, " resamples"]]) -> None:
     """Writes resampled.npz: every figure of every bootstrap draw, for comparing runs."""
-    np.savez(folder / RESAMPLED, **resampled)
+    with whole_file(folder / RESAMPLED) as unfinished:
+        np.savez(unfinished, **resampled)
 
 
 def compare_runs(first: Path, second: Path) -> str:
@@ -87,8 +89,8 @@ def _existing(path: Path) -> Path:
 def _figures(folder: Path) -> dict[str, float]:
     """Every figure that is defined."""
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    metrics |= metrics["decision"]
-    return {name: metrics[name] for name in NAMES if metrics.get(name) is not None}
+    found = {measure.key: measure.of(metrics) for measure in MEASURES}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _mean_pair(pairs: Sequence[Pair]) -> Pair:
@@ -109,14 +111,15 @@ def _table(name: str, resampled: Pair, figures: Pair) -> str:
         f"| {name or 'figure'} | A | B | difference | 95 % interval | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for figure in NAMES:
-        if figure not in resampled[0] or figure not in resampled[1]:
+    for measure in MEASURES:
+        key = measure.key
+        if key not in resampled[0] or key not in resampled[1]:
             continue
-        a, b = (float(each[figure]) for each in figures)
-        low, high = interval(resampled[1][figure] - resampled[0][figure])
+        a, b = (float(each[key]) for each in figures)
+        low, high = interval(resampled[1][key] - resampled[0][key])
         clear = "differs" if low > 0 or high < 0 else ""
         lines.append(
-            f"| {NAMES[figure]} | {shown(a)} | {shown(b)} | {b - a:+.4f} "
+            f"| {measure.label} | {shown(a)} | {shown(b)} | {b - a:+.4f} "
             f"| {low:+.4f} to {high:+.4f} | {clear} |"
         )
     return "\n".join(lines) + "\n"

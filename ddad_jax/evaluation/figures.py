@@ -12,6 +12,7 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.evaluation.aupro import PRO_LIMIT
 from ddad_jax.evaluation.curves import Curve, Curves
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.machine.storage import whole_file
 
 # Inches: a column of a paper in two columns.
 WIDTH, HEIGHT = 3.3, 2.5
@@ -84,5 +85,9 @@ def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 def _save(figure: Figure, path: Path) -> None:
     # Type 42 keeps text as text, which journals ask for.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(path.with_suffix(".png"), dpi=300)
-        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+        for suffix, options in (
+            (".png", {"dpi": 300}),
+            (".pdf", {"metadata": {"CreationDate": None}}),
+        ):
+            with whole_file(path.with_suffix(suffix)) as unfinished:
+                figure.savefig(unfinished, **options)

@@ -23,12 +23,9 @@ from ddad_jax.evaluation.aupro import (
     tell_apart,
 )
 from ddad_jax.evaluation.binary import binary_figures
+from ddad_jax.evaluation.measures import keys
 from ddad_jax.evaluation.predictions import Predictions
 
-IMAGE_FIGURES = ("image_auroc", "image_ap", "image_f1_max", "image_f1_max_threshold")
-PIXEL_FIGURES = (
-    "pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_max_threshold", "aupro", "aupro_0.05",
-)  # fmt: skip
 RESTORED = "normality_restored"
 Protocol = Literal["exact", "paper"]
 PROTOCOLS = get_args(Protocol)
@@ -124,14 +121,14 @@ def _against_normal(
     undefined: dict[str, str],
 ) -> dict[str, float | None]:
     """The figures of some anomalous images against all normal ones."""
-    figures: dict[str, float | None] = dict.fromkeys((*IMAGE_FIGURES, *PIXEL_FIGURES))
+    figures: dict[str, float | None] = dict.fromkeys(keys("image") + keys("pixel"))
     missing = [
         f"the test set holds no {kind} image"
         for kind, chosen in (("normal", normal), ("anomalous", anomalous))
         if not chosen.any()
     ]
     if missing:
-        undefined |= dict.fromkeys(IMAGE_FIGURES, missing[0])
+        undefined |= dict.fromkeys(keys("image"), missing[0])
     else:
         figures |= binary_figures("image", np.sort(p.scores[normal]), p.scores[anomalous])
 
@@ -141,7 +138,7 @@ def _against_normal(
     else:
         marked = any(mask.any() for mask in masks)
         reason = "the masks cover every pixel" if marked else "no test image has a mask"
-        undefined |= dict.fromkeys(PIXEL_FIGURES, reason)
+        undefined |= dict.fromkeys(keys("pixel"), reason)
     return figures
 
 

@@ -1,7 +1,5 @@
 """What an evaluation writes: figures, a table of scores, a picture of each test image."""
 
-import csv
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.machine.storage import whole_file, write_csv, write_json
 
 LABELS = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: ""}
 # Perceptually even and readable without red-green vision.
@@ -24,33 +23,31 @@ GAP, CAPTION = 8, 34
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Writes metrics.json."""
-    text = json.dumps(metrics, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "metrics.json", metrics)
 
 
 def write_scores(folder: Path, predictions: Predictions) -> None:
     """Writes scores.csv, one row an image in the order of the data set."""
     p = predictions
-    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["path", "label", "defect", "score", "calibrated_score", "decision", "noise_level",
-             "knn_distance", "reconstructed_knn_distance"]
-        )  # fmt: skip
-        for row, sample in enumerate(p.samples):
-            writer.writerow(
-                [
-                    sample.name,
-                    LABELS[sample.label],
-                    sample.defect,
-                    f"{p.scores[row]:.6f}",
-                    f"{p.calibrated_scores[row]:.6f}",
-                    decision_name(bool(p.decisions[row])),
-                    int(p.noise_levels[row]),
-                    f"{p.knn_distances[row]:.6f}",
-                    f"{p.reconstructed_knn_distances[row]:.6f}",
-                ]
-            )
+    header = (
+        "path", "label", "defect", "score", "calibrated_score", "decision", "noise_level",
+        "knn_distance", "reconstructed_knn_distance",
+    )  # fmt: skip
+    rows = [
+        (
+            sample.name,
+            LABELS[sample.label],
+            sample.defect,
+            f"{p.scores[row]:.6f}",
+            f"{p.calibrated_scores[row]:.6f}",
+            decision_name(bool(p.decisions[row])),
+            int(p.noise_levels[row]),
+            f"{p.knn_distances[row]:.6f}",
+            f"{p.reconstructed_knn_distances[row]:.6f}",
+        )
+        for row, sample in enumerate(p.samples)
+    ]
+    write_csv(folder / "scores.csv", [header, *rows])
 
 
 def decision_name(decision: bool) -> str:
@@ -69,8 +66,13 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
     paths = [home / f"{sample.name}.png" for sample in p.samples]
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
+
+    def draw(row: int) -> None:
+        with whole_file(paths[row]) as unfinished:
+            picture(p, row).save(unfinished)
+
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda row: picture(p, row).save(paths[row]), range(len(p)))
+        drawn = pool.map(draw, range(len(p)))
         for _ in tqdm(drawn, total=len(p), desc="pictures", unit="image", disable=None):
             pass
 

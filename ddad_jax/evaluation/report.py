@@ -17,9 +17,10 @@ from tqdm import tqdm
 from ddad_jax import __version__
 from ddad_jax.evaluation.curves import Curves
 from ddad_jax.evaluation.encode import encode_row
+from ddad_jax.evaluation.measures import PROTOCOL_NOTES
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report_tables import figure_table, tiles
-from ddad_jax.evaluation.shown import PROTOCOL_NOTES
+from ddad_jax.machine.storage import write_atomically
 
 PAGE = files("ddad_jax.evaluation") / "page"
 
@@ -81,7 +82,7 @@ def write_report(path: Path, title: str, parts: Sequence[ReportPart]) -> None:
         script=(PAGE / "report.js").read_text("utf-8"),
         data=_embedded(parts),
     )
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, page)
 
 
 def _verdict(parts: Sequence[ReportPart]) -> str:

@@ -4,14 +4,11 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ddad_jax.evaluation.measures import MEASURES, shown
 from ddad_jax.evaluation.results import mean_figures
-from ddad_jax.evaluation.shown import D3AD_FIGURES, NAMES, shown
 
-TILES = ("image_auroc", "image_ap", "pixel_auroc", "aupro")
-COLUMNS = (
-    "images", "recall", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap",
-    "pixel_f1_max", "aupro", "aupro_0.05", "normality_restored", *D3AD_FIGURES,
-)  # fmt: skip
+# The table's columns: labels by key.
+COLUMNS = {"images": "images"} | {each.key: each.label for each in MEASURES if each.column}
 
 
 def tiles(metrics: Sequence[dict[str, Any]]) -> str:
@@ -19,10 +16,10 @@ def tiles(metrics: Sequence[dict[str, Any]]) -> str:
     whole = metrics[0] if len(metrics) == 1 else mean_figures(metrics)
     intervals = whole.get("intervals", {})
     made = [
-        f"<div><dt>{NAMES[name]}</dt><dd>{shown(whole[name])}</dd>{_interval(intervals.get(name))}"
-        "</div>"
-        for name in TILES
-        if whole[name] is not None
+        f"<div><dt>{each.label}</dt><dd>{shown(each.of(whole))}</dd>"
+        f"{_interval(intervals.get(each.key))}</div>"
+        for each in MEASURES
+        if each.tile and each.of(whole) is not None
     ]
     return f'<dl class="tiles">{"".join(made)}</dl>' if made else ""
 
@@ -46,7 +43,7 @@ def figure_table(metrics: Mapping[str, dict[str, Any]]) -> str:
         rows |= {f"size: {each['size']}": each for each in whole.get("per_size", [])}
         caption = "Figures by defect type and size"
     columns = [c for c in COLUMNS if any(row.get(c) is not None for row in rows.values())]
-    head = "".join(f'<th scope="col">{NAMES[column]}</th>' for column in columns)
+    head = "".join(f'<th scope="col">{COLUMNS[column]}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th>'
         + "".join(f"<td>{shown(row.get(column))}</td>" for column in columns)

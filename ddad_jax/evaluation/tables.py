@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ddad_jax.evaluation.measures import MEASURES
 from ddad_jax.evaluation.published import Benchmark
 
 MARK = "†"
@@ -12,6 +13,9 @@ NOTE = (
     "normalises the maps by their extremes over the test set."
 )
 Row = Sequence[str]
+# The figures of papers: by definition, and by D3AD's code.
+OURS = tuple(each for each in MEASURES if each.paper and each.kind != "d3ad")
+BY_D3AD = tuple(each for each in MEASURES if each.paper and each.kind == "d3ad")
 
 
 def markdown(
@@ -39,16 +43,15 @@ def latex(
 def _per_category(
     metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
 ) -> tuple[Row, list[Row]]:
-    figures = ["image_auroc", "pixel_auroc", "aupro"]
-    header = ["category", "image AUROC", "pixel AUROC", "AUPRO"]
+    figures = OURS
+    header = ["category", *(each.paper for each in OURS)]
     if mean["protocol"] == "paper":
-        figures += ["image_auroc_d3ad", "pixel_auroc_d3ad", "pro_d3ad"]
-        names = ("image AUROC", "pixel AUROC", "PRO")
-        header += [f"{name} by D3AD's code{MARK}" for name in names]
+        figures += BY_D3AD
+        header += [f"{each.paper} by D3AD's code{MARK}" for each in BY_D3AD]
     known = benchmark.d3ad if benchmark else {}
     rows = []
     for name, each in {**metrics, "mean": mean}.items():
-        row = [name, *(_percent(each[figure]) for figure in figures)]
+        row = [name, *(_percent(figure.of(each)) for figure in figures)]
         if known:
             row += [f"{v:.1f}" for v in known[name]] if name in known else ["–", "–"]
         rows.append(row)
@@ -60,13 +63,11 @@ def _comparison(
 ) -> tuple[Row, list[Row]]:
     ours = f"ddad_jax, {categories} of {benchmark.categories} categories"
     protocol = "one model a category, one setting for all, no test labels"
-    figures = [_percent(mean[name]) for name in ("image_auroc", "pixel_auroc", "aupro")]
+    figures = [_percent(figure.of(mean)) for figure in OURS]
     rows = [[ours, *figures, f"{protocol}; protocol exact", "this run"]]
     if mean["protocol"] == "paper":
-        image, pixel, pro = (
-            _percent(mean[name]) for name in ("image_auroc_d3ad", "pixel_auroc_d3ad", "pro_d3ad")
-        )
-        rows.append([ours, image, pixel, pro + MARK, f"{protocol}; protocol paper", "this run"])
+        *figures, pro = (_percent(figure.of(mean)) for figure in BY_D3AD)
+        rows.append([ours, *figures, pro + MARK, f"{protocol}; protocol paper", "this run"])
     for each in benchmark.means:
         pro = _published(each.pro) + (MARK if each.own_pro else "")
         figures = [_published(each.image_auroc), _published(each.pixel_auroc), pro]

@@ -1,12 +1,14 @@
 """Files that are whole or not there, and a folder that one run at a time writes to."""
 
+import csv
+import io
 import json
 import os
 import socket
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -16,34 +18,48 @@ from ddad_jax.errors import UserError
 LOCK, OWNER = ".lock", ".owner.json"
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file; until it is whole, an older one stays, and so it does where writing fails.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of `path` when the block ends.
 
-    Text is written as UTF-8. The error of a full disk is Python's, which says so.
+    Until then an older file stays, and so it does where the block fails.
+
+    Args:
+      path: the file; its folder exists.
+    """
+    # A name of its own: several threads and processes may write the same file. The suffix is the
+    # file's, by which some writers choose the format.
+    unfinished = path.with_name(f".{uuid4().hex}.unfinished{path.suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a `whole_file`; text as UTF-8. The error of a full disk is Python's, which says so.
 
     Args:
       path: the file; its folder exists.
       content: all of it.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    # A name of its own: several processes may write the same file.
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".unfinished")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp's files are their owner's alone; others get what they get of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(unfinished, 0o666 & ~mask)
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(data)
 
 
 def write_json(path: Path, value: object) -> None:
     """`write_atomically` of a value as indented JSON; NaN and infinity are errors."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """`write_atomically` of rows, the header first, as comma-separated values."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def local_path(text: str | os.PathLike[str], setting: str) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
+from clu.parameter_overview import count_parameters
 from jaxtyping import Array, Key
 
 
@@ -33,5 +33,4 @@ def abstract_variables(network: nn.Module) -> Mapping[str, Any]:
 
 def parameter_count(network: nn.Module) -> int:
     """How many numbers are trained: the size of "params"."""
-    params = abstract_variables(network).get("params", {})
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    return int(count_parameters(abstract_variables(network).get("params", {})))

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import whole_file
 from ddad_jax.pretrained.pickled import STORAGE_DTYPES
 
 STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
@@ -27,12 +28,11 @@ def write_state_dict(state_dict: Mapping[str, np.ndarray], target: Path) -> None
     """
     check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    if target.suffix == ".safetensors":
-        safetensors.numpy.save_file(dict(state_dict), part)
-    else:
-        _write_torch(state_dict, part)
-    part.replace(target)
+    with whole_file(target) as unfinished:
+        if target.suffix == ".safetensors":
+            safetensors.numpy.save_file(dict(state_dict), unfinished)
+        else:
+            _write_torch(state_dict, unfinished)
 
 
 def check_target(target: Path) -> None:

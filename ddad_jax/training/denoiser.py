@@ -6,10 +6,11 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from clu.metrics import Average
 from jaxtyping import Array, Float, Key, PyTree
 
 from ddad_jax.diffusion import schedule
-from ddad_jax.training.state import Loss, Means, Metrics
+from ddad_jax.training.state import Loss, Metrics
 
 
 def denoiser_loss(
@@ -48,7 +49,7 @@ def denoiser_loss(
         error = ((output - target) ** 2).mean((1, 2, 3))
         losses = _weight(a, prediction, weighting)[:, 0, 0, 0] * error
         quarters = jax.nn.one_hot(4 * timestep // max_timestep, 4)
-        return losses.mean(), {"loss_quarter": Means(losses @ quarters, quarters.sum(0))}
+        return losses.mean(), {"loss_quarter": Average(losses @ quarters, quarters.sum(0))}
 
     return loss
 

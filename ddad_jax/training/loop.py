@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from typing import NoReturn
 
 import numpy as np
+from absl import logging
+from clu.parameter_overview import count_parameters
 from jax.sharding import Mesh
 from jaxtyping import Bool, PyTree
 
@@ -53,6 +55,11 @@ def train(
             stack.enter_context(Recorder(each.folder, each.settings, taken, peak_flops, row=row))
             for row, (each, taken) in enumerate(zip(trainings, group.taken.tolist(), strict=False))
         ]
+        for each, taken, steps in zip(trainings, group.taken, group.steps, strict=False):
+            logging.info(
+                "%s: %d parameters, step %d of %d",
+                each.name, count_parameters(each.params), taken, steps,
+            )  # fmt: skip
         while (running := group.running).any():
             began = time.monotonic()
             batch = group.next_batch()

@@ -4,12 +4,14 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from clu.metrics import Average
 from jaxtyping import UInt8
 from PIL import Image
 from tensorboardX import summary
@@ -18,8 +20,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from ddad_jax.machine import processes
+from ddad_jax.machine.storage import whole_file, write_atomically
 from ddad_jax.training import mesh as meshes
-from ddad_jax.training.state import Means, Metrics, TrainSettings
+from ddad_jax.training.state import Metrics, TrainSettings
 
 
 class Recorder:
@@ -93,7 +96,7 @@ class Recorder:
         """Waits for the last step and writes its metrics, and speed and means since the last line.
 
         Returns:
-          What was written; of `Means` those kinds alone that any sample was of.
+          What was written; of averages those kinds alone that any sample was of.
         """
         steps = jax.tree.map(lambda group: group[self._row], meshes.local_to_host(self._steps))
         last = steps[-1]
@@ -101,8 +104,8 @@ class Recorder:
         rate = len(steps) * self._settings.batch_size / seconds
         values = {}
         for name, value in last.items():
-            if isinstance(value, Means):
-                values |= _means(name, [metrics[name] for metrics in steps])
+            if isinstance(value, Average):
+                values |= _means(name, reduce(Average.merge, (each[name] for each in steps)))
             else:
                 values[name] = float(value)
         values |= {"images_per_second": rate, "data_wait": self._waited / seconds}
@@ -130,7 +133,8 @@ class Recorder:
             return
         path = self.folder / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(path)
+        with whole_file(path) as unfinished:
+            Image.fromarray(picture).save(unfinished)
         self._write_events(step, [summary.image("samples", picture, dataformats="HWC")])
 
     def _write_events(self, step: int, written: list[Any]) -> None:
@@ -152,11 +156,10 @@ class Recorder:
             self._events.close()
 
 
-def _means(name: str, steps: list[Means]) -> dict[str, float]:
-    total = np.sum([means.total for means in steps], axis=0)
-    count = np.sum([means.count for means in steps], axis=0)
-    kinds = np.flatnonzero(count)
-    return {f"{name}_{kind + 1}": float(total[kind] / count[kind]) for kind in kinds}
+def _means(name: str, average: Average) -> dict[str, float]:
+    kinds = np.flatnonzero(average.count)
+    means = average.total[kinds] / average.count[kinds]
+    return {f"{name}_{kind + 1}": float(mean) for kind, mean in zip(kinds, means, strict=True)}
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -166,9 +169,7 @@ def _drop_after(path: Path, step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        unfinished.replace(path)
+        write_atomically(path, "".join(kept))
 
 
 def _open_events(folder: Path, first: int) -> EventsWriter:

@@ -8,27 +8,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from clu.metrics import Average
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ddad_jax.settings import Checked, SettingError, setting
 from ddad_jax.training.trace import parse_steps
 
-
-@flax.struct.dataclass
-class Means:
-    """Means over samples of several kinds, kept so that those of several steps can be joined.
-
-    Attributes:
-      total: sum over the samples of each kind, float [kinds].
-      count: how many samples were of each kind, [kinds].
-    """
-
-    total: PyTree
-    count: PyTree
-
-
-Metrics = dict[str, Array | Means]
+# An average has an entry for each of several kinds of samples, in its total and its count.
+Metrics = dict[str, Array | Average]
 # (parameters, frozen variables, batch, key) -> (loss, metrics)
 Loss = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 

@@ -5,6 +5,7 @@ import pytest
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
 from ddad_jax.evaluation import metrics
+from ddad_jax.evaluation.aupro import PRO_LIMIT, area_up_to, pro_curve, tell_apart
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.predictions import Predictions
 
@@ -12,6 +13,11 @@ from ddad_jax.evaluation.predictions import Predictions
 def compute_metrics(predictions, resized_masks=None):
     """All figures, with the intervals of the same predictions."""
     return metrics.compute_metrics(predictions, resample(predictions), resized_masks)
+
+
+def aupro(maps, masks, limit=PRO_LIMIT):
+    """AUPRO up to a false positive rate."""
+    return area_up_to(*pro_curve(tell_apart(maps, masks)), limit)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ddad_jax.evaluation.aupro import area_up_to, aupro, pro_curve, tell_apart
+from ddad_jax.evaluation.aupro import area_up_to, pro_curve, tell_apart
+from tests.evaluation.conftest import aupro
 
 
 @pytest.mark.parametrize(("limit", "name"), [(0.3, "aupro_exact_0p30"), (0.05, "aupro_exact_0p05")])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ddad_jax.evaluation.aupro import aupro
 from ddad_jax.evaluation.bootstrap import draw_counts, image_figures, pixel_figures, resample
+from tests.evaluation.conftest import aupro
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.metrics import PIXEL_FIGURES
+from ddad_jax.evaluation.measures import keys
 from tests.evaluation.conftest import compute_metrics
 
 
@@ -65,7 +65,7 @@ def test_no_masks(make_predictions):
     found = compute_metrics(make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9]))
     assert found["image_auroc"] == 1.0
     assert found["counts"]["with_mask"] == 0
-    for name in PIXEL_FIGURES:
+    for name in keys("pixel"):
         assert found[name] is None
         assert "no test image has a mask" in found["undefined"][name]
 

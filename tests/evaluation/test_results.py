@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ddad_jax.evaluation.curves import Curves
+from ddad_jax.evaluation.measures import MEASURES
 from ddad_jax.evaluation.report import ReportPart, write_report
 from ddad_jax.evaluation.results import write_results
-from ddad_jax.evaluation.shown import NAMES
 from tests.evaluation.conftest import compute_metrics
 
 
@@ -83,7 +83,7 @@ def test_report_table_and_metrics_agree_to_the_last_digit_shown(metrics, tmp_pat
         rows = {row["category"]: row for row in csv.DictReader(file)}
     head, *body = re.findall(r"<tr>(.*?)</tr>", page)
     names = re.findall(r"<th[^>]*>(.*?)</th>", head)[1:]
-    figures = {shown_name: name for name, shown_name in NAMES.items()}
+    figures = {measure.label: measure.key for measure in MEASURES}
     assert len(body) == len(rows) == 3
     for line in body:
         row = rows[re.search(r"<th[^>]*>(.*?)</th>", line)[1]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddad_jax.errors import UserError
-from ddad_jax.machine.storage import local_path, only_run, write_atomically, write_json
+from ddad_jax.machine.storage import local_path, only_run, whole_file, write_atomically, write_json
 
 HOLD = """
 import sys, time
@@ -59,6 +59,25 @@ def test_what_was_there_stays_where_writing_fails(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="nan"):
         write_json(path, {"value": float("nan")})
     assert path.read_text() == "before"
+
+
+def test_a_file_that_others_write_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_text("before")
+    with whole_file(path) as unfinished:
+        assert unfinished.suffix == ".png"
+        unfinished.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+
+    def interrupted():
+        with whole_file(path) as unfinished:
+            unfinished.write_text("half")
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, interrupted)
+    assert path.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 from functools import partial
@@ -94,6 +95,12 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     found = run(tmp_path, 10, batches=partial(Signalled, 1, signal.SIGTERM))
     np.testing.assert_array_equal(found["w"], expected["w"])
     assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+def test_the_log_tells_how_many_parameters_are_trained(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "absl"):
+        run(tmp_path / "one", 1)
+    assert f"{tmp_path.name}/one: 6 parameters, step 0 of 1" in caplog.messages
 
 
 def test_metrics_are_written_as_json_lines(tmp_path):

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.metrics import Average
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ddad_jax.training import recorder as recorder_module
 from ddad_jax.training.recorder import Recorder
-from ddad_jax.training.state import Means, TrainSettings
+from ddad_jax.training.state import TrainSettings
 
 SETTINGS = TrainSettings(steps=20, batch_size=8)
 
@@ -31,7 +32,7 @@ def events(folder):
 
 def metrics(loss, total=(), count=()):
     """Of a group of one."""
-    return {"loss": jnp.array([loss]), "kind": Means(jnp.array([total]), jnp.array([count]))}
+    return {"loss": jnp.array([loss]), "kind": Average(jnp.array([total]), jnp.array([count]))}
 
 
 def test_means_join_the_steps_and_leave_out_kinds_without_a_sample(tmp_path):
@@ -66,7 +67,7 @@ def test_speed_counts_from_the_line_before(tmp_path, monkeypatch):
 
 
 def test_of_a_group_each_has_its_own_row(tmp_path):
-    group = {"loss": jnp.array([1.0, 2.0]), "kind": Means(jnp.eye(2), jnp.eye(2))}
+    group = {"loss": jnp.array([1.0, 2.0]), "kind": Average(jnp.eye(2), jnp.eye(2))}
     with Recorder(tmp_path, SETTINGS, first=0, row=1) as recorder:
         recorder.add(group, 0.0)
         recorder.write_metrics(1)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clu.metrics import Average
 
 from ddad_jax.training.state import TrainSettings, initial_state, make_optimiser, make_step
 
@@ -66,7 +67,9 @@ def test_a_batch_in_parts_gives_what_the_whole_gives():
 
     def loss(params, frozen, batch, key):
         error = (jnp.tanh(batch["x"] @ params) - batch["y"]) ** 2
-        return error.mean(), {"largest": error.max(), "mean": error.mean()}
+        kinds = jax.nn.one_hot(jnp.int32(batch["x"][:, 0] > 0), 2)
+        average = Average(error.mean(1) @ kinds, kinds.sum(0))
+        return error.mean(), {"largest": error.max(), "mean": error.mean(), "kinds": average}
 
     def trained(**changes):
         settings = TrainSettings(steps=5, batch_size=12, learning_rate=0.1, **changes)
@@ -83,6 +86,9 @@ def test_a_batch_in_parts_gives_what_the_whole_gives():
     for name in ("mean", "loss", "gradient_norm"):
         assert metrics[name] == pytest.approx(float(whole_metrics[name]), rel=1e-5)
     assert metrics["largest"] < whole_metrics["largest"]
+    kinds, whole_kinds = metrics["kinds"].compute(), whole_metrics["kinds"].compute()
+    np.testing.assert_allclose(kinds, whole_kinds, rtol=1e-5)
+    assert (metrics["kinds"].count > 0).all()
 
 
 def test_each_part_of_a_batch_draws_for_itself():

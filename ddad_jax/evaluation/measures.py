@@ -1,0 +1,95 @@
+"""Every figure of an evaluation: its name, what it is called, and where it is shown.
+
+A new measure is its computation and one line in `MEASURES`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# What a figure is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
+# reconstructions, or what D3AD's code computes, which protocol "paper" adds.
+Kind = Literal["calibration", "decision", "image", "pixel", "restored", "d3ad"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of a category.
+
+    Attributes:
+      key: its name in metrics.json and results.csv.
+      label: its name for readers.
+      kind: see `Kind`; those of a decision stand in `decision` of metrics.json.
+      averaged: whether it is in the results, with its mean over categories. A threshold is not: it
+        is in the unit of its category's scores.
+      column: whether the report's table has a column for it.
+      tile: whether the report shows it at its head.
+      paper: its name in the tables for papers, beside its published values; "" where it is in none.
+    """
+
+    key: str
+    label: str
+    kind: Kind
+    averaged: bool = True
+    column: bool = True
+    tile: bool = False
+    paper: str = ""
+
+    def of(self, metrics: Mapping[str, Any]) -> float | None:
+        """Its value, from metrics as `compute_metrics` makes them; None where there is none."""
+        place = metrics["decision"] if self.kind == "decision" else metrics
+        return place.get(self.key)
+
+
+def _threshold(key: str, label: str, kind: Kind) -> Measure:
+    return Measure(key, label, kind, averaged=False, column=False)
+
+
+# In the order in which they are shown.
+MEASURES = (
+    _threshold("threshold", "threshold", "calibration"),
+    Measure("recall", "recall at threshold", "decision"),
+    # The rows of the report's table are of defects, whose false alarms are the same in all.
+    Measure("false_alarm_rate", "false-alarm rate", "decision", column=False),
+    Measure("image_auroc", "image AUROC", "image", tile=True, paper="image AUROC"),
+    Measure("image_ap", "image AP", "image", tile=True),
+    Measure("image_f1_max", "image F1-max", "image"),
+    _threshold("image_f1_max_threshold", "threshold of image F1-max", "image"),
+    Measure("pixel_auroc", "pixel AUROC", "pixel", tile=True, paper="pixel AUROC"),
+    Measure("pixel_ap", "pixel AP", "pixel"),
+    Measure("pixel_f1_max", "pixel F1-max", "pixel"),
+    _threshold("pixel_f1_max_threshold", "threshold of pixel F1-max", "pixel"),
+    Measure("aupro", "AUPRO (0.3)", "pixel", tile=True, paper="AUPRO"),
+    Measure("aupro_0.05", "AUPRO (0.05)", "pixel"),
+    Measure("normality_restored", "normality restored", "restored"),
+    Measure("image_auroc_d3ad", "image AUROC, D3AD's code", "d3ad", paper="image AUROC"),
+    _threshold("threshold_d3ad", "threshold from test labels", "d3ad"),
+    Measure("recall_d3ad", "recall, threshold from test labels", "d3ad"),
+    Measure("false_alarm_rate_d3ad", "false-alarm rate, threshold from test labels", "d3ad"),
+    Measure("pixel_auroc_d3ad", "pixel AUROC, D3AD's code", "d3ad", paper="pixel AUROC"),
+    Measure("pro_d3ad", "PRO, D3AD's code", "d3ad", paper="PRO"),
+)
+AVERAGED = tuple(measure for measure in MEASURES if measure.averaged)
+
+# What the figures of a protocol are, in one sentence.
+PROTOCOL_NOTES = {
+    "exact": "Protocol exact: masks binarised, per-region overlap by MVTec AD's definition.",
+    "paper": (
+        "Protocol paper: figures named after D3AD's code are computed as there, from maps "
+        "normalised over the test set, a threshold chosen on the test labels, masks that are not "
+        "binarised and an overlap curve of 200 rescaled thresholds; all others by MVTec AD's "
+        "definition."
+    ),
+}
+
+
+def keys(kind: Kind) -> tuple[str, ...]:
+    """The names of a kind's figures in metrics.json."""
+    return tuple(measure.key for measure in MEASURES if measure.kind == kind)
+
+
+def shown(value: float | int | None) -> str:
+    """Four decimals, a count as it is, a dash for what cannot be had."""
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
