@@ -15,7 +15,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["ddad_jax", "ddad_jax.*"]),
+    # The configs stand at the top level, and ship inside the package.
+    packages=[*find_packages(include=["ddad_jax", "ddad_jax.*"]), "ddad_jax.configs"],
+    package_dir={"ddad_jax.configs": "configs"},
+    entry_points={"console_scripts": ["ddad_jax = ddad_jax.main:command"]},
     include_package_data=True,
     package_data={"ddad_jax": ["**/*.html", "**/*.css", "**/*.js"]},
     install_requires=[line for line in requirements if not line.startswith("#")],

@@ -1,9 +1,9 @@
 """The command line as a user meets it: each call is a process of its own."""
 
+import csv
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ddad_jax
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
-from ddad_jax.experiment import config as builders
+from ddad_jax.experiment.config import load_config, read_config
+from ddad_jax.machine.storage import only_run
 from ddad_jax.models import initialise
 from ddad_jax.pretrained import to_state_dict
 
@@ -23,10 +25,10 @@ ROOT = Path(__file__).parents[1]
 # Networks of the least size; with them a whole fit takes a minute.
 TINY = """
 from ml_collections import ConfigDict
-from configs import default
+from ddad_jax.experiment.config import load_config
 
 def get_config():
-    config = default.get_config()
+    config = load_config("default")
     config.data.size = 64
     config.data.heldout_fraction = 0.25
     config.autoencoder.name = "tiny"
@@ -48,14 +50,15 @@ def get_config():
 """
 
 
-def ddad(*arguments, devices=1):
+def ddad(*arguments, devices=1, cwd=ROOT, platforms="cpu"):
     flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default", "XLA_FLAGS": flags
+        "JAX_PLATFORMS": platforms, "PYTHONWARNINGS": "default", "XLA_FLAGS": flags,
+        "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
@@ -68,11 +71,6 @@ def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     path.write_text(TINY)
     return path
-
-
-def config_file(path):
-    """The config that a file makes."""
-    return runpy.run_path(str(path))["get_config"]()
 
 
 @pytest.fixture
@@ -154,14 +152,16 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
         (["--config.detection.num_stepz=3"], ["num_stepz", "did you mean 'num_steps'"]),
         (["--config.detectoin.blur=3"], ["detectoin", "did you mean 'detection'"]),
         (["--wrkdir=x"], ["--wrkdir", "did you mean --workdir"]),
-        (["--config.detection.num_steps=many"], ["num_steps", "many"]),
+        (["--config.detection.num_steps=many"], ["detection.num_steps", "many"]),
         (["--config.detection.scoring=best"], ["detection.scoring", "best", "fused, paper"]),
         (["--config.autoencoder.network.width=8", "--config.dtype=int8"], ["dtype", "int8"]),
-        (["--mode=predict"], ["--images"]),
+        (["--mode=predict"], ["detector"]),
         (["--config.mesh.model=2"], ["mesh", "needs 2 devices, found 1"]),
         (["--config.data.augmentation.max_shift=3.0"], ["data.augmentation.max_shift", "3.0"]),
         (["--config.data.tiling.overlap=8"], ["data.tiling.overlap", "8", "at most 0"]),
         (["--config.data.tiling.tile=65"], ["data.tiling.tile", "64×64", "0000.png"]),
+        (["--config.seed=-1"], ["seed: -1 must be at least 0"]),
+        (["--config.denoiser.network.num_heads=3"], ["denoiser.network", "3 heads"]),
         (
             ["--config.evaluation.protocol=paper", "--config.data.tiling.tile=32"],
             ["evaluation.protocol", "data.tiling.tile=0"],
@@ -194,28 +194,132 @@ def test_runs_that_cannot_be_compared(tmp_path):
     assert_refused(ddad("--mode=compare", tmp_path, tmp_path), str(tmp_path), "no metrics.json")
 
 
-@pytest.mark.slow
-def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
-    workdir = tmp_path / "run"
-    arguments = (f"--config={config}", f"--workdir={workdir}", f"--config.data.root={data}")
+@pytest.fixture(scope="module")
+def fitted(config, tmp_path_factory):
+    """A fitted run, its data, and the command that made it; tests must leave it as it is."""
+    home = tmp_path_factory.mktemp("fitted")
+    source = synthetic_source(
+        category="plate", image_size=64, num_train=12, num_test_good=2, num_test_per_defect=1
+    )
+    write_mvtec(source, home / "data")
+    arguments = (
+        f"--config={config}", f"--workdir={home}/run", f"--config.data.root={home}/data"
+    )  # fmt: skip
     result = ddad(*arguments)
     assert result.returncode == 0, result.stderr
+    return home
+
+
+@pytest.fixture
+def run(fitted, config, tmp_path):
+    """A copy of the fitted run, and the command for it."""
+    shutil.copytree(fitted, tmp_path / "home")
+    home = tmp_path / "home"
+    return home, (
+        f"--config={config}", f"--workdir={home}/run", f"--config.data.root={home}/data"
+    )  # fmt: skip
+
+
+def scores(path):
+    with path.open(encoding="utf-8") as file:
+        return {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+@pytest.mark.slow
+def test_a_fit_writes_figures_of_every_test_image(fitted):
+    workdir = fitted / "run"
     metrics = json.loads((workdir / "metrics.json").read_text())
     assert metrics["counts"] == {"normal": 2, "anomalous": 4, "unlabelled": 0, "with_mask": 4}
     assert set(metrics["per_defect"]) == {"hairline", "small", "large", "missing_component"}
     assert 0.0 <= metrics["aupro"] <= 1.0
-    rows = (workdir / "scores.csv").read_text().splitlines()
-    assert len(rows) == 1 + 6
+    assert len(scores(workdir / "scores.csv")) == 6
     assert len(list((workdir / "pictures").rglob("*.png"))) == 6
     assert f"{metrics['image_auroc']:.4f}" in (workdir / "report.html").read_text()
 
-    before = (workdir / "detector.safetensors").stat().st_mtime_ns
-    again = ddad(*arguments)
+
+@pytest.mark.slow
+def test_the_same_command_again_makes_nothing_anew(run):
+    home, arguments = run
+    before = (home / "run/detector.safetensors").stat().st_mtime_ns
+    found = scores(home / "run/scores.csv")
+    # What changes no figure makes no other run: logging, batches of building, and where it lies.
+    (home / "data").rename(home / "moved")
+    (home / "run").rename(home / "elsewhere")
+    again = ddad(
+        *arguments, f"--config.data.root={home}/moved", f"--workdir={home}/elsewhere",
+        "--config.denoiser.training.log_every=1", "--config.build.batch_size=3",
+        "--config.autoencoder.training.checkpoint_every=7",
+    )  # fmt: skip
     assert again.returncode == 0, again.stderr
     assert "used as it is" in again.stderr
-    assert (workdir / "detector.safetensors").stat().st_mtime_ns == before
-    assert (workdir / "scores.csv").read_text().splitlines() == rows
+    assert (home / "elsewhere/detector.safetensors").stat().st_mtime_ns == before
+    assert scores(home / "elsewhere/scores.csv") == pytest.approx(found, rel=1e-5)
 
+
+@pytest.mark.slow
+def test_a_setting_that_changes_figures_is_named_with_both_values(run):
+    home, arguments = run
+    config = (home / "run/config.json").read_bytes()
+    other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
+    assert_refused(
+        other, "denoiser.network.base_channels = 32", "now it is 64", "another --workdir"
+    )
+    other = ddad(*arguments, "--config.denoiser.training.learning_rate=0.01")
+    assert_refused(
+        other, "denoiser.training.learning_rate = 0.0001", "now it is 0.01",
+        "--config.denoiser.training.learning_rate=0.0001", "--train_on",
+    )  # fmt: skip
+    assert (home / "run/config.json").read_bytes() == config
+    # The detector's own can be built anew, and can't be evaluated as if it were.
+    rate = "--config.build.false_alarm_rate=0.2"
+    assert_refused(ddad(*arguments, rate, "--mode=evaluate"), "build.false_alarm_rate was 0.01")
+    anew = ddad(*arguments, rate)
+    assert anew.returncode == 0, anew.stderr
+    assert "built anew: settings.build.false_alarm_rate was 0.01, now 0.2" in anew.stderr
+
+
+@pytest.mark.slow
+def test_replaced_training_images_are_noticed_and_trained_on_when_asked(run):
+    home, arguments = run
+    good = home / "data/plate/train/good"
+    for path in good.iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    known = ddad(*arguments)
+    assert known.returncode == 0, known.stderr
+    assert "the denoiser was trained on other images than there are now" in known.stderr
+    assert "12 are new here, 12 of before are gone" in known.stderr
+    assert "built anew" in known.stderr
+    again = ddad(*arguments, "--train_on")
+    assert again.returncode == 0, again.stderr
+    records = [
+        json.loads((home / "run" / name / "made_of.json").read_text())
+        for name in ("denoiser", "denoiser-1")
+    ]
+    assert not set(records[0]["images"]) & set(records[1]["images"])
+    assert set(records[0]["before"]) == set(records[1]["images"])
+    split = json.loads((home / "run/split.json").read_text())["images"]
+    assert all(split[content] == "train" for each in records for content in each["images"])
+    # What was trained on is done; the same command does nothing more.
+    last = ddad(*arguments, "--train_on")
+    assert last.returncode == 0 and "used as it is" in last.stderr, last.stderr
+    assert not (home / "run/denoiser-2").exists()
+
+
+@pytest.mark.slow
+def test_a_test_image_that_was_learnt_is_refused(run):
+    home, arguments = run
+    image = next((home / "data/plate/train/good").iterdir())
+    shutil.copy(image, home / "data/plate/test/good/0099.png")
+    assert_refused(ddad(*arguments), "0099.png", "shows the same as the training image", image.name)
+    image.unlink()
+    result = ddad(*arguments, "--mode=evaluate")
+    assert_refused(result, "0099.png", "the detector was made of it")
+
+
+@pytest.mark.slow
+def test_runs_are_compared_ablated_and_evaluated_by_the_papers_protocol(run):
+    home, arguments = run
+    workdir = home / "run"
     compared = ddad("--mode=compare", workdir, workdir)
     assert compared.returncode == 0, compared.stderr
     assert "| image AUROC |" in compared.stdout
@@ -238,25 +342,98 @@ def test_fit_to_figures_then_again_then_predict(config, data, tmp_path):
     assert table[0].startswith("detection.scoring,extractor.training.steps,")
     assert table[-1].startswith(",1,")
 
-    images = data / "plate/test/large"
-    predicted = ddad(*arguments, "--mode=predict", f"--images={images}")
-    assert predicted.returncode == 0, predicted.stderr
-    assert "unlabelled images" in (workdir / "predictions/report.html").read_text()
-    alone = (workdir / "predictions/scores.csv").read_text().splitlines()[1].split(",")
-    known = next(row for row in rows if "test/large/0000" in row).split(",")
-    assert float(alone[3]) == pytest.approx(float(known[3]), abs=1e-3)
 
-    other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
-    assert_refused(other, "denoiser.network.base_channels", "32", "64")
-    (workdir / "config.json").unlink()
-    (workdir / "detector.safetensors").unlink()
-    other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
-    assert_refused(other, "checkpoint is of another architecture", "denoiser")
-    # The refused run has left its settings.
-    (workdir / "config.json").unlink()
-    whole = ddad(*arguments)
-    assert whole.returncode == 0, whole.stderr
-    assert (workdir / "scores.csv").read_text().splitlines() == rows
+@pytest.mark.slow
+def test_predict_needs_the_detector_and_images_alone(run, tmp_path):
+    home, arguments = run
+    known = scores(home / "run/scores.csv")
+    predicted = ddad(
+        "--mode=predict", f"--workdir={home}/run", f"--images={home}/data/plate/test"
+    )  # fmt: skip
+    assert predicted.returncode == 0, predicted.stderr
+    assert "6 images in" in predicted.stderr
+    found = scores(home / "run/predictions/scores.csv")
+    assert found == pytest.approx({n.removeprefix("plate/test/"): v for n, v in known.items()},
+                                  rel=1e-5)  # fmt: skip
+    assert "unlabelled images" in (home / "run/predictions/report.html").read_text()
+
+    shutil.copy(home / "run/detector.safetensors", tmp_path / "part.safetensors")
+    alone = ddad(
+        "--mode=predict", f"--detector={tmp_path}/part.safetensors", f"--output={tmp_path}/found",
+        f"--images={home}/data/plate/test/large/0000.png",
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    assert scores(tmp_path / "found/scores.csv")["0000.png"] == pytest.approx(
+        known["plate/test/large/0000.png"], rel=1e-5
+    )
+    other = ddad(
+        *arguments, "--mode=predict", f"--images={home}/data/plate/test", "--config.data.size=128"
+    )
+    assert_refused(other, "--config.data.size: 128 contradicts", "made with 64")
+    agreeing = ddad(
+        *arguments, "--mode=predict", f"--images={home}/data/plate/test", "--config.data.size=64"
+    )
+    assert agreeing.returncode == 0, agreeing.stderr
+    (home / "both/plate").mkdir(parents=True)
+    shutil.copy(home / "run/detector.safetensors", home / "both/plate")
+    several = ddad("--mode=predict", f"--workdir={home}/both", f"--images={home}/data")
+    assert_refused(several, "holds a detector for each of plate", f"--workdir={home}/both/plate")
+
+
+@pytest.mark.slow
+def test_a_detector_of_format_3_asks_for_what_it_does_not_say(data, tmp_path):
+    stored = Path(__file__).parent / "deploy/artifacts/format-3.safetensors"
+    arguments = ("--mode=predict", f"--detector={stored}", f"--images={data}/plate/test/good",
+                 f"--output={tmp_path}/out")  # fmt: skip
+    assert_refused(ddad(*arguments), "format-3.safetensors", "--config.data.resize=stretch")
+    lacking = ("--config.data.resize=stretch", "--config.data.settings.white_level=65535")
+    result = ddad(*arguments, *lacking)
+    assert result.returncode == 0, result.stderr
+    assert len(scores(tmp_path / "out/scores.csv")) == 2
+
+
+def test_two_runs_in_one_workdir(config, data, tmp_path):
+    with only_run(tmp_path):
+        result = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
+    assert_refused(result, f"--workdir={tmp_path}", "another run", f"process {os.getpid()}")
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run"])
+def test_a_url_is_refused_and_no_folder_made(config, tmp_path, url):
+    result = ddad(f"--config={config}", f"--workdir={url}", cwd=tmp_path)
+    assert_refused(result, f"--workdir: '{url}' is a URL")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+def test_help_can_be_read(flag, tmp_path):
+    result = ddad(flag, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for part in ("usage:", "--workdir", "--mode=predict", "examples:", "exit codes", "demo"):
+        assert part in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 110
+
+
+def test_help_of_a_config_lists_its_settings(tmp_path):
+    result = ddad("--config=demo", "--help", "--config.detection.blur=2.5", cwd=tmp_path)
+    assert "--config.denoiser.training.steps=300" in result.stdout
+    assert "--config.detection.blur=2.5" in result.stdout
+
+
+def test_version_and_the_package_as_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ddad_jax", "--version"], cwd=tmp_path, capture_output=True,
+        text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == f"ddad_jax {ddad_jax.__version__}\n"
+
+
+def test_a_platform_that_is_not_there(config, data, tmp_path):
+    result = ddad(
+        f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}",
+        platforms="cuda",
+    )  # fmt: skip
+    assert_refused(result, "JAX_PLATFORMS=cuda", "no such device")
 
 
 @pytest.mark.slow
@@ -276,12 +453,16 @@ def test_fit_on_tiles_then_predict_from_the_detector_alone(config, data, tmp_pat
     assert 0.0 <= metrics["aupro"] <= 1.0
     assert len(list((workdir / "pictures").rglob("*.png"))) == 6
 
+    known = scores(workdir / "scores.csv")
     images = data / "plate/test/large"
-    predicted = ddad(*arguments, "--mode=predict", f"--images={images}")
+    predicted = ddad("--mode=predict", f"--workdir={workdir}", f"--images={images}")
     assert predicted.returncode == 0, predicted.stderr
-    alone = (workdir / "predictions/scores.csv").read_text().splitlines()[1].split(",")
-    known = next(row for row in rows if "test/large/0000" in row).split(",")
-    assert float(alone[3]) == pytest.approx(float(known[3]), abs=1e-3)
+    (found,) = scores(workdir / "predictions/scores.csv").values()
+    expected = pytest.approx(known["plate/test/large/0000.png"], rel=1e-5)
+    assert found == expected
+    assert ddad_jax.load(workdir / "detector.safetensors").predict(images / "0000.png").score == (
+        expected
+    )
 
 
 @pytest.mark.slow
@@ -344,7 +525,7 @@ def test_categories_are_trained_together_as_they_are_alone(config, tmp_path):
 @pytest.mark.slow
 def test_convert_to_and_from_pytorch(config, tmp_path):
     torch = pytest.importorskip("torch")
-    network = builders.networks(config_file(config)).denoiser
+    network = read_config(load_config(str(config))).networks().denoiser
     weights = to_state_dict(initialise(network, jax.random.key(0)), network)
     official = {f"module.{key}": torch.tensor(value) for key, value in weights.items()}
     torch.save({"model": official, "epoch": 3}, tmp_path / "official.pth")

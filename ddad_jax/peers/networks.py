@@ -9,30 +9,31 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from configs import mvtec, mvtec_small
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.detection.detector import Detector, Networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
-from ddad_jax.experiment import config as builders
+from ddad_jax.experiment.config import Config, load_config, read_config
 from ddad_jax.models import initialise
 
-CONFIGS = {"small": mvtec_small, "published": mvtec}
+CONFIGS = {"small": "mvtec_small", "published": "mvtec"}
+
+
+def config_of(size: str, dtype: str = "float32") -> Config:
+    """The settings of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
+    return dataclasses.replace(read_config(load_config(CONFIGS[size])), dtype=dtype)
 
 
 def networks(size: str, dtype: str = "float32") -> Networks:
     """The modules of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
-    config = CONFIGS[size].get_config()
-    config.dtype = dtype
-    return builders.networks(config)
+    return config_of(size, dtype).networks()
 
 
 def make_detector(size: str, dtype: str, scoring: str, bank_rows: int) -> Detector:
     """A detector of drawn weights and banks, with a denoiser that does not give zeros."""
-    config = CONFIGS[size].get_config()
-    settings = builders.detection_settings(config)
-    d = config.diffusion
+    config = config_of(size, dtype)
+    settings, d = config.detector, config.diffusion
     detector = seeded_detector(
-        networks(size, dtype),
+        config.networks(),
         dataclasses.replace(settings, scoring=scoring),
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
         bank_rows=bank_rows,

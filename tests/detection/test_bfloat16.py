@@ -1,24 +1,24 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import mvtec_small
 from ddad_jax import pretrained
 from ddad_jax.data.mvtec import mvtec_source
 from ddad_jax.data.sample import ANOMALOUS
 from ddad_jax.detection.build import BuildSettings, build_detector
 from ddad_jax.detection.detect import detect
 from ddad_jax.diffusion.schedule import linear_alpha_bar
-from ddad_jax.experiment import config as builders
+from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.models import initialise
 
 
 @pytest.mark.slow
 def test_bfloat16_changes_no_score_by_more_than_a_fiftieth_of_the_normal_range(shared):
-    config = mvtec_small.get_config()
-    config.autoencoder.weights = str(shared / "weights" / "taef2")
-    networks = builders.networks(config)
+    config = read_config(load_config("mvtec_small"))
+    networks = config.networks()
     denoiser = initialise(networks.denoiser, jax.random.key(0))
     # The last layer starts at zero. Drawn so, its output deviates by 0.35, as that of a denoiser
     # trained on this category does: by 0.31 at t = 10 and 0.41 at t = 70.
@@ -32,9 +32,9 @@ def test_bfloat16_changes_no_score_by_more_than_a_fiftieth_of_the_normal_range(s
     channels = networks.autoencoder.latent_channels
     detector = build_detector(
         networks,
-        builders.detection_settings(config),
+        config.detector,
         BuildSettings(patch_bank_size=1024, patch_candidates=4096, calibration_size=0),
-        autoencoder=pretrained.load(config.autoencoder.weights, networks.autoencoder),
+        autoencoder=pretrained.load(str(shared / "weights/taef2"), networks.autoencoder),
         denoiser=denoiser,
         extractor=pretrained.load(config.extractor.weights, networks.extractor),
         latent_shift=jnp.zeros(channels),
@@ -45,8 +45,7 @@ def test_bfloat16_changes_no_score_by_more_than_a_fiftieth_of_the_normal_range(s
         heldout_images=images[10:20],
         seed=0,
     )
-    config.dtype = "bfloat16"
-    half = detector.replace(networks=builders.networks(config))
+    half = detector.replace(networks=replace(config, dtype="bfloat16").networks())
     whole, rounded = (detect(each, images[10:]) for each in (detector, half))
     np.testing.assert_array_equal(rounded.noise_level, whole.noise_level)
     difference = np.abs(np.asarray(rounded.score) - np.asarray(whole.score))

@@ -10,17 +10,17 @@ import pytest
 TWO_STEPS = """
 import json, resource
 import jax, jax.numpy as jnp, numpy as np
-from configs import mvtec
-from ddad_jax.experiment import config as builders
+from ddad_jax.experiment.config import load_config, override, read_config
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.models import initialise
 from ddad_jax.training.denoiser import denoiser_loss
 from ddad_jax.training.state import initial_state, make_step
 
-config = mvtec.get_config()
-config.denoiser.network.remat = True
-network = builders.networks(config).denoiser
-settings = builders.train_settings(config, "denoiser").for_images(100)
+config = load_config("mvtec")
+override(config, [("denoiser.network.remat", "True")])
+config = read_config(config)
+network = config.networks().denoiser
+settings = config.denoiser.training.for_images(100)
 state = initial_state(initialise(network, jax.random.key(0))["params"], settings)
 sums = lambda: [float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(state.params)]
 count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
