@@ -45,7 +45,7 @@ IMAGES = _text("images", "predict: a folder of images, or one image")
 DETECTOR = _text("detector", "predict: a detector's file, instead of --workdir's")
 OUTPUT = _text("output", "convert: the file to write; predict: folder for results")
 VARY = flags.DEFINE_multi_string(
-    "vary", [], "ablate: a setting and its values, detection.start=scaled,noised; may be repeated",
+    "vary", [], "ablate: a setting and its values, such as detection.blur=2,4; may be repeated",
     flag_values=FLAGS,
 )  # fmt: skip
 NETWORK = flags.DEFINE_enum(
@@ -53,8 +53,8 @@ NETWORK = flags.DEFINE_enum(
     flag_values=FLAGS,
 )  # fmt: skip
 TRAIN_ON = flags.DEFINE_bool(
-    "train_on", False, "fit, train, adapt: networks that were trained with other images or "
-    "settings go on from what they have learnt", flag_values=FLAGS,
+    "train_on", False, "fit, train, adapt: go on training with the images and settings of now",
+    flag_values=FLAGS,
 )  # fmt: skip
 COORDINATOR = _text("coordinator", "several processes: address and port of process 0")
 NUM_PROCESSES = flags.DEFINE_integer(
@@ -154,6 +154,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = _writable(_workdir())
     kernels.choose_cpu_kernels()
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    _devices()
     if jax.process_count() > 1:
         _require_agreement(mode, config)
     with only_run(workdir) if processes.is_first() else contextlib.nullcontext():
@@ -188,15 +189,22 @@ def _begin(mode: str, folder: Path) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = folder.resolve() / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    logging.info("%s on %s", mode, ", ".join(str(device) for device in _devices()))
+
+
+def _devices() -> list[jax.Device]:
+    """The devices that JAX finds.
+
+    Raises:
+      UserError: none of the kind that is asked for.
+    """
     try:
-        devices = ", ".join(str(device) for device in jax.devices())
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: there is no such device here "
-            f"({reason}); leave it out, or install JAX for it"
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: there is no such device here; "
+            "leave it out, or install JAX for it, such as pip install 'jax[cuda13]'"
         ) from error
-    logging.info("%s on %s", mode, devices)
 
 
 def _divide(argv: Sequence[str]) -> tuple[list[str], str | None, list[tuple[str, str]]]:

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from ddad_jax.deploy.artifact import save_detector
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.deploy.artifact import FittedDetector
 from ddad_jax.detection.detect import detect
 
 PROGRAM = """
@@ -43,7 +44,8 @@ def images(part_images):
 def over_eight(detector, network_description, images, tmp_path_factory):
     """What the same detector, read from its file, says over eight devices."""
     folder = tmp_path_factory.mktemp("devices")
-    save_detector(folder / "detector.safetensors", detector, network_description, "")
+    fitted = FittedDetector(detector, Preprocessing(size=64), network_description, {})
+    fitted.save(folder / "detector.safetensors")
     np.save(folder / "images.npy", images)
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     paths = (folder / name for name in ("detector.safetensors", "images.npy", "found.npz"))
