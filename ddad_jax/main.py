@@ -171,14 +171,14 @@ def _predict(config: Config, given: list[str]) -> None:
     if NUM_PROCESSES.value or COORDINATOR.value:
         raise UserError("--mode=predict: is for one process; leave out --coordinator")
     workdir = _workdir() if WORKDIR.value else None
-    path = _expanded(DETECTOR)
-    path = local_path(path, "--detector") if path else modes.detector_in(workdir)
+    path = Path(_expanded(DETECTOR)) if DETECTOR.value else modes.detector_in(workdir)
     default = workdir / "predictions" if workdir else Path("predictions")
-    output = Path(_expanded(OUTPUT)) if OUTPUT.value else default
-    _writable(output, "--output" if OUTPUT.value or not workdir else "--workdir")
+    output = _writable(Path(_expanded(OUTPUT)) if OUTPUT.value else default, "--output")
+    # The log and the lock are the run's, unless results are wanted elsewhere.
+    home = output if OUTPUT.value or workdir is None else workdir
     kernels.choose_cpu_kernels()
-    with only_run(workdir or output):
-        _begin("predict", workdir or output)
+    with only_run(home):
+        _begin("predict", home)
         modes.predict(_expanded(IMAGES), path, output, config, given)
 
 
