@@ -17,5 +17,8 @@ def load(path: str | Path) -> "ddad_jax.deploy.artifact.FittedDetector":
     """
     # Imported late, so that `import ddad_jax` takes no time.
     from ddad_jax.deploy.artifact import load_detector
+    from ddad_jax.machine.kernels import choose_cpu_kernels
 
+    # Those of the command line, so that answers are the same; without effect once JAX has begun.
+    choose_cpu_kernels()
     return load_detector(path)

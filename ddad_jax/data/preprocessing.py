@@ -4,6 +4,7 @@ Every way in goes through here: training, evaluation, prediction, tiles, Python.
 keeps the `Preprocessing` that it was made with.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -101,22 +102,25 @@ class Preprocessing(Checked):
         return fit_mask(mask, self.size, self.resize)
 
     def restore(
-        self, maps: Float[np.ndarray, "n size size *channels"], height: int, width: int
-    ) -> Float[np.ndarray, "{height} {width} *channels"]:
+        self, maps: Iterable[Float[np.ndarray, "size size *channels"]], height: int, width: int
+    ) -> Float[np.ndarray, "{height} {width} *_channels"]:
         """Maps of the squares of an image as one map of the image.
 
         Args:
-          maps: of each square, in their order.
+          maps: of each square, in their order; each is let go before the next is asked for.
           height: of the image, in pixels.
           width: of the image, in pixels.
         """
         if not self.tile:
+            (whole,) = maps
             return _each_channel(
-                maps[0], lambda layer: restore_map(layer, height, width, self.resize)
+                whole, lambda layer: restore_map(layer, height, width, self.resize)
             )
-        blend = Blend(height, width, self.overlap, channels=maps.shape[3:])
+        blend = None
         positions = tile_positions(height, width, self.tile, self.overlap)
         for (top, left), of_tile in zip(positions.tolist(), maps, strict=True):
+            if blend is None:
+                blend = Blend(height, width, self.overlap, channels=of_tile.shape[2:])
             scaled = _each_channel(of_tile, lambda layer: scale_map(layer, self.tile, self.tile))
             blend.add(top, left, scaled)
         return blend.mean()

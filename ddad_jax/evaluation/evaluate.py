@@ -6,6 +6,7 @@ of that; memory holds the tiles of one batch and the map of one photograph.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import jax.numpy as jnp
@@ -92,9 +93,8 @@ def find(
     calibration = detector.calibration
     threshold, spread = float(calibration.threshold), float(calibration.spread)
     for count, (height, width) in zip(np.diff(starts).tolist(), sizes.tolist(), strict=True):
-        tiles = [next(found) for _ in range(count)]
-        layers = np.stack([tile.layers for tile in tiles])
-        whole = preprocessing.restore(layers, height, width)
+        tiles: list[Found] = []
+        whole = preprocessing.restore(_layers(found, count, tiles), height, width)
         first = max(tiles, key=lambda tile: tile.score)
         score = float(whole[..., 0].max())
         yield Found(
@@ -107,6 +107,15 @@ def find(
             anomaly_map=whole[..., 0],
             reconstruction=whole[..., 1:],
         )
+
+
+def _layers(
+    found: Iterator[Found], count: int, tiles: list[Found]
+) -> Iterator[Float[np.ndarray, "size size 4"]]:
+    """The layers of so many tiles, one after another; what else is said of them goes to `tiles`."""
+    for tile in islice(found, count):
+        tiles.append(replace(tile, anomaly_map=NOTHING[..., 0], reconstruction=NOTHING))
+        yield tile.layers
 
 
 def _of_squares(
