@@ -54,7 +54,7 @@ def test_it_works_from_an_empty_folder(installed, tmp_path):
         done = call(
             installed, tmp_path, sys.executable, "-m", "ddad_jax.main", f"--config={config}",
             "--workdir=runs/x", "--config.data.root=photos", "--mode=prepare",
-            "--config.data.size=32", "--config.autoencoder.weights=",
+            "--config.data.size=64", "--config.autoencoder.weights=",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "verdict: ready" in done.stdout
