@@ -7,6 +7,7 @@ import json
 import logging as standard_logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,7 +114,11 @@ def settings_text(config: Config) -> str:
 
 def _columns(rows: dict[str, str]) -> str:
     width = max(map(len, rows)) + 2
-    return "\n".join(f"  {name.ljust(width)}{text}" for name, text in rows.items())
+    indent = " " * (width + 2)
+    return "\n".join(
+        textwrap.fill(f"  {name.ljust(width)}{text}", 100, subsequent_indent=indent)
+        for name, text in rows.items()
+    )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -60,7 +60,7 @@ def test_a_config_is_found_by_name_and_by_path(tmp_path, monkeypatch):
         ("def get_config(:", "line 1: SyntaxError"),
         ("import nowhere_to_be_found", "line 1: ModuleNotFoundError"),
         ("from configs import default", "line 1: 'configs' can only be imported"),
-        ("x = 1", ".*has no attribute 'get_config'"),
+        ("x = 1", "has no attribute 'get_config"),
         ("def get_config():\n    return 3", "gives 3"),
         (
             "from ddad_jax.experiment.config import load_config\ndef get_config():\n"
