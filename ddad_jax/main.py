@@ -83,7 +83,7 @@ modes:
 flags:
 {flags}
 
-configs, for --config=: {configs}; or the path of a file of your own
+configs: {configs}; or a file of your own
 settings: {settings}
 exit codes: 0 done; 2 something in the input is wrong, one line says what; 75 interrupted, the same
 command goes on
