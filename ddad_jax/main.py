@@ -26,6 +26,7 @@ from ddad_jax.experiment.config import (
     shipped_configs,
 )
 from ddad_jax.experiment.identity import first_difference
+from ddad_jax.experiment.reference import settings_table
 from ddad_jax.machine import kernels, processes
 from ddad_jax.machine.storage import local_path, only_run
 
@@ -105,13 +106,6 @@ def help_text() -> str:
     )
 
 
-def settings_text(config: Config) -> str:
-    """What --help prints of a config: every setting, its value and what it is."""
-    from ddad_jax.experiment.reference import settings_table
-
-    return settings_table(config)
-
-
 def _columns(rows: dict[str, str]) -> str:
     width = max(map(len, rows)) + 2
     indent = " " * (width + 2)
@@ -129,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"ddad_jax {ddad_jax.__version__}")
         return
     if asked & {"h", "help", "helpfull", "helpshort"}:
-        print(settings_text(_config(name, assignments)) if name else help_text(), end="")
+        print(settings_table(_config(name, assignments)) if name else help_text(), end="")
         return
     rest = _parse_flags([argv[0], *arguments])
     # Libraries look at absl's own flags, which nobody gives here.

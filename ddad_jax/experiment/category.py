@@ -26,12 +26,7 @@ from ddad_jax.detection.detector import Networks
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
 from ddad_jax.experiment.config import NETWORKS, Config
-from ddad_jax.experiment.identity import (
-    can_train_on,
-    check_settings,
-    read_record,
-    settings_of,
-)
+from ddad_jax.experiment.identity import check_settings, read_record
 from ddad_jax.machine import processes
 from ddad_jax.machine.storage import write_json
 from ddad_jax.training import mesh as meshes
@@ -205,11 +200,7 @@ class Category:
                         "--mode=predict; to train, choose another --workdir"
                     )
                 continue
-            differing = record.settings_that_differ(
-                type(record)(settings_of(self.config, name), {}, ())
-            )
-            if not (train_on and can_train_on(name, differing)):
-                check_settings(name, record, self.config, self.workdir)
+            check_settings(name, record, self.config, self.workdir, train_on)
 
 
 def open_categories(config: Config, workdir: Path) -> list[Category]:

@@ -14,7 +14,7 @@ from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.config import NETWORKS
-from ddad_jax.experiment.identity import digest_of, first_difference, settings_of
+from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.tasks import Trained
 
 
@@ -29,7 +29,7 @@ def made_of(made: Trained) -> dict[str, Any]:
     train, heldout = made.category.division
     networks: dict[str, Any] = {}
     for name in NETWORKS:
-        networks[name] = {"digest": digest_of(getattr(made, name))}
+        networks[name] = {"digest": made.digests[name]}
         if name in made.records:
             networks[name]["trained_on"] = sorted(made.records[name].ever)
     return {

@@ -125,20 +125,26 @@ def finish_record(folder: Path) -> Record:
     return record
 
 
-def check_settings(name: str, record: Record, config: Config, workdir: Path) -> None:
-    """Checks that a network was trained with the settings that are asked for now.
+def check_settings(
+    name: str, record: Record, config: Config, workdir: Path, train_on: bool
+) -> None:
+    """Checks that a network was trained with the settings of now, or can be trained on with them.
 
     Args:
       name: the network's.
       record: its own.
       config: what is asked for.
       workdir: named in the error.
+      train_on: whether networks of other settings are to be trained on.
 
     Raises:
       UserError: naming the first that differs, with both values and what goes on.
     """
     now = Record(settings_of(config, name), {}, ())
-    for setting, (before, asked) in record.settings_that_differ(now).items():
+    differing = record.settings_that_differ(now)
+    if train_on and can_train_on(name, differing):
+        return
+    for setting, (before, asked) in differing.items():
         raise UserError(
             f"--workdir={workdir}: its {name} was trained with {setting} = {_shown(before)}, but "
             f"now it is {_shown(asked)}; go on with --config.{setting}={_shown(before)}"

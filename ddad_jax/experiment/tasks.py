@@ -80,6 +80,13 @@ class Trained:
             return jnp.zeros(channels), jnp.full(channels, scale, jnp.float32)
         return channel_scaling(self._encoded(self.category.train_images))
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of each network that is made, what changes with any of its arrays."""
+        names = (*NETWORKS, "pretrained_extractor")
+        known = {name: getattr(self, name) for name in names}
+        return {name: digest_of(of) for name, of in known.items() if of is not None}
+
     def latents(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
         """What the denoiser works on: the frozen autoencoder's latents, scaled."""
         shift, scale = (np.asarray(part) for part in self.latent_scaling)
@@ -236,7 +243,7 @@ def _read_by(made: Trained, network: str) -> dict[str, str]:
         "denoiser": ("autoencoder",),
         "extractor": ("autoencoder", "denoiser", "pretrained_extractor"),
     }[network]
-    return {name.removeprefix("pretrained_"): digest_of(getattr(made, name) or {}) for name in read}
+    return {name.removeprefix("pretrained_"): made.digests[name] for name in read}
 
 
 def _step_on(folder: Path, record: Record, wanted: Record) -> None:
