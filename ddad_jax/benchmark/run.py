@@ -66,7 +66,7 @@ class BenchmarkSettings(Checked):
 
     def check_together(self) -> None:
         """Raises SettingError: nothing to measure, or batches that devices cannot share."""
-        for name in ("dtypes", "batch_sizes", "devices", "model"):
+        for name in ("dtypes", "devices", "model"):
             if not getattr(self, name):
                 raise SettingError(name, "is empty; name at least one")
         for count in self.devices:

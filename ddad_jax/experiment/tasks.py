@@ -141,11 +141,15 @@ def train_networks(
     found = list(made)
     for network in networks:
         todo = [i for i, each in enumerate(found) if getattr(each, network) is None]
+        with processes.first_then_others(f"record of the {network}"):
+            done = {i: _taken_up(found[i], network, train_on) for i in todo}
+        # Orbax opens checkpoints in all processes at once.
+        for i, record in done.items():
+            if record:
+                found[i] = _finished(found[i], network, record)
+        todo = [i for i in todo if not done[i]]
         # Process 0 decodes and encodes images into files that the others read.
         with processes.first_then_others(f"data of the {network}"):
-            for i in todo:
-                found[i] = _taken_up(found[i], network, train_on)
-            todo = [i for i in todo if getattr(found[i], network) is None]
             tasks = {i: TASKS[network](found[i]) for i in todo}
         # Augmented images are encoded at each step, others once: these are two programs.
         for augmented in (False, True):
@@ -168,8 +172,8 @@ def _with(made: Trained, network: str, params: PyTree) -> Trained:
     return replace(made, records=records, **{network: {**statistics, "params": params}})
 
 
-def _taken_up(made: Trained, network: str, train_on: bool) -> Trained:
-    """The same with a network that needs no training any more; else its record is begun.
+def _taken_up(made: Trained, network: str, train_on: bool) -> Record | None:
+    """The record of a network that needs no training any more; else None, and one is begun.
 
     Raises:
       UserError: it was trained otherwise; says with what, and what goes on.
@@ -185,15 +189,15 @@ def _taken_up(made: Trained, network: str, train_on: bool) -> Trained:
     if record is None:
         if processes.is_first():
             write_record(folder, wanted)
-        return made
+        return None
     differing = record.settings_that_differ(wanted)
     others = images_that_differ(record.images, wanted.images)
     if record.is_of(wanted):
-        return _finished(made, network, record) if record.done else made
+        return record if record.done else None
     if train_on and can_train_on(network, differing):
         if processes.is_first():
             _step_on(folder, record, wanted)
-        return made
+        return None
     hint = "the same command with --train_on goes on from what it has learnt"
     if dict(record.weights) != wanted.weights:
         named = [n for n, digest in wanted.weights.items() if record.weights.get(n) != digest]
@@ -211,7 +215,7 @@ def _taken_up(made: Trained, network: str, train_on: bool) -> Trained:
         "%s: the %s was trained on other images than there are now (%s); it is used as it is, %s",
         category.name, network, others or "in another order", hint,
     )  # fmt: skip
-    return _finished(made, network, record)
+    return record
 
 
 def _finished(made: Trained, network: str, record: Record) -> Trained:

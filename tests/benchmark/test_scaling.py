@@ -37,7 +37,7 @@ detector = seeded_detector(
 training = TrainSettings(steps=4, batch_size=4)
 settings = BenchmarkSettings(
     dtypes=("float32",), batch_sizes=(), train_batch_size=4, rounds=2, repeats=2, max_seconds=5.0,
-    bank_rows=20, devices=(4,), model=(1, 2, 3), scaling_batch_size=4,
+    bank_rows=20, devices=(4,), model=(1, 2), scaling_batch_size=4,
 )
 run_benchmark(
     settings, {}, {"float32": detector}, training, training, 1000, output

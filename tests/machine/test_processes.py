@@ -61,7 +61,7 @@ def begin_two(folder, workdir, *differing):
 
 def end(process):
     """Its exit code and what it said."""
-    _, said = process.communicate(timeout=1200)
+    _, said = process.communicate(timeout=300)
     return process.returncode, said
 
 
@@ -90,7 +90,7 @@ def test_one_is_killed_then_both_go_on_to_the_curve_of_one_process(folder, tmp_p
     assert code == 0, said
 
     pair = begin_two(folder, tmp_path / "pair")
-    deadline = time.monotonic() + 1000
+    deadline = time.monotonic() + 300
     while max(curve(tmp_path / "pair/denoiser", "loss"), default=0) < 10:
         assert time.monotonic() < deadline and pair[1].poll() is None
         time.sleep(0.1)
@@ -104,7 +104,8 @@ def test_one_is_killed_then_both_go_on_to_the_curve_of_one_process(folder, tmp_p
     reached = max(curve(tmp_path / "pair/denoiser", "loss"))
     assert reached < 24
 
-    for code, said in map(end, begin_two(folder, tmp_path / "pair")):
+    # Both are ended before either is judged: one that fails leaves the other waiting for ever.
+    for code, said in list(map(end, begin_two(folder, tmp_path / "pair"))):
         assert code == 0, said
     assert "continuing from step" in (tmp_path / "pair/log.txt").read_text()
     for network, name in (
@@ -119,10 +120,10 @@ def test_one_is_killed_then_both_go_on_to_the_curve_of_one_process(folder, tmp_p
 @pytest.mark.slow
 def test_processes_that_differ_are_refused(folder, tmp_path):
     differing = ("--config.denoiser.prediction=noise", "--config.denoiser.prediction=latent")
-    for code, said in map(end, begin_two(folder, tmp_path, *differing)):
+    for code, said in list(map(end, begin_two(folder, tmp_path, *differing))):
         assert code == 2, said
         (line,) = (line for line in said.splitlines() if line.startswith("error: "))
-        assert "process 1: has config.denoiser.prediction = latent, but process 0 has noise" in line
+        assert "process 1: differs from process 0: config.denoiser.prediction was noise, now latent" in line
     assert not list(tmp_path.glob("*/checkpoints"))
 
 
@@ -159,7 +160,7 @@ def test_processes_that_compile_at_different_speeds_meet():
         for number in range(2)
     ]
     for process in both:
-        found, said = process.communicate(timeout=1200)
+        found, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert found.endswith("2.0\n")
 
