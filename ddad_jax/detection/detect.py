@@ -1,6 +1,5 @@
 """`detect`, the one compiled program from pixels to decisions."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.struct
@@ -46,7 +45,8 @@ def detect(
         map does not need: where the feature map has no weight (λ = 1), the decoder never runs.
 
     Returns:
-      What the detector says of each image; an image's answer never depends on its batch.
+      What the detector says of each image; an image's answer never depends on its batch, on a CPU
+      to the last bit.
     """
     return over_devices(partial(_detect, brief=brief))(detector, images)
 
@@ -64,24 +64,3 @@ def _detect(detector: Detector, images: Array, *, brief: bool) -> Detections:
         decision=score > calibration.threshold,
         anomaly_map=heat,
     )
-
-
-def compile_detect(
-    detector: Detector, batch_size: int, *, brief: bool = False
-) -> Callable[[UInt8[Array, "b size size 3"]], Detections]:
-    """`detect` for batches of one size, compiled before the first of them is there.
-
-    The images' memory on the device is given to the reconstruction: an array that is already
-    there is gone afterwards.
-
-    Args:
-      detector: as for `detect`.
-      batch_size: images at a time, of the detector's own size; a multiple of the devices.
-      brief: as for `detect`.
-    """
-    size = detector.settings.image_size
-    images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
-    # In brief there is no picture among the results that could take the images' place.
-    donated = () if brief else (1,)
-    program = jax.jit(over_devices(partial(_detect, brief=brief)), donate_argnums=donated)
-    return partial(program.lower(detector, images).compile(), detector)

@@ -1,6 +1,7 @@
 """From pixels to evidence: noise level, reconstruction and maps, before calibration."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.struct
 import jax
@@ -16,6 +17,7 @@ from ddad_jax.detection.detector import (
     over_devices,
 )
 from ddad_jax.detection.reconstruction import (
+    by_image,
     decode,
     encode,
     extract,
@@ -70,7 +72,14 @@ def gather_evidence(
 def evidence_of(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Evidence:
-    """`gather_evidence` as one device does it.
+    """`gather_evidence` as one device does it."""
+    return by_image(partial(_evidence_of, detector), images)
+
+
+def _evidence_of(
+    detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+) -> Evidence:
+    """All that is said of a batch.
 
     Each network sees each image once: the features of the input choose the noise level, make the
     patch map and are compared with the reconstruction's.

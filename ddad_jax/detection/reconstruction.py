@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from ddad_jax.detection.detector import Settings, Variables
 from ddad_jax.diffusion import sampler, schedule
@@ -35,14 +35,19 @@ def extract(
     """The feature stages, in float32, of images in [-1, 1]."""
     # An accelerator's default for float32 has the few bits of bfloat16.
     with jax.default_matmul_precision("high"):
-        stages = _by_image(lambda x: extractor.apply(variables, extractor.normalise(x)), images)
+        stages = by_image(lambda x: extractor.apply(variables, extractor.normalise(x)), images)
     return tuple(stage.astype(jnp.float32) for stage in stages)
 
 
-def _by_image(
-    function: Callable[[Float[Array, "b _h _w _c"]], PyTree], batch: Float[Array, "b _h _w _c"]
+def by_image(
+    function: Callable[[Shaped[Array, "b *_size"]], PyTree], batch: Shaped[Array, "b *_size"]
 ) -> PyTree:
-    """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one."""
+    """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one.
+
+    There an image's result is then the same to the last bit, whatever its batch.
+    """
+    if len(batch) == 1:
+        return function(batch)
 
     def one_by_one(batch):
         return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
@@ -58,7 +63,7 @@ def encode(
     images: Float[Array, "b size size 3"],
 ) -> Float[Array, "b h w c"]:
     """The scaled latent z, in float32."""
-    latent = _by_image(lambda x: autoencoder.apply(variables, x, method="encode"), images)
+    latent = by_image(lambda x: autoencoder.apply(variables, x, method="encode"), images)
     return (latent.astype(jnp.float32) - shift) * scale
 
 
@@ -71,7 +76,7 @@ def decode(
 ) -> Float[Array, "b size size 3"]:
     """The image of a scaled latent, in float32 and clipped to [-1, 1]."""
     unscaled = latent / scale + shift
-    images = _by_image(lambda x: autoencoder.apply(variables, x, method="decode"), unscaled)
+    images = by_image(lambda x: autoencoder.apply(variables, x, method="decode"), unscaled)
     return jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
 
 

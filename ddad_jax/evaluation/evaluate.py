@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -20,7 +21,7 @@ from ddad_jax.data.sample import Source
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.calibration import fit_threshold
-from ddad_jax.detection.detect import compile_detect
+from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Calibration, Detector
 from ddad_jax.evaluation import d3ad
 from ddad_jax.evaluation.metrics import Protocol
@@ -126,11 +127,13 @@ def _of_squares(
 ) -> Iterator[Found]:
     if not len(squares):
         return
+    if jax.default_backend() == "cpu":
+        # It takes images one by one anyway, and so one program serves any number of them.
+        batch_size = 1
     batch_size = fitted_batch_size(batch_size, len(squares), detector.device_count)
-    program = compile_detect(detector, batch_size)
 
     def detect_batch(batch: UInt8[np.ndarray, "b size size 3"]) -> Any:
-        f = program(batch)
+        f = detect(detector, batch)
         evidence = None
         if protocol == "paper":
             evidence = {kind: (f.maps[kind], f.extremes[kind]) for kind in KINDS}

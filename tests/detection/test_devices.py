@@ -18,7 +18,7 @@ from pathlib import Path
 import jax, numpy as np
 from jax.sharding import Mesh
 from ddad_jax.deploy.artifact import load_detector
-from ddad_jax.detection.detect import compile_detect, detect
+from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import shard_detector
 
 artifact, images, output = sys.argv[1:]
@@ -27,9 +27,8 @@ detector = shard_detector(load_detector(Path(artifact)).detector, mesh)
 images = np.load(images)
 found = jax.device_get(detect(detector, images))
 shards = [shard.data.shape[0] for shard in detector.bank.addressable_shards]
-program = compile_detect(detector, len(images))
-np.testing.assert_array_equal(program(images).score, found.score)
-np.savez(output, bank_rows=shards, program=program.func.as_text(),
+program = detect.lower(detector, images).compile()
+np.savez(output, bank_rows=shards, program=program.as_text(),
          **{str(row): leaf for row, leaf in enumerate(jax.tree.leaves(found))})
 """
 
