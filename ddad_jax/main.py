@@ -17,16 +17,10 @@ from absl import flags, logging
 import ddad_jax
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
 from ddad_jax.experiment import modes
-from ddad_jax.experiment.config import (
-    NETWORKS,
-    Config,
-    load_config,
-    override,
-    read_config,
-    shipped_configs,
-)
+from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
 from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.reference import settings_table
+from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.machine import kernels, processes
 from ddad_jax.machine.storage import local_path, only_run
 

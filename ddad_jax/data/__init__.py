@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddad_jax.data import btad, mvtec, visa
 from ddad_jax.data.btad import btad_source
 from ddad_jax.data.elpv import elpv_source
 from ddad_jax.data.folder import folder_source
@@ -25,6 +26,13 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "synthetic": synthetic_source,
     "tfds": tfds_source,
     "visa": visa_source,
+}
+
+# Those with categories to find, by the folders of normal images that each of these has.
+NORMAL_FOLDERS = {
+    "btad": btad.NORMAL_FOLDERS,
+    "mvtec": mvtec.NORMAL_FOLDERS,
+    "visa": visa.NORMAL_FOLDERS,
 }
 
 
@@ -51,3 +59,19 @@ def build_source(name: str, root: str | Path, category: str, **settings: Any) ->
                 f"{', '.join(known) or 'none of its own'}"
             )
     return build(root=root, category=category, **settings)
+
+
+def find_categories(source: str, root: str | Path) -> list[str]:
+    """The categories under a root, sorted; [""] for a source that has but one, or none to see.
+
+    A missing root gives [""] too: the source itself says best what it lacks.
+    """
+    folder = Path(root)
+    if source not in NORMAL_FOLDERS or not str(root) or not folder.is_dir():
+        return [""]
+    found = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if any((path / normal).is_dir() for normal in NORMAL_FOLDERS[source])
+    ]
+    return found or [""]

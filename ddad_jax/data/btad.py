@@ -12,6 +12,9 @@ from pathlib import Path
 from ddad_jax.data.files import FileSource, require_root
 from ddad_jax.data.layout import read_layout
 
+# Where the normal training images of a category lie.
+NORMAL_FOLDERS = ("train/ok",)
+
 
 def btad_source(root: str | Path, category: str) -> FileSource:
     """One product of BTAD; its one kind of defect is called "ko".

@@ -10,6 +10,9 @@ from pathlib import Path
 from ddad_jax.data.files import FileSource, require_root
 from ddad_jax.data.layout import read_layout
 
+# Where the normal training images of a category lie.
+NORMAL_FOLDERS = ("train/good",)
+
 
 def mvtec_source(
     root: str | Path, category: str, group_pattern: str = "", mask_rule: str = "auto"

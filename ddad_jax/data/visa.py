@@ -21,6 +21,8 @@ from ddad_jax.data.layout import read_layout
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
 
+# Where the normal training images of a category lie.
+NORMAL_FOLDERS = ("Data/Images", "train/good")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _LABELS = {"normal": NORMAL, "anomaly": ANOMALOUS}
 

@@ -4,7 +4,6 @@ from functools import partial
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection.detector import Detector, Leaf, over_devices

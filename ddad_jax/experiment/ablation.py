@@ -14,9 +14,10 @@ from tqdm import tqdm
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import mean_figures, write_rows
-from ddad_jax.experiment.config import Config, parse
+from ddad_jax.experiment.config import parse
 from ddad_jax.experiment.fitting import build, evaluate_detector, made_of
 from ddad_jax.experiment.identity import settings_of
+from ddad_jax.experiment.schema import Config
 from ddad_jax.experiment.tasks import Trained, train_networks
 from ddad_jax.machine.storage import write_json
 from ddad_jax.settings import changed, walk

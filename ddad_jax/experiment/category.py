@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from ddad_jax import data
+from ddad_jax.data import find_categories
 from ddad_jax.data.augment import build_augmentations
-from ddad_jax.data.categories import find_categories
 from ddad_jax.data.loader import Augmentation
 from ddad_jax.data.prepare import ImageSet, prepare
 from ddad_jax.data.preprocessing import Preprocessing
@@ -25,8 +25,8 @@ from ddad_jax.deploy.artifact import FittedDetector, load_detector
 from ddad_jax.detection.detector import Networks
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
-from ddad_jax.experiment.config import NETWORKS, Config
 from ddad_jax.experiment.identity import check_settings, read_record
+from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.machine import processes
 from ddad_jax.machine.storage import write_json
 from ddad_jax.training import mesh as meshes

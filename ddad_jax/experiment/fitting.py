@@ -13,8 +13,8 @@ from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.experiment.category import Category
-from ddad_jax.experiment.config import NETWORKS
 from ddad_jax.experiment.identity import first_difference, settings_of
+from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.experiment.tasks import Trained
 
 

@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.config import IMMATERIAL, Config
+from ddad_jax.experiment.schema import IMMATERIAL, Config
 from ddad_jax.machine.storage import write_json
 from ddad_jax.settings import PRODUCTS, walk
 

@@ -34,13 +34,13 @@ from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.results import write_results
 from ddad_jax.experiment import ablation
 from ddad_jax.experiment.category import DETECTOR, Category, open_categories, write_config
-from ddad_jax.experiment.config import NETWORKS, Config
 from ddad_jax.experiment.fitting import (
     detector_to_evaluate,
     evaluate_detector,
     fitted_detector,
 )
 from ddad_jax.experiment.identity import settings_of
+from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.tasks import Trained, load_networks, train_networks
 from ddad_jax.machine import processes
 from ddad_jax.training.mesh import make_mesh

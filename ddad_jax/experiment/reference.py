@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields
 from typing import Any, Literal
 
-from ddad_jax.experiment.config import Config
+from ddad_jax.experiment.schema import Config
 from ddad_jax.settings import Checked, explanations, is_section, walk
 
 TITLE = """# Settings

@@ -20,7 +20,6 @@ from ddad_jax.detection.detector import Variables
 from ddad_jax.diffusion import schedule
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.category import Category
-from ddad_jax.experiment.config import NETWORKS
 from ddad_jax.experiment.identity import (
     Record,
     can_train_on,
@@ -31,6 +30,7 @@ from ddad_jax.experiment.identity import (
     settings_of,
     write_record,
 )
+from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.machine import processes
 from ddad_jax.machine.peaks import peak_flops
 from ddad_jax.models import initialise, parameter_count

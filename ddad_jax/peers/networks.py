@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.detection.detector import Detector, Networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
-from ddad_jax.experiment.config import Config, load_config, read_config
+from ddad_jax.experiment.config import load_config, read_config
+from ddad_jax.experiment.schema import Config
 from ddad_jax.models import initialise
 
 CONFIGS = {"small": "mvtec_small", "published": "mvtec"}

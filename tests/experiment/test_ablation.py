@@ -4,7 +4,7 @@ import pytest
 
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.ablation import mean_rows, variants, write_table
-from ddad_jax.experiment.config import Config
+from ddad_jax.experiment.schema import Config
 
 
 def test_all_combinations_in_the_order_given():

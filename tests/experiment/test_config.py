@@ -9,7 +9,6 @@ from ddad_jax.data.augment import AugmentationSettings, Flip, Motion, build_augm
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.category import check_batches
 from ddad_jax.experiment.config import (
-    Config,
     default_config,
     load_config,
     override,
@@ -17,6 +16,7 @@ from ddad_jax.experiment.config import (
     shipped_configs,
 )
 from ddad_jax.experiment.reference import entries, settings_page
+from ddad_jax.experiment.schema import Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,7 +141,7 @@ def test_values_of_every_type():
         ("denoiser.network.dtype=float64", "denoiser.network.dtype: follows from other"),
         ("autoencoder.crop_size=300", "autoencoder.crop_size: 300 must be at most 256"),
         ("build.false_alarm_rate=1", "build.false_alarm_rate: 1.0 must be above 0 and below 1"),
-        ("benchmark.batch_sizes=()", "benchmark.batch_sizes: is empty"),
+        ("benchmark.dtypes=()", "benchmark.dtypes: is empty"),
         ("benchmark.dtypes=float16", "benchmark.dtypes: 'float16' is not one of"),
         ("benchmark.repeats=0", "benchmark.repeats: 0 must be at least 1"),
         ("benchmark.model=2", "benchmark.model: 2 divides none of devices"),

@@ -123,7 +123,10 @@ def test_processes_that_differ_are_refused(folder, tmp_path):
     for code, said in list(map(end, begin_two(folder, tmp_path, *differing))):
         assert code == 2, said
         (line,) = (line for line in said.splitlines() if line.startswith("error: "))
-        assert "process 1: differs from process 0: config.denoiser.prediction was noise, now latent" in line
+        assert (
+            "process 1: differs from process 0: config.denoiser.prediction was noise, now latent"
+            in line
+        )
     assert not list(tmp_path.glob("*/checkpoints"))
 
 

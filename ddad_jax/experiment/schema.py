@@ -1,0 +1,276 @@
+"""Every setting of an experiment, and the objects that they describe."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from ddad_jax import models, settings
+from ddad_jax.benchmark.run import BenchmarkSettings
+from ddad_jax.data.augment import AugmentationSettings
+from ddad_jax.detection.build import BuildSettings
+from ddad_jax.detection.detector import Networks, Settings
+from ddad_jax.detection.networks import build_networks
+from ddad_jax.diffusion.schedule import Prediction, ScheduleSettings
+from ddad_jax.errors import UserError
+from ddad_jax.settings import Checked, SettingError, section, setting
+from ddad_jax.training.mesh import MeshSettings
+from ddad_jax.training.state import TrainSettings
+
+NETWORKS = ("autoencoder", "denoiser", "extractor")
+# Attributes of networks that save memory and change no figure.
+IMMATERIAL = ("remat",)
+
+
+@dataclass(frozen=True)
+class TilingSettings(Checked):
+    """Large images are cut into squares, each then brought to the networks' size.
+
+    Attributes:
+      tile: side of the squares in pixels; 0: images stay whole.
+      overlap: pixels that neighbours share at least.
+    """
+
+    tile: int = setting(0, changes="autoencoder", low=0)
+    overlap: int = setting(0, changes="autoencoder", low=0)
+
+    def check_together(self) -> None:
+        """Raises SettingError: more overlap than a tile has."""
+        most = max(self.tile - 1, 0)
+        if self.overlap > most:
+            raise SettingError("overlap", f"{self.overlap} must be at least 0 and at most {most}")
+
+
+@dataclass(frozen=True)
+class DataSettings(Checked):
+    """Where images come from and how they are prepared, in the order in which that happens.
+
+    Attributes:
+      source: the kind of data set: "mvtec", "visa", "btad", "folder", "manifest", "elpv", "tfds" or
+        "synthetic".
+      root: the folder, or the table, that holds it.
+      category: the product; empty: every category under the root, one after the other, each in a
+        folder of its own.
+      size: side in pixels of the square images that the networks see.
+      resize: how an image becomes square: "stretch", "pad" or "crop".
+      tiling: see `TilingSettings`.
+      on_unreadable: "error" stops at a training or test image that cannot be read; "skip" warns and
+        leaves it out.
+      heldout_fraction: share of the normal training images kept from all training, for calibration
+        and validation.
+      cache: folder of decoded images; empty: in the working directory.
+      augmentation: see `AugmentationSettings`; with any, latents are encoded anew at each step.
+      category_augmentation: by category, what of these is different there, such as
+        {"screw": {"max_rotation": 45.0}}.
+      settings: the source's own, as its function in `ddad_jax.data` documents them.
+    """
+
+    source: str = setting("mvtec", changes="nothing")
+    root: str = setting("", changes="nothing", path=True)
+    category: str = setting("", changes="nothing")
+    size: int = setting(256, changes="autoencoder", low=1)
+    resize: Literal["stretch", "pad", "crop"] = setting("stretch", changes="autoencoder")
+    tiling: TilingSettings = section(TilingSettings)
+    on_unreadable: Literal["error", "skip"] = setting("error", changes="nothing")
+    heldout_fraction: float = setting(0.1, changes="autoencoder", above=0, below=1)
+    cache: str = setting("", changes="nothing", path=True)
+    augmentation: AugmentationSettings = section(AugmentationSettings)
+    category_augmentation: dict[str, Any] = setting({}, changes="autoencoder")
+    settings: dict[str, Any] = setting({}, changes="nothing")
+
+    def augmentation_of(self, category: str) -> AugmentationSettings:
+        """That of a category's training images.
+
+        Raises:
+          SettingError: naming what `category_augmentation` says wrongly.
+        """
+        own = self.category_augmentation.get(category, {})
+        default = {f.name: getattr(self.augmentation, f.name) for f in fields(self.augmentation)}
+        try:
+            return settings.read(AugmentationSettings, default | dict(own))
+        except SettingError as error:
+            raise error.within(f"data.category_augmentation.{category}") from error
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings(Checked):
+    """The autoencoder, pretrained or trained here.
+
+    Attributes:
+      name: which one, of `ddad_jax.models.AUTOENCODERS`.
+      network: its module's attributes.
+      weights: by name or path; empty: trained from scratch.
+      latent_scale: z = scale · E(x); 0: each channel is brought to mean 0 and deviation 1 on the
+        training images.
+      feature_weight: of the distance in the extractor's features, in its objective.
+      latent_weight: of the divergence of its latents from a normal distribution, likewise.
+      crop_size: side in pixels of the random squares it is trained on; 0: whole images.
+      training: see `TrainSettings`.
+    """
+
+    name: str = setting("kl", changes="own")
+    network: dict[str, Any] = setting({}, changes="own")
+    weights: str = setting("", changes="nothing", path=True)
+    latent_scale: float = setting(0.18215, changes="denoiser", low=0)
+    feature_weight: float = setting(1.0, changes="own", low=0)
+    latent_weight: float = setting(1e-6, changes="own", low=0)
+    crop_size: int = setting(0, changes="own", low=0)
+    training: TrainSettings = section(TrainSettings, epochs=600)
+
+
+@dataclass(frozen=True)
+class DenoiserSettings(Checked):
+    """The denoiser, ε_θ(z_t, t).
+
+    Attributes:
+      network: its module's attributes, of `ddad_jax.models.UNet`.
+      weights: by name or path; empty: trained here.
+      max_timestep: training timesteps are drawn below this; 0: from the whole schedule.
+      prediction: what it outputs: "noise", "velocity" or "latent".
+      weighting: of the loss: "plain" or "min_snr".
+      training: see `TrainSettings`.
+    """
+
+    network: dict[str, Any] = setting(models.network_settings(models.UNet), changes="own")
+    weights: str = setting("", changes="nothing", path=True)
+    max_timestep: int = setting(0, changes="own", low=0)
+    prediction: Prediction = setting("noise", changes="own")
+    weighting: Literal["plain", "min_snr"] = setting("plain", changes="own")
+    training: TrainSettings = section(TrainSettings, batch_size=30, epochs=300)
+
+
+@dataclass(frozen=True)
+class ExtractorSettings(Checked):
+    """The feature extractor, and its adaptation to the domain.
+
+    Attributes:
+      name: which one, of `ddad_jax.models.EXTRACTORS`.
+      network: its module's attributes.
+      weights: by name or path.
+      distillation_weight: λ_DL of DDAD, how strongly adapted features are held to the published.
+      training: of the adaptation, see `TrainSettings`; 0 steps and 0 epochs leave the extractor as
+        it is. It stops when held-out images gain nothing, and is skipped where they never do.
+    """
+
+    name: str = setting("resnet34", changes="own")
+    network: dict[str, Any] = setting({}, changes="own")
+    weights: str = setting("resnet34", changes="nothing", path=True)
+    distillation_weight: float = setting(0.0, changes="own", low=0)
+    training: TrainSettings = section(TrainSettings, validate_every=20)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Checked):
+    """How the figures are computed.
+
+    Attributes:
+      protocol: "exact", MVTec AD's definitions, or "paper", which adds what the official code
+        computes.
+      resolution: of maps and masks: "network", data.size square, or "original", as tiled images
+        always have.
+    """
+
+    protocol: Literal["exact", "paper"] = setting("exact", changes="figures")
+    resolution: Literal["network", "original"] = setting("network", changes="figures")
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """Every setting there is; the defaults are the published values.
+
+    Attributes:
+      seed: of all that is drawn: the split, weights, batches, noise, banks.
+      dtype: compute type of autoencoder and denoiser; parameters are always float32, and so are the
+        extractor's features.
+      data: see `DataSettings`.
+      diffusion: see `ScheduleSettings`.
+      autoencoder: see `AutoencoderSettings`.
+      denoiser: see `DenoiserSettings`.
+      extractor: see `ExtractorSettings`.
+      detection: see `Settings`.
+      build: see `BuildSettings`.
+      evaluation: see `EvaluationSettings`.
+      benchmark: see `BenchmarkSettings`.
+      mesh: see `MeshSettings`.
+    """
+
+    seed: int = setting(0, changes="autoencoder", low=0, high=2**31 - 1)
+    dtype: Literal["float32", "bfloat16"] = setting("float32", changes="autoencoder")
+    data: DataSettings = section(DataSettings)
+    diffusion: ScheduleSettings = section(ScheduleSettings)
+    autoencoder: AutoencoderSettings = section(AutoencoderSettings)
+    denoiser: DenoiserSettings = section(DenoiserSettings)
+    extractor: ExtractorSettings = section(ExtractorSettings)
+    detection: Settings = section(Settings)
+    build: BuildSettings = section(BuildSettings)
+    evaluation: EvaluationSettings = section(EvaluationSettings)
+    benchmark: BenchmarkSettings = section(BenchmarkSettings)
+    mesh: MeshSettings = section(MeshSettings)
+
+    def check_together(self) -> None:
+        """Raises SettingError where settings of two sections do not fit together."""
+        timesteps = self.diffusion.num_timesteps
+        limits = {
+            "detection.max_noise_level": (self.detection.max_noise_level, timesteps - 1),
+            "denoiser.max_timestep": (self.denoiser.max_timestep, timesteps),
+            "autoencoder.crop_size": (self.autoencoder.crop_size, self.data.size),
+        }
+        for name, (value, most) in limits.items():
+            if value > most:
+                raise SettingError(name, f"{value} must be at most {most}")
+        if self.evaluation.protocol == "paper" and self.data.tiling.tile:
+            raise SettingError(
+                "evaluation.protocol",
+                "'paper' is of whole images; use 'exact', or data.tiling.tile=0",
+            )
+        for network in NETWORKS:
+            for name in getattr(self, network).network:
+                if name in models.NOT_SET:
+                    raise SettingError(
+                        f"{network}.network.{name}", "follows from other settings; leave it out"
+                    )
+
+    @property
+    def detector(self) -> Settings:
+        """The detector's settings, with what follows from other sections."""
+        size, prediction = self.data.size, self.denoiser.prediction
+        return replace(self.detection, image_size=size, prediction=prediction)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The arguments of `build_networks`, serialisable: what an artifact builds them from."""
+        return {
+            "autoencoder": {"name": self.autoencoder.name, "network": self.autoencoder.network},
+            "denoiser": {"network": self.denoiser.network},
+            "extractor": {"name": self.extractor.name, "network": self.extractor.network},
+            "image_size": self.data.size,
+            "dtype": self.dtype,
+        }
+
+    def networks(self) -> Networks:
+        """The modules, without parameters, checked to fit each other and the images' size.
+
+        Raises:
+          UserError: naming the setting that cannot be.
+        """
+        built = build_networks(**self.description)
+        for name in NETWORKS:
+            try:
+                models.abstract_variables(getattr(built, name))
+            except UserError as error:
+                raise SettingError(f"{name}.network", str(error)) from error
+        return built
+
+    @property
+    def at_original(self) -> bool:
+        """Whether maps and masks have the original images' resolution, and not the networks'."""
+        return bool(self.data.tiling.tile) or self.evaluation.resolution == "original"
+
+    def plain(self) -> dict[str, Any]:
+        """Every setting, as JSON has it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def of_category(self, category: str) -> "Config":
+        """The same with the category's own augmentation for that of all."""
+        own = self.data.augmentation_of(category)
+        data = replace(self.data, augmentation=own, category_augmentation={}, category=category)
+        return replace(self, data=data)
