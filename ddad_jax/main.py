@@ -273,7 +273,7 @@ def _writable(folder: Path, flag: str = "--workdir") -> Path:
 
 def _log_to(path: Path) -> None:
     """Copies the log to a file, and keeps other libraries' chatter out of both."""
-    handler = standard_logging.FileHandler(path, encoding="utf-8")
+    handler = standard_logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.PythonFormatter())
     logging.use_absl_handler()
     logging.get_absl_logger().addHandler(handler)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,13 @@ from absl import logging
 from jaxtyping import Bool, UInt8
 
 from ddad_jax.data import read
-from ddad_jax.data.sample import Sample
+from ddad_jax.data.sample import ANOMALOUS, Sample
 from ddad_jax.errors import UserError
 
-GOOD_NAMES = ("good", "ok", "normal")
+# What follows an image's stem in the name of its mask, in the order in which they are looked for.
+MASK_ENDINGS = ("_mask", "", "_gt", "_label", "_seg")
+# Examples named in a line that counts.
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,55 @@ class FileSource:
 def find_images(folder: Path, recursive: bool = False) -> list[Path]:
     """The image files in a folder, sorted; hidden ones (as macOS strews) are left out.
 
-    Links to folders are followed, each folder being visited once, so that loops end.
+    Links to folders are followed, each folder being visited once, so that loops end. One line of
+    the log counts the files that are passed over, as no images or as masks of images beside them.
+
+    Raises:
+        UserError: the folder cannot be read.
     """
-    found = [
-        path
-        for path in (_walk(folder, set()) if recursive else folder.iterdir())
-        if path.suffix.lower() in read.IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and not path.is_dir()
-    ]
-    return sorted(found)
+    paths = _walk(folder, set()) if recursive else iter(_entries(folder))
+    files = [path for path in paths if not path.name.startswith(".") and not path.is_dir()]
+    images = sorted(path for path in files if path.suffix.lower() in read.IMAGE_SUFFIXES)
+    there = {(path.parent, path.stem.casefold()) for path in images}
+    masks = {path for path in images if _is_mask_beside(path, there)}
+    others = sorted(path for path in files if path.suffix.lower() not in read.IMAGE_SUFFIXES)
+    if others:
+        _say_passed_over(folder, others, "that are no images of a suffix that is read")
+    if masks:
+        _say_passed_over(folder, sorted(masks), "that are masks of images beside them")
+    return [path for path in images if path not in masks]
+
+
+def _is_mask_beside(path: Path, there: set[tuple[Path, str]]) -> bool:
+    stem = path.stem.casefold()
+    return any(
+        ending and stem.endswith(ending) and (path.parent, stem.removesuffix(ending)) in there
+        for ending in MASK_ENDINGS
+    )
+
+
+def _say_passed_over(folder: Path, paths: list[Path], why: str) -> None:
+    names = examples([readable(path.relative_to(folder).as_posix()) for path in paths])
+    logging.warning("%s: %d files %s are passed over: %s", folder, len(paths), why, names)
+
+
+def examples(names: Sequence[str]) -> str:
+    """The first of several names, as a line shows them."""
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be written: bytes that are not UTF-8 as %FC.
+
+    Python reads such names as lone surrogates, which no file of text can hold.
+    """
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in name)
+
+
+def name_of(path: Path, home: Path) -> str:
+    """What a sample is called: its path below a folder, with forward slashes."""
+    return readable(path.relative_to(home).as_posix())
 
 
 def require_images(folder: Path, setting: str, hint: str, recursive: bool = False) -> list[Path]:
@@ -97,7 +139,7 @@ def require_root(root: str | Path, setting: str = "data.root") -> Path:
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted, hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [p for p in _entries(folder) if p.is_dir() and not p.name.startswith(".")]
 
 
 def require_category(root: Path, category: str, marker: str) -> Path:
@@ -114,14 +156,43 @@ def require_category(root: Path, category: str, marker: str) -> Path:
     )
 
 
-def find_mask(folder: Path, image: Path) -> Path | None:
-    """The mask of an image: the file in `folder` of the same stem, or of the stem and `_mask`."""
-    for stem in (f"{image.stem}_mask", image.stem):
-        for suffix in (".png", image.suffix, *read.IMAGE_SUFFIXES):
-            for spelled in (suffix, suffix.upper()):
-                if (folder / f"{stem}{spelled}").is_file():
-                    return folder / f"{stem}{spelled}"
-    return None
+def masks_in(folder: Path) -> dict[str, Path]:
+    """The image files in a folder by their stem, PNG before others; none where it is missing."""
+    if not folder.is_dir():
+        return {}
+    paths = [p for p in _entries(folder) if p.suffix.lower() in read.IMAGE_SUFFIXES]
+    paths.sort(key=lambda path: path.suffix.lower() == ".png")
+    return {path.stem.casefold(): path for path in paths}
+
+
+def find_mask(masks: Mapping[str, Path], image: Path) -> Path | None:
+    """The mask of an image, of `masks_in`: that of its stem and one of `MASK_ENDINGS`."""
+    found = (masks.get(f"{image.stem}{ending}".casefold()) for ending in MASK_ENDINGS)
+    return next(filter(None, found), None)
+
+
+def check_masks(samples: Sequence[Sample], setting: str) -> None:
+    """Says which defective images have no mask where others have one.
+
+    Raises:
+        UserError: several images would share a mask.
+    """
+    owner: dict[Path, Sample] = {}
+    for sample in samples:
+        if sample.mask is None:
+            continue
+        other = owner.setdefault(sample.mask, sample)
+        if other is not sample:
+            raise UserError(
+                f"{setting}: '{sample.mask}' would be the mask of several images, '{other.name}' "
+                f"and '{sample.name}'; put it into a folder named as its image's"
+            )
+    bare = [s for s in samples if s.label == ANOMALOUS and s.mask is None]
+    if owner and bare:
+        logging.warning(
+            "%s: %d of %d defective images have no mask, and take part in image metrics alone: %s",
+            setting, len(bare), len(bare) + len(owner), examples([s.name for s in bare]),
+        )  # fmt: skip
 
 
 def group_of(path: Path, pattern: str) -> str | None:
@@ -149,11 +220,25 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
     if identity in visited:
         logging.warning("%s leads to a folder already read; it is left out", folder)
         return
+    try:
+        inside = _entries(folder)
+    except UserError as error:
+        if not visited:
+            raise
+        logging.warning("%s, and is passed over", error)
+        return
     visited.add(identity)
-    with os.scandir(folder) as entries:
-        paths = sorted(Path(entry.path) for entry in entries)
-    for path in paths:
+    for path in inside:
         if path.is_dir() and not path.name.startswith("."):
             yield from _walk(path, visited)
         else:
             yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error

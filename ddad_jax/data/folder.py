@@ -1,7 +1,7 @@
 """Own data: a folder of good images, and whatever else there is.
 
 <root>/*                         good images, to learn from
-<test>/<good, ok or normal>/*    good images to test on
+<test>/<good, OK, pass, …>/*     good images to test on; `labels` has the words
 <test>/<any other name>/*        images with that defect
 <test>/*                         images of which nothing is known
 <masks>[/<defect>]/<stem>[_mask].png
@@ -9,17 +9,24 @@
 
 from pathlib import Path
 
+from absl import logging
+
 from ddad_jax.data.files import (
-    GOOD_NAMES,
     FileSource,
+    check_masks,
+    examples,
     find_images,
     find_mask,
     group_of,
+    masks_in,
+    name_of,
+    readable,
     require_folder,
     require_images,
     require_root,
     subfolders,
 )
+from ddad_jax.data.labels import is_normal
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
 from ddad_jax.errors import UserError
@@ -56,9 +63,16 @@ def folder_source(
     hint = "Put the good images there, or set data.settings.recursive=True to look below it."
     if (root / "train").is_dir():
         hint = "For a data set in the layout of MVTec AD use --config=configs/mvtec.py."
+    below = [] if recursive else subfolders(root)
+    if below:
+        logging.warning(
+            "data.root: %d folders in '%s' are passed over (%s); data.settings.recursive=True "
+            "looks into them",
+            len(below), root, examples([readable(each.name) for each in below]),
+        )  # fmt: skip
     samples = [
         Sample(
-            name=f"train/{path.relative_to(root).as_posix()}",
+            name=f"train/{name_of(path, root)}",
             label=NORMAL,
             defect="good",
             split="train",
@@ -91,9 +105,7 @@ def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RAN
     else:
         hint = "Name an image or a folder of images."
         home, paths = path, require_images(path, "--images", hint, recursive=True)
-    samples = tuple(
-        _unknown(image.relative_to(home).as_posix(), image, category) for image in paths
-    )
+    samples = tuple(_unknown(name_of(image, home), image, category) for image in paths)
     return FileSource(category, samples, white_level=white_level)
 
 
@@ -101,16 +113,18 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
     require_folder(test, "data.settings.test", "Leave it empty if there are no test images.")
     if masks:
         require_folder(Path(masks), "data.settings.masks", "Leave it empty if there are no masks.")
-    samples = [_unknown(f"test/{path.name}", path, category) for path in find_images(test)]
+    flat = masks_in(Path(masks)) if masks else {}
+    samples = [
+        _unknown(f"test/{name_of(path, test)}", path, category) for path in find_images(test)
+    ]
     for kind in subfolders(test):
-        is_good = kind.name.lower() in GOOD_NAMES
+        is_good = is_normal(kind.name)
+        own = masks_in(Path(masks) / kind.name) if masks else {}
         for path in find_images(kind):
-            mask = None
-            if masks and not is_good:
-                mask = find_mask(Path(masks) / kind.name, path) or find_mask(Path(masks), path)
+            mask = None if is_good else find_mask(own, path) or find_mask(flat, path)
             samples.append(
                 Sample(
-                    name=f"test/{kind.name}/{path.name}",
+                    name=f"test/{name_of(path, test)}",
                     label=NORMAL if is_good else ANOMALOUS,
                     defect="good" if is_good else kind.name,
                     split="test",
@@ -124,11 +138,17 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
         raise UserError(
             f"data.settings.test: '{test}' holds no images, neither directly nor one level down"
         )
+    if masks and not any(sample.label == ANOMALOUS for sample in samples):
+        raise UserError(
+            f"data.settings.masks: no image in '{test}' is known to have a defect; put those that "
+            f"have one into a folder of its name, such as '{test / 'scratch'}'"
+        )
     if masks and all(sample.mask is None for sample in samples):
         raise UserError(
             f"data.settings.masks: '{masks}' holds no mask of any image in '{test}' "
             "(looked for [<defect>/]<stem>.png and [<defect>/]<stem>_mask.png)"
         )
+    check_masks(samples, "data.settings.masks")
     return samples
 
 

@@ -5,9 +5,20 @@
 <root>/<category>/ground_truth/<defect>/<stem>[_mask].*
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from ddad_jax.data.files import find_mask, group_of, require_category, require_images, subfolders
+from ddad_jax.data.files import (
+    check_masks,
+    find_mask,
+    group_of,
+    masks_in,
+    name_of,
+    require_category,
+    require_images,
+    subfolders,
+)
+from ddad_jax.data.labels import is_normal
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
 
@@ -18,7 +29,8 @@ def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tup
     Args:
         root: the folder that holds the categories.
         category: a folder in `root`.
-        good: the name of the folders of normal images.
+        good: the name of the folder of normal training images; among test images any word of
+            `labels` for normal is one.
         group_pattern: finds in a file name which part the image shows; see `files.group_of`.
 
     Raises:
@@ -28,7 +40,7 @@ def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tup
     hint = "For a plain folder of good images use --config=configs/folder.py."
     samples = [
         Sample(
-            name=path.relative_to(root).as_posix(),
+            name=name_of(path, root),
             label=NORMAL,
             defect="good",
             split="train",
@@ -40,30 +52,33 @@ def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tup
     ]
     kinds = subfolders(home / "test") if (home / "test").is_dir() else []
     for folder in kinds:
-        masks = None if folder.name == good else home / "ground_truth" / folder.name
+        defective = not is_normal(folder.name)
+        masks = masks_in(home / "ground_truth" / folder.name) if defective else {}
         for path in require_images(folder, "data.root", "Remove the folder, or fill it."):
             samples.append(
                 Sample(
-                    name=path.relative_to(root).as_posix(),
-                    label=NORMAL if masks is None else ANOMALOUS,
-                    defect="good" if masks is None else folder.name,
+                    name=name_of(path, root),
+                    label=ANOMALOUS if defective else NORMAL,
+                    defect=folder.name if defective else "good",
                     split="test",
                     category=category,
                     group=group_of(path, group_pattern),
                     image=path,
-                    mask=None if masks is None else _mask_of(path, masks),
+                    mask=_mask_of(path, masks),
                 )
             )
+    check_masks(samples, "data.root")
     return tuple(samples)
 
 
-def _mask_of(image: Path, masks: Path) -> Path | None:
-    if not masks.is_dir():
+def _mask_of(image: Path, masks: Mapping[str, Path]) -> Path | None:
+    if not masks:
         return None
     mask = find_mask(masks, image)
     if mask is None:
+        folder = next(iter(masks.values())).parent
         raise UserError(
-            f"{image}: has no mask; expected '{masks / image.stem}_mask.png'. "
-            f"Add it, or remove '{masks}' to do without masks."
+            f"{image}: has no mask; expected '{folder / image.stem}_mask.png'. "
+            f"Add it, or remove '{folder}' to do without masks."
         )
     return mask

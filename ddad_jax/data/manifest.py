@@ -15,17 +15,18 @@ Other columns are left alone.
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
-from ddad_jax.data.files import GOOD_NAMES, FileSource
+from ddad_jax.data.files import FileSource
+from ddad_jax.data.labels import is_normal, label_of
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
 from ddad_jax.errors import UserError
 
-_LABELS = {
-    **dict.fromkeys(("0", "false", *GOOD_NAMES), NORMAL),
-    **dict.fromkeys(("1", "true", "bad", "ko", "anomaly", "anomalous", "defective"), ANOMALOUS),
-    **dict.fromkeys(("-1", "unknown", ""), UNKNOWN),
+_NUMBERS = {
+    **dict.fromkeys(("0", "false"), NORMAL),
+    **dict.fromkeys(("1", "true"), ANOMALOUS),
+    **dict.fromkeys(("-1", ""), UNKNOWN),
 }
 _DEFECTS = {NORMAL: "good", ANOMALOUS: "defect", UNKNOWN: "unknown"}
 
@@ -130,13 +131,14 @@ def _read_row(table: Path, place: str, row: dict[str, str]) -> Sample:
             f"{place} is to learn from, but its label is '{row.get('label', '')}'; "
             "only normal images are learnt from"
         )
-    image = table.parent / row["image"]
-    mask = table.parent / row["mask"] if row.get("mask") and label != NORMAL else None
+    image = table.parent / _as_path(table, row["image"])
+    has_mask = row.get("mask") and label != NORMAL
+    mask = table.parent / _as_path(table, row["mask"]) if has_mask else None
     for path in (image, mask):
         if path is not None and not path.is_file():
             raise UserError(f"{place} names '{path}', which does not exist")
     return Sample(
-        name=Path(row["image"]).as_posix(),
+        name=_as_path(table, row["image"]),
         label=label,
         defect=_DEFECTS[label] if label != ANOMALOUS else row.get("defect") or _DEFECTS[label],
         split=split,
@@ -147,15 +149,25 @@ def _read_row(table: Path, place: str, row: dict[str, str]) -> Sample:
     )
 
 
+def _as_path(table: Path, text: str) -> str:
+    """A path with forward slashes, also one that was written on Windows."""
+    as_written = Path(text).as_posix()
+    is_there = (table.parent / as_written).is_file()
+    return as_written if is_there else PureWindowsPath(text).as_posix()
+
+
 def _label_of(place: str, row: dict[str, str], split: str) -> int:
     """What the label says, or else the defect, or else the split."""
     if "label" in row:
         # Tables that know no missing integers hold 1.0 for 1.
-        label = row["label"].lower().removesuffix(".0")
-        if label not in _LABELS:
-            known = ", ".join(filter(None, _LABELS))
-            raise UserError(f"{place} has label '{row['label']}'; expected one of {known}")
-        return _LABELS[label]
+        text = row["label"].lower().removesuffix(".0")
+        label = _NUMBERS.get(text, label_of(text))
+        if label is None:
+            raise UserError(
+                f"{place} has label '{row['label']}'; expected 0, 1, -1, or a word such as good, "
+                "OK, bad, NG or unknown"
+            )
+        return label
     if row.get("defect"):
-        return NORMAL if row["defect"].lower() in GOOD_NAMES else ANOMALOUS
+        return NORMAL if is_normal(row["defect"]) else ANOMALOUS
     return UNKNOWN if split == "test" else NORMAL

@@ -25,7 +25,10 @@ from PIL import Image, ImageOps
 
 from ddad_jax.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
+    ".gif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
 FULL_RANGE = 65535

@@ -1,8 +1,10 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from ddad_jax.data.files import FileSource, find_images, find_mask, group_of, require_root
+from ddad_jax.data.files import FileSource, find_images, find_mask, group_of, masks_in, require_root
 from ddad_jax.data.sample import Sample
 from ddad_jax.errors import UserError
 from tests.data.pictures import picture, save, square_mask
@@ -48,12 +50,12 @@ def test_linked_folders_are_followed(tmp_path):
 def test_masks_are_found_by_stem(tmp_path, mask):
     (tmp_path / mask).touch()
     (tmp_path / "ab.png").touch()
-    assert find_mask(tmp_path, Path("elsewhere/a.jpg")) == tmp_path / mask
+    assert find_mask(masks_in(tmp_path), Path("elsewhere/a.jpg")) == tmp_path / mask
 
 
 def test_no_mask(tmp_path):
-    assert find_mask(tmp_path, Path("a.jpg")) is None
-    assert find_mask(tmp_path / "missing", Path("a.jpg")) is None
+    assert find_mask(masks_in(tmp_path), Path("a.jpg")) is None
+    assert find_mask(masks_in(tmp_path / "missing"), Path("a.jpg")) is None
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,38 @@ def test_digest_follows_content_and_rules_but_not_the_place(tmp_path):
     assert digest("one") == digest("two")
     changed = [digest("three", seed=1), digest("four", value=1), digest("five", mask_rule="half")]
     assert len({digest("one"), *changed}) == 4
+
+
+def test_what_is_passed_over_is_counted_with_examples(tmp_path, caplog):
+    for name in ("a.png", "b.heic", "c.txt", "d.txt", "e.txt", ".hidden.txt"):
+        (tmp_path / name).touch()
+    assert names(tmp_path) == ["a.png"]
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.endswith("4 files that are no images of a suffix that is read are passed over: "
+                         "b.heic, c.txt, d.txt and 1 more")  # fmt: skip
+
+
+def test_masks_beside_images_are_no_images(tmp_path, caplog):
+    for name in ("a.png", "a_GT.png", "b.jpg", "b_mask.png", "c_mask.png"):
+        (tmp_path / name).touch()
+    assert names(tmp_path) == ["a.png", "b.jpg", "c_mask.png"]
+    assert "2 files that are masks of images beside them" in caplog.text
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch, caplog):
+    for name in ("a.png", "lost+found/b.png"):
+        save(picture(), tmp_path / name)
+    scandir = os.scandir
+
+    def forbidden(folder):
+        if folder.name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("ddad_jax.data.files.os.scandir", forbidden)
+    closed = ["lost+found"]
+    assert names(tmp_path, recursive=True) == ["a.png"]
+    assert "lost+found: cannot be read (Permission denied), and is passed over" in caplog.text
+    closed = [tmp_path.name]
+    with pytest.raises(UserError, match="cannot be read .Permission denied"):
+        find_images(tmp_path)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from ddad_jax.data.folder import folder_source, unlabelled
@@ -48,7 +50,7 @@ def test_good_and_bad_with_and_without_masks(good, tmp_path):
     assert facts(folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")) == expected
 
 
-@pytest.mark.parametrize("name", ["ok", "OK", "normal", "Good"])
+@pytest.mark.parametrize("name", ["ok", "OK", "normal", "Good", "pass", "non-defective"])
 def test_names_of_good(good, tmp_path, name):
     save(picture(), tmp_path / "test" / name / "1.png")
     assert facts(folder_source(good, test=tmp_path / "test")) == {
@@ -130,3 +132,46 @@ def test_nothing_to_predict_on(tmp_path):
         unlabelled(tmp_path / "nowhere")
     with pytest.raises(UserError, match="--images: .* holds no images"):
         unlabelled(tmp_path)
+
+
+def test_a_mask_that_several_images_would_share(good, tmp_path):
+    for kind in ("dent", "scratch"):
+        save(picture(), tmp_path / "test" / kind / "1.png")
+    save(square_mask(), tmp_path / "masks/1.png")
+    folders = {"test": tmp_path / "test", "masks": tmp_path / "masks"}
+    with pytest.raises(UserError, match="mask of several images, 'test/dent/1.png' and 'test/scr"):
+        folder_source(good, **folders)
+    save(square_mask(), tmp_path / "masks/scratch/1.png")
+    with_own = facts(folder_source(good, **folders))
+    assert [mask for _, _, mask in with_own.values()] == ["1.png", "1.png"]
+
+
+def test_images_without_mask_where_others_have_one_are_named(good, tmp_path, caplog):
+    for name in ("1.png", "2.png", "3.png"):
+        save(picture(), tmp_path / "test/dent" / name)
+    save(square_mask(), tmp_path / "masks/dent/2.png")
+    folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "2 of 3 defective images have no mask" in line
+    assert line.endswith("test/dent/1.png, test/dent/3.png")
+
+
+def test_masks_of_images_that_lie_in_no_folder_of_a_defect(good, tmp_path):
+    save(picture(), tmp_path / "test/1.png")
+    save(square_mask(), tmp_path / "masks/1.png")
+    with pytest.raises(UserError, match="put those that have one into a folder of its name"):
+        folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")
+
+
+def test_folders_that_are_passed_over_are_named(good, caplog):
+    save(picture(), good / "monday/a.png")
+    folder_source(good)
+    assert "1 folders in" in caplog.text and "monday" in caplog.text
+    assert "data.settings.recursive=True" in caplog.text
+
+
+def test_a_name_that_is_not_utf_8(good):
+    (good / "a.png").rename(os.fsdecode(os.fsencode(good) + b"/gr\xfcn.png"))
+    samples = folder_source(good).samples
+    assert [sample.name for sample in samples] == ["train/b.jpg", "train/c.tif", "train/gr%FCn.png"]
+    assert samples[2].image.is_file()

@@ -127,7 +127,7 @@ def test_categories(home):
         ("path,label\na/1.png,0\n", "expected rows with a column 'image'; found path, label"),
         ("image\na/9.png\n", r"line 2 names '.*a/9\.png', which does not exist"),
         ("image,split\na/1.png,val\n", "line 2 has split 'val'; expected train or test"),
-        ("image,label\na/1.png,fine\n", "line 2 has label 'fine'; expected one of 0, false, good"),
+        ("image,label\na/1.png,fine\n", "line 2 has label 'fine'; expected 0, 1, -1, or a word"),
         ("image,split,label\na/1.png,train,1\n", "line 2 is to learn from, but its label is '1'"),
         ("image\na/1.png\na/1.png\n", r"names 'a/1\.png' twice"),
         ("image,label\na/1.png,1\n", "no row is to learn from"),
@@ -147,3 +147,13 @@ def test_no_table(home):
     (home / "latin.csv").write_bytes("image\nä.png\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.csv: is not UTF-8 text"):
         manifest_source(home / "latin.csv")
+
+
+def test_paths_written_on_windows(home):
+    assert facts(read(home, FULL.replace("/", "\\"))) == EXPECTED
+
+
+@pytest.mark.parametrize("label, defect", [("NG", "defect"), ("Non-Defective", "good")])
+def test_words_of_labels(home, label, defect):
+    source = read(home, f"image,label\na/1.png,0\na/2.png,{label}\n")
+    assert [s.defect for s in source.samples] == ["good", defect]

@@ -90,3 +90,11 @@ def test_an_empty_test_folder(tmp_path):
     (tmp_path / "plate/test/stain").mkdir()
     with pytest.raises(UserError, match="stain' holds no images .* Remove the folder, or fill it"):
         mvtec_source(tmp_path, "plate")
+
+
+@pytest.mark.parametrize("name", ["Good", "OK", "pass"])
+def test_words_for_normal_test_images(tmp_path, name):
+    root = make_mvtec(tmp_path)
+    (root / "plate/test/good").rename(root / "plate/test" / name)
+    samples = [s for s in mvtec_source(root, "plate").samples if f"/{name}/" in s.name]
+    assert [(s.label, s.defect, s.mask) for s in samples] == [(0, "good", None)] * 2

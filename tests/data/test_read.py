@@ -7,15 +7,19 @@ from ddad_jax.errors import UserError
 from tests.data.pictures import picture, save, square_mask
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp", "PNG"])
+@pytest.mark.parametrize(
+    "suffix", ["png", "bmp", "dib", "tif", "tiff", "webp", "ppm", "pnm", "jp2", "PNG"]
+)
 def test_lossless_kinds_are_read_exactly(tmp_path, suffix):
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(picture(), tmp_path / f"a.{suffix}", **options)
     np.testing.assert_array_equal(read_image(path), picture())
 
 
-def test_jpeg_is_read_closely(tmp_path):
-    path = save(picture(), tmp_path / "a.jpg", quality=98, subsampling=0)
+@pytest.mark.parametrize("suffix", ["jpg", "jfif", "avif"])
+def test_lossy_kinds_are_read_closely(tmp_path, suffix):
+    subsampling = "4:4:4" if suffix == "avif" else 0
+    path = save(picture(), tmp_path / f"a.{suffix}", quality=98, subsampling=subsampling)
     assert np.abs(read_image(path).astype(int) - picture()).mean() < 3
 
 

@@ -1,0 +1,33 @@
+"""The words that people label images with: one table for folders and manifests of every source.
+
+Case, spaces and punctuation do not count: "Non-Defective" is "nondefective".
+"""
+
+import re
+
+from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
+
+NORMAL_WORDS = (
+    "good", "ok", "okay", "io", "pass", "passed", "normal", "nominal", "clean", "intact",
+    "nondefective", "defectfree", "nodefect", "nodefects", "undamaged",
+)  # fmt: skip
+ANOMALOUS_WORDS = (
+    "bad", "ng", "ko", "nok", "nio", "notok", "notgood", "fail", "failed", "reject", "rejected",
+    "anomaly", "anomalous", "abnormal", "defect", "defects", "defective", "faulty", "damaged",
+)  # fmt: skip
+UNKNOWN_WORDS = ("unknown", "unlabelled", "unlabeled")
+LABELS = {
+    **dict.fromkeys(NORMAL_WORDS, NORMAL),
+    **dict.fromkeys(ANOMALOUS_WORDS, ANOMALOUS),
+    **dict.fromkeys(UNKNOWN_WORDS, UNKNOWN),
+}
+
+
+def label_of(word: str) -> int | None:
+    """0 normal, 1 anomalous, -1 unknown; None where the table does not have the word."""
+    return LABELS.get(re.sub(r"[\W_]", "", word.casefold()))
+
+
+def is_normal(name: str) -> bool:
+    """Whether a folder or a defect of this name means that there is none."""
+    return label_of(name) == NORMAL
