@@ -43,18 +43,33 @@ class FileSource:
 
     def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
         """The defect's pixels; None where there is no mask file."""
-        return None if sample.mask is None else read.read_mask(sample.mask, self.mask_rule)
+        if sample.mask is None:
+            return None
+        masks = [read.read_mask(path, self.mask_rule) for path in _mask_files(sample.mask)]
+        if len({mask.shape for mask in masks}) > 1:
+            raise UserError(f"{sample.mask}: its masks differ in size; save them in the image's")
+        return np.logical_or.reduce(masks)
 
     def digest(self, sample: Sample) -> str:
         """A hash of both files' content and of the rules for decoding them."""
         digest = hashlib.blake2b(f"{self.mask_rule} {self.white_level}".encode(), digest_size=16)
-        for path in (sample.image, sample.mask):
+        masks = [None] if sample.mask is None else _mask_files(sample.mask)
+        for path in (sample.image, *masks):
             try:
                 content = b"" if path is None else path.read_bytes()
             except OSError as error:
                 content = f"unreadable: {error.strerror}".encode()
             digest.update(hashlib.blake2b(content).digest())
         return digest.hexdigest()
+
+
+def _mask_files(mask: Path) -> list[Path]:
+    if not mask.is_dir():
+        return [mask]
+    paths = [path for path in _entries(mask) if path.suffix.lower() in read.IMAGE_SUFFIXES]
+    if not paths:
+        raise UserError(f"{mask}: holds no mask; remove the folder, or fill it")
+    return paths
 
 
 def find_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -117,7 +132,9 @@ def require_images(folder: Path, setting: str, hint: str, recursive: bool = Fals
     paths = find_images(folder, recursive)
     if not paths:
         suffixes = " ".join(read.IMAGE_SUFFIXES)
-        raise UserError(f"{setting}: '{folder}' holds no images (looked for {suffixes}). {hint}")
+        below = examples([readable(each.name) for each in subfolders(folder)])
+        found = f"but the folders {below}" if below else f"looked for {suffixes}"
+        raise UserError(f"{setting}: '{folder}' holds no images ({found}). {hint}")
     return paths
 
 
@@ -157,12 +174,16 @@ def require_category(root: Path, category: str, marker: str) -> Path:
 
 
 def masks_in(folder: Path) -> dict[str, Path]:
-    """The image files in a folder by their stem, PNG before others; none where it is missing."""
+    """The masks in a folder by their stem, PNG before others; none where it is missing.
+
+    A folder in it holds several masks of the image that it is named as, as in MVTec LOCO.
+    """
     if not folder.is_dir():
         return {}
     paths = [p for p in _entries(folder) if p.suffix.lower() in read.IMAGE_SUFFIXES]
     paths.sort(key=lambda path: path.suffix.lower() == ".png")
-    return {path.stem.casefold(): path for path in paths}
+    divided = {path.name.casefold(): path for path in subfolders(folder)}
+    return divided | {path.stem.casefold(): path for path in paths}
 
 
 def find_mask(masks: Mapping[str, Path], image: Path) -> Path | None:

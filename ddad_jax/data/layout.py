@@ -2,7 +2,7 @@
 
 <root>/<category>/train/<good>/*
 <root>/<category>/test/<good or defect>/*
-<root>/<category>/ground_truth/<defect>/<stem>[_mask].*
+<root>/<category>/ground_truth/<defect>/<stem>[_mask].*, or a folder <stem> of several
 """
 
 from collections.abc import Mapping

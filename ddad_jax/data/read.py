@@ -32,6 +32,8 @@ IMAGE_SUFFIXES = (
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
 FULL_RANGE = 65535
+# An entry of a Pillow image's `info`: it had more than 8 bits a colour.
+DEEP_COLOUR = "ddad_jax deep colour"
 # Of these rules: raise it whenever another image or mask comes out.
 VERSION = 1
 
@@ -63,6 +65,11 @@ def to_rgb(image: Image.Image, name: str, white_level: int) -> UInt8[np.ndarray,
         raise UserError(
             f"{name}: is {image.width}×{image.height} pixels; "
             f"at least {SMALLEST_SIDE}×{SMALLEST_SIDE} are needed"
+        )
+    if image.info.get(DEEP_COLOUR) and white_level != FULL_RANGE:
+        raise UserError(
+            f"{name}: is 16-bit colour, of which the upper byte alone is read, and white_level "
+            f"{white_level} is of grey images; scale it to the full range, or save it as 8 bit"
         )
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
@@ -146,8 +153,11 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
         raise UserError(f"{name}: is empty (0 bytes)")
     try:
         with Image.open(BytesIO(encoded)) as image:
+            # Pillow reads the upper byte alone, and tells of it before it has read.
+            is_deep = len(image.getbands()) > 1 and any("16" in str(each[3]) for each in image.tile)
             upright = ImageOps.exif_transpose(image)
             upright.load()
+            upright.info[DEEP_COLOUR] = is_deep
             return upright
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(

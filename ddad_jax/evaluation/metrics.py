@@ -136,8 +136,12 @@ def _against_normal(
     if can_tell_apart(masks):
         figures |= pixel_figures(maps, masks)
     else:
-        marked = any(mask.any() for mask in masks)
-        reason = "the masks cover every pixel" if marked else "no test image has a mask"
+        if any(mask.any() for mask in masks):
+            reason = "the masks cover every pixel"
+        elif (anomalous & p.has_mask).any():
+            reason = "the masks are empty, or vanished when they were resized"
+        else:
+            reason = "no test image has a mask"
         undefined |= dict.fromkeys(keys("pixel"), reason)
     return figures
 

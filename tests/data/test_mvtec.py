@@ -98,3 +98,31 @@ def test_words_for_normal_test_images(tmp_path, name):
     (root / "plate/test/good").rename(root / "plate/test" / name)
     samples = [s for s in mvtec_source(root, "plate").samples if f"/{name}/" in s.name]
     assert [(s.label, s.defect, s.mask) for s in samples] == [(0, "good", None)] * 2
+
+
+def test_several_masks_of_one_image_are_one(tmp_path):
+    root = make_mvtec(tmp_path)
+    masks = root / "plate/ground_truth/dent"
+    first = square_mask()
+    (masks / "000_mask.png").unlink()
+    save(first, masks / "000/000.png")
+    save(np.roll(first, 3, axis=0), masks / "000/001.png")
+    source = mvtec_source(root, "plate")
+    dent = source.samples[3]
+    before = source.digest(dent)
+    expected = (first > 0) | (np.roll(first, 3, axis=0) > 0)
+    np.testing.assert_array_equal(source.read_mask(dent), expected)
+    save(np.roll(first, 5, axis=0), masks / "000/001.png")
+    assert source.digest(dent) != before
+    save(first[:10], masks / "000/001.png")
+    with pytest.raises(UserError, match="masks differ in size"):
+        source.read_mask(dent)
+
+
+def test_folders_of_other_layouts_are_named(tmp_path):
+    root = make_mvtec(tmp_path)
+    (root / "plate/train/good").rename(root / "plate/train/rgb")
+    (root / "plate/train/good").mkdir()
+    (root / "plate/train/rgb").rename(root / "plate/train/good/rgb")
+    with pytest.raises(UserError, match="holds no images .but the folders rgb."):
+        mvtec_source(root, "plate")

@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -185,3 +187,19 @@ def test_deep_and_coloured_masks(tmp_path):
     Image.fromarray(square_mask()).convert("1").save(one_bit)
     for path in (deep, red, clear, one_bit):
         np.testing.assert_array_equal(read_mask(path), square_mask() > 0, err_msg=path.name)
+
+
+def test_16_bit_colour_has_no_white_level(tmp_path):
+    # Pillow cannot write it: a PNG of one pixel value, 1000 of 65535, by hand.
+    rows = b"".join(b"\0" + (1000).to_bytes(2, "big") * 3 * 8 for _ in range(8))
+    header = (8).to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = (
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for kind, data in parts
+    )
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert read_image(path).max() == 1000 // 256
+    with pytest.raises(UserError, match="a.png: is 16-bit colour, .* white_level 4095 is of grey"):
+        read_image(path, 4095)

@@ -70,6 +70,13 @@ def test_no_masks(make_predictions):
         assert "no test image has a mask" in found["undefined"][name]
 
 
+def test_masks_that_mark_nothing(make_predictions):
+    empty = np.zeros((2, 16, 16), bool)
+    found = compute_metrics(make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9], masks=empty))
+    assert found["counts"]["with_mask"] == 1
+    assert "the masks are empty" in found["undefined"]["pixel_auroc"]
+
+
 def test_all_scores_equal(make_predictions):
     masks = np.zeros((4, 16, 16), bool)
     masks[2:, 3:5, 3:5] = True
