@@ -26,7 +26,7 @@ from ddad_jax.errors import UserError
 
 SPLITS = ("train", "test")
 # Part of the key: raise it whenever something else is kept.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)

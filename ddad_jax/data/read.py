@@ -12,8 +12,10 @@ Images become 8-bit RGB:
 Masks become boolean. Colour counts by its brightest channel, transparent is background, then:
 - rule "nonzero": anything but 0 is a defect;
 - rule "half": half of the range and above is a defect;
-- rule "auto": "half" if any value reaches half of the range, otherwise "nonzero", so that both
-  0/255 drawings (also when smoothed or JPEG-compressed) and 0/1 class numbers are read as meant.
+- rule "auto": "nonzero" where nothing reaches half of the range, so that class numbers are read as
+  meant; otherwise a sixteenth of the range and above, where that has at most 8 values, so that grey
+  levels or colours of classes all count; otherwise "half", so that drawings smoothed or
+  JPEG-compressed keep their outline.
 """
 
 from io import BytesIO
@@ -34,7 +36,9 @@ SMALLEST_SIDE = 8
 FULL_RANGE = 65535
 # An entry of a Pillow image's `info`: it had more than 8 bits a colour.
 DEEP_COLOUR = "ddad_jax deep colour"
-# Of these rules: raise it whenever another image or mask comes out.
+# Values of a mask besides 0 that may each stand for a kind of defect.
+CLASSES = 8
+# Of the rules for images: raise it whenever another image comes out.
 VERSION = 1
 
 
@@ -130,9 +134,11 @@ def decode_mask(encoded: bytes, name: str, rule: str = "auto") -> Bool[np.ndarra
     else:
         rgba = np.asarray(image.convert("RGBA"))
         level, top = np.where(rgba[:, :, 3] > 0, rgba[:, :, :3].max(axis=2), 0), 255
-    if rule == "half" or (rule == "auto" and level.max() >= top / 2):
-        return level >= top / 2
-    return level > 0
+    if rule == "nonzero" or (rule == "auto" and level.max() < top / 2):
+        return level > 0
+    if rule == "auto" and len(np.unique(level[level >= top / 16])) <= CLASSES:
+        return level >= top / 16
+    return level >= top / 2
 
 
 def check_mask_rule(rule: str) -> None:

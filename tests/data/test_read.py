@@ -171,11 +171,24 @@ def test_class_numbers(tmp_path, rule, read_as_defect):
     assert not read_mask(path, rule)[-1, -1]
 
 
-@pytest.mark.parametrize("rule, expected", [("auto", 1), ("half", 1), ("nonzero", 2)])
+@pytest.mark.parametrize("rule, expected", [("auto", 4), ("half", 4), ("nonzero", 7)])
 def test_smoothed_masks_are_cut_at_half_unless_every_value_counts(tmp_path, rule, expected):
-    mask = np.zeros((8, 8), np.uint8)
-    mask[0, 0], mask[0, 1] = 128, 127
-    assert read_mask(save(mask, tmp_path / "m.png"), rule).sum() == expected
+    mask = np.zeros((8, 16), np.uint8)
+    mask[0, :8] = [0, 32, 64, 96, 128, 160, 192, 224]
+    found = read_mask(save(mask, tmp_path / "few.png"), rule)
+    assert found.sum() == (7 if rule == "auto" else expected)
+    mask[1, :9] = 200 + np.arange(9)
+    assert read_mask(save(mask, tmp_path / "m.png"), rule)[0].sum() == expected
+
+
+def test_grey_levels_and_colours_of_classes_all_count(tmp_path):
+    grey, colours = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    grey[0, :4] = [60, 120, 180, 240]
+    colours[0, :4] = [[255, 0, 0], [0, 0, 64], [0, 64, 0], [64, 64, 0]]
+    palette = tmp_path / "p.png"
+    Image.fromarray(colours).quantize(8).save(palette)
+    for path in (save(grey, tmp_path / "g.png"), save(colours, tmp_path / "c.png"), palette):
+        assert read_mask(path).sum() == 4, path.name
 
 
 def test_deep_and_coloured_masks(tmp_path):
