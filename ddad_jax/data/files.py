@@ -66,7 +66,7 @@ class FileSource:
 def _mask_files(mask: Path) -> list[Path]:
     if not mask.is_dir():
         return [mask]
-    paths = [path for path in _entries(mask) if path.suffix.lower() in read.IMAGE_SUFFIXES]
+    paths = [path for path in _entries(mask) if _is_image(path)]
     if not paths:
         raise UserError(f"{mask}: holds no mask; remove the folder, or fill it")
     return paths
@@ -81,17 +81,26 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
     Raises:
         UserError: the folder cannot be read.
     """
-    paths = _walk(folder, set()) if recursive else iter(_entries(folder))
-    files = [path for path in paths if not path.name.startswith(".") and not path.is_dir()]
-    images = sorted(path for path in files if path.suffix.lower() in read.IMAGE_SUFFIXES)
+    paths = _walk(folder, set()) if recursive else _entries(folder)
+    files = sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
+    images = [path for path in files if _is_image(path)]
     there = {(path.parent, path.stem.casefold()) for path in images}
-    masks = {path for path in images if _is_mask_beside(path, there)}
-    others = sorted(path for path in files if path.suffix.lower() not in read.IMAGE_SUFFIXES)
-    if others:
-        _say_passed_over(folder, others, "that are no images of a suffix that is read")
-    if masks:
-        _say_passed_over(folder, sorted(masks), "that are masks of images beside them")
-    return [path for path in images if path not in masks]
+    masks = [path for path in images if _is_mask_beside(path, there)]
+    others = [path for path in files if not _is_image(path)]
+    for passed_over, why in (
+        (others, "that are no images of a suffix that is read"),
+        (masks, "that are masks of images beside them"),
+    ):
+        if passed_over:
+            names = examples([name_of(path, folder) for path in passed_over])
+            logging.warning(
+                "%s: %d files %s are passed over: %s", folder, len(passed_over), why, names
+            )
+    return sorted({*images} - {*masks})
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in read.IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _is_mask_beside(path: Path, there: set[tuple[Path, str]]) -> bool:
@@ -100,11 +109,6 @@ def _is_mask_beside(path: Path, there: set[tuple[Path, str]]) -> bool:
         ending and stem.endswith(ending) and (path.parent, stem.removesuffix(ending)) in there
         for ending in MASK_ENDINGS
     )
-
-
-def _say_passed_over(folder: Path, paths: list[Path], why: str) -> None:
-    names = examples([readable(path.relative_to(folder).as_posix()) for path in paths])
-    logging.warning("%s: %d files %s are passed over: %s", folder, len(paths), why, names)
 
 
 def examples(names: Sequence[str]) -> str:
@@ -180,7 +184,7 @@ def masks_in(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         return {}
-    paths = [p for p in _entries(folder) if p.suffix.lower() in read.IMAGE_SUFFIXES]
+    paths = [path for path in _entries(folder) if _is_image(path)]
     paths.sort(key=lambda path: path.suffix.lower() == ".png")
     divided = {path.name.casefold(): path for path in subfolders(folder)}
     return divided | {path.stem.casefold(): path for path in paths}

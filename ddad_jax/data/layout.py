@@ -53,7 +53,8 @@ def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tup
     kinds = subfolders(home / "test") if (home / "test").is_dir() else []
     for folder in kinds:
         defective = not is_normal(folder.name)
-        masks = masks_in(home / "ground_truth" / folder.name) if defective else {}
+        marked = home / "ground_truth" / folder.name
+        masks = masks_in(marked) if defective and marked.is_dir() else None
         for path in require_images(folder, "data.root", "Remove the folder, or fill it."):
             samples.append(
                 Sample(
@@ -64,19 +65,16 @@ def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tup
                     category=category,
                     group=group_of(path, group_pattern),
                     image=path,
-                    mask=_mask_of(path, masks),
+                    mask=None if masks is None else _mask_of(path, masks, marked),
                 )
             )
     check_masks(samples, "data.root")
     return tuple(samples)
 
 
-def _mask_of(image: Path, masks: Mapping[str, Path]) -> Path | None:
-    if not masks:
-        return None
+def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path:
     mask = find_mask(masks, image)
     if mask is None:
-        folder = next(iter(masks.values())).parent
         raise UserError(
             f"{image}: has no mask; expected '{folder / image.stem}_mask.png'. "
             f"Add it, or remove '{folder}' to do without masks."

@@ -126,3 +126,11 @@ def test_folders_of_other_layouts_are_named(tmp_path):
     (root / "plate/train/rgb").rename(root / "plate/train/good/rgb")
     with pytest.raises(UserError, match="holds no images .but the folders rgb."):
         mvtec_source(root, "plate")
+
+
+def test_a_folder_of_masks_that_is_empty(tmp_path):
+    root = make_mvtec(tmp_path)
+    for mask in (root / "plate/ground_truth/dent").iterdir():
+        mask.unlink()
+    with pytest.raises(UserError, match="dent/000.png: has no mask; expected .*000_mask.png"):
+        mvtec_source(root, "plate")
