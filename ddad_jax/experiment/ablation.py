@@ -18,7 +18,8 @@ from ddad_jax.experiment.config import parse
 from ddad_jax.experiment.fitting import build, evaluate_detector, made_of
 from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.schema import Config
-from ddad_jax.experiment.tasks import Trained, train_networks
+from ddad_jax.experiment.trained import Trained
+from ddad_jax.experiment.training import train_networks
 from ddad_jax.machine.storage import write_json
 from ddad_jax.settings import changed, walk
 

@@ -15,7 +15,7 @@ from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
-from ddad_jax.experiment.tasks import Trained
+from ddad_jax.experiment.trained import Trained
 
 
 def made_of(made: Trained) -> dict[str, Any]:

@@ -41,7 +41,8 @@ from ddad_jax.experiment.fitting import (
 )
 from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.schema import NETWORKS, Config
-from ddad_jax.experiment.tasks import Trained, load_networks, train_networks
+from ddad_jax.experiment.trained import Trained, load_networks
+from ddad_jax.experiment.training import train_networks
 from ddad_jax.machine import processes
 from ddad_jax.training.mesh import make_mesh
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ddad_jax.data.prepare import prepare
 from ddad_jax.deploy.artifact import FittedDetector
 from ddad_jax.errors import UserError
-from ddad_jax.experiment import fitting, tasks
+from ddad_jax.experiment import fitting, training
 from ddad_jax.experiment.category import open_categories, preprocessing_of
 from ddad_jax.experiment.config import default_config, override, read_config
 from ddad_jax.experiment.fitting import contents_of, fitted_detector, made_of
@@ -22,7 +22,8 @@ from ddad_jax.experiment.identity import (
     read_record,
     settings_of,
 )
-from ddad_jax.experiment.tasks import load_networks, train_networks
+from ddad_jax.experiment.trained import load_networks
+from ddad_jax.experiment.training import train_networks
 from ddad_jax.settings import PRODUCTS, walk
 
 BASE = (
@@ -106,8 +107,8 @@ class World:
         self.root.mkdir(parents=True)
         for _ in range(12):
             self.add()
-        monkeypatch.setattr(tasks, "_train_group", self.train)
-        monkeypatch.setattr(tasks, "read_parameters", lambda *_: {"weight": np.zeros(1)})
+        monkeypatch.setattr(training, "_train_group", self.train)
+        monkeypatch.setattr(training, "read_parameters", lambda *_: {"weight": np.zeros(1)})
         monkeypatch.setattr(fitting, "build", self.build)
         monkeypatch.setattr("ddad_jax.experiment.category.load_detector", self.load)
         monkeypatch.setattr(FittedDetector, "save", lambda fitted, path: self.save(fitted, path))

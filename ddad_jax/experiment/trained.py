@@ -1,0 +1,96 @@
+"""The networks of a category, as far as they are made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from ddad_jax import pretrained
+from ddad_jax.detection.detector import Variables
+from ddad_jax.diffusion import schedule
+from ddad_jax.experiment.category import Category
+from ddad_jax.experiment.identity import (
+    Record,
+    digest_of,
+)
+from ddad_jax.experiment.schema import NETWORKS
+from ddad_jax.models import parameter_count
+from ddad_jax.training.latents import channel_scaling, encode_images
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The networks of a category, as far as they are made.
+
+    Attributes:
+      category: theirs.
+      autoencoder: its variables; None where it is still to be trained.
+      denoiser: likewise.
+      pretrained_extractor: before any adaptation.
+      extractor: adapted, where it is adapted at all; likewise.
+      records: of each network that was trained in the working directory.
+    """
+
+    category: Category
+    pretrained_extractor: Variables
+    autoencoder: Variables | None = None
+    denoiser: Variables | None = None
+    extractor: Variables | None = None
+    records: Mapping[str, Record] = field(default_factory=dict)
+
+    @cached_property
+    def alpha_bar(self) -> Float[Array, " table"]:
+        """The noise schedule."""
+        d = self.category.config.diffusion
+        return jnp.asarray(schedule.linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps))
+
+    @cached_property
+    def latent_scaling(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """Shift and scale per channel: the configured scale, or mean 0 and deviation 1."""
+        scale = self.category.config.autoencoder.latent_scale
+        if scale:
+            channels = self.category.networks.autoencoder.latent_channels
+            return jnp.zeros(channels), jnp.full(channels, scale, jnp.float32)
+        return channel_scaling(self._encoded(self.category.train_images))
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of each network that is made, what changes with any of its arrays."""
+        names = (*NETWORKS, "pretrained_extractor")
+        known = {name: getattr(self, name) for name in names}
+        return {name: digest_of(of) for name, of in known.items() if of is not None}
+
+    def latents(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
+        """What the denoiser works on: the frozen autoencoder's latents, scaled."""
+        shift, scale = (np.asarray(part) for part in self.latent_scaling)
+        return (self._encoded(images) - shift) * scale
+
+    def _encoded(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
+        network, c = self.category.networks.autoencoder, self.category
+        return encode_images(network, self.autoencoder, images, c.config.build.batch_size, c.cache)
+
+    def trains(self, network: str) -> bool:
+        """Whether a network is trained here: it has no weights yet, or is to be adapted."""
+        section = getattr(self.category.config, network)
+        if network == "extractor":
+            return bool(section.training.steps or section.training.epochs)
+        return not section.weights and parameter_count(getattr(self.category.networks, network)) > 0
+
+
+def load_networks(category: Category) -> Trained:
+    """A category's networks that have weights already, so that a wrong path is said early."""
+    config, networks = category.config, category.networks
+    loaded: dict[str, Variables] = {
+        "pretrained_extractor": pretrained.load(config.extractor.weights, networks.extractor)
+    }
+    for name in ("autoencoder", "denoiser"):
+        network, weights = getattr(networks, name), getattr(config, name).weights
+        if weights:
+            loaded[name] = pretrained.load(weights, network)
+        elif not parameter_count(network):
+            loaded[name] = {}
+    made = Trained(category, **loaded)
+    return made if made.trains("extractor") else replace(made, extractor=made.pretrained_extractor)
