@@ -56,6 +56,7 @@ def seeded_detector(
             scale=dict.fromkeys(kinds, jnp.array([1.0, 0.01])),
             threshold=one,
             spread=one,
+            images=jnp.int32(0),
         ),
         networks=networks,
         settings=settings,

@@ -20,14 +20,14 @@ def split_normals(
 ) -> tuple[Int[np.ndarray, "kept"], Int[np.ndarray, "heldout"]]:
     """Divides training samples into those to learn from and those held out.
 
-    Images of one part stay together, and so do images of the same content. Where nothing is known
+    Images of one part stay together. Where nothing is known
     yet, the choice depends on the samples' names, parts and the seed, not on their order. What is
     known stays as it is: an image that may have been trained on is never held out, nor is any of
     its part. From the parts that are new so many are held out that the share is reached again.
 
     Args:
         samples: training samples, all normal.
-        contents: of each, a digest of what the networks see of it.
+        contents: of each, a digest of what the networks see of it; no two are the same.
         fraction: the share to hold out, in (0, 1); at least one sample is held out and one kept.
         seed: of the choice.
         known: by content, `TRAIN` or `HELDOUT`, for images that were divided before.
@@ -39,7 +39,7 @@ def split_normals(
         UserError: fewer than two parts, or none left to hold out or to learn from.
     """
     known = known or {}
-    parts = _parts(samples, contents)
+    parts = _parts(samples)
     if len(parts) < 2:
         raise UserError(
             f"data: {len(samples)} training image(s) of {len(parts)} part(s); at least 2 parts are "
@@ -77,22 +77,9 @@ def split_normals(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def _parts(samples: Sequence[Sample], contents: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of each part; parts that share a content are one, under its first one's name."""
-    first: dict[str, str] = {}
-    joined: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while joined.get(name, name) != name:
-            name = joined[name]
-        return name
-
-    names = [part_name(sample) for sample in samples]
-    for name, content in sorted(zip(names, contents, strict=True)):
-        joined.setdefault(name, name)
-        ends = sorted((root(name), root(first.setdefault(content, name))))
-        joined[ends[1]] = ends[0]
+def _parts(samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """The rows of each part."""
     parts: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        parts.setdefault(root(name), []).append(row)
+    for row, sample in enumerate(samples):
+        parts.setdefault(part_name(sample), []).append(row)
     return parts

@@ -1,6 +1,6 @@
 """A fitted detector as one file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 4 holds as JSON: "networks", what builds them; "settings" of detection;
+The header of format 5 holds as JSON: "networks", what builds them; "settings" of detection;
 "preprocessing"; and "made_of", the settings, images and weights that it was made of. "version" is
 that of ddad_jax. Newer versions read older formats.
 """
@@ -23,11 +23,12 @@ import ddad_jax
 from ddad_jax.data.preprocessing import Photograph, Preprocessing
 from ddad_jax.detection.detector import Calibration, Detector, Settings
 from ddad_jax.detection.networks import build_networks
+from ddad_jax.detection.threshold import promised_rate
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import find
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 4
+FORMAT = 5
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "mesh")
 # What files of format 3 do not say of their preprocessing: the setting that says it, and its value
@@ -91,6 +92,21 @@ class FittedDetector:
             "made_of": json.dumps(self.made_of),
         }
         write_atomically(Path(path), save(arrays, metadata))
+
+    @property
+    def calibrated(self) -> dict[str, float]:
+        """What the threshold is worth.
+
+        Returns:
+          How many good "images" it is from, the "false_alarm_rate" that was asked for, and the
+          "promised_rate", below `threshold.FEW` images 1; empty where the file does not say.
+        """
+        images = int(self.detector.calibration.images)
+        if not images:
+            return {}
+        rate = self.made_of["settings"]["build.false_alarm_rate"]
+        promised = promised_rate(images, rate)
+        return {"images": images, "false_alarm_rate": rate, "promised_rate": promised}
 
     def predict(
         self, photographs: Photograph | Iterable[Photograph], batch_size: int = 16
@@ -228,7 +244,8 @@ def _detector(
 ) -> Detector:
     placed: dict[str, Array] = {name: jnp.asarray(array) for name, array in arrays.items()}
     parts = unflatten_dict(placed, sep="|")
-    calibration = Calibration(**parts.pop("calibration"))
+    # Before format 5 it did not say from how many images it is.
+    calibration = Calibration(**{"images": jnp.int32(0)} | parts.pop("calibration"))
     return Detector(
         **parts,
         calibration=calibration,

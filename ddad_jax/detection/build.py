@@ -1,8 +1,9 @@
 """Building a detector from trained networks and normal images: banks, bins, calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,56 @@ class BuildSettings(Checked):
     batch_size: int = setting(16, changes="nothing", low=1)
 
 
-def build_detector(
+@dataclass(frozen=True, eq=False)
+class Banks:
+    """A detector whose banks are filled, not calibrated yet.
+
+    Attributes:
+      detector: the detector.
+      origins: of each row of its patch bank, the training image that it is from.
+    """
+
+    detector: Detector
+    origins: Int[np.ndarray, " m"]
+
+    def cross_fitted(
+        self,
+        parts: Int[np.ndarray, " n"],
+        wanted: int,
+        seed: int,
+        *,
+        calibration: Calibration,
+        counts: Int[np.ndarray, " n"] | int = 1,
+    ) -> Iterator[tuple[Detector, Int[np.ndarray, "_"]]]:
+        """Training images to measure as if they were held out, and the detectors to do it with.
+
+        Args:
+          parts: a number for each training image; images of the same part share it.
+          wanted: about how many images are wanted; all there are where those are fewer, none of a
+            single part, since without it nothing would be left to compare with.
+          seed: of the choice of images.
+          calibration: of the detectors.
+          counts: how many squares each image is in the banks with.
+
+        Yields:
+          A detector whose banks hold no image of a fifth of the parts, and images of that fifth.
+        """
+        squares = np.broadcast_to(counts, len(parts))
+        for fold, chosen in _folds(parts, wanted, seed):
+            unknown = np.repeat(fold, squares)
+            yield (
+                self.detector.replace(
+                    bank=jnp.where(unknown[:, None], jnp.nan, self.detector.bank),
+                    patch_bank=jnp.where(
+                        unknown[self.origins][:, None], jnp.nan, self.detector.patch_bank
+                    ),
+                    calibration=calibration,
+                ),
+                chosen,
+            )
+
+
+def fill_banks(
     networks: Networks,
     settings: Settings,
     build: BuildSettings,
@@ -61,12 +111,9 @@ def build_detector(
     latent_scale: Float[Array, " c"],
     alpha_bar: Float[Array, " table"],
     train_images: UInt8[np.ndarray, "n h w 3"],
-    train_parts: Int[np.ndarray, " n"],
-    heldout_images: UInt8[np.ndarray, "m h w 3"],
     seed: int,
-    mesh: Mesh | None = None,
-) -> Detector:
-    """Fills the banks from the training images and calibrates on images that are in none.
+) -> Banks:
+    """Fills the banks from the training images.
 
     Args:
       networks: the modules; their variables follow.
@@ -79,10 +126,7 @@ def build_detector(
       latent_scale: per channel, what the shifted latent is multiplied by.
       alpha_bar: the schedule's table.
       train_images: normal images that the networks were trained on.
-      train_parts: a number for each of them; images of the same part share it.
-      heldout_images: normal images that they were not trained on.
-      seed: of the choice of patches and of calibration images.
-      mesh: devices that share the images to calibrate on, None for one; the detector stays on one.
+      seed: of the choice of patches.
     """
     pooled, candidates, norm = _features(networks, settings, build, extractor, train_images, seed)
     patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
@@ -100,26 +144,72 @@ def build_detector(
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
         patch_bank=patch_bank,
         patch_scale=patch_scale,
-        calibration=Calibration({}, {}, unit, unit),
+        calibration=Calibration({}, {}, unit, unit, jnp.int32(0)),
         networks=networks,
         settings=settings,
     )
-    sets = [(detector, heldout_images)]
+    return Banks(detector, origins)
+
+
+def build_detector(
+    networks: Networks,
+    settings: Settings,
+    build: BuildSettings,
+    *,
+    train_images: UInt8[np.ndarray, "n h w 3"],
+    train_parts: Int[np.ndarray, " n"],
+    heldout_images: UInt8[np.ndarray, "m h w 3"],
+    seed: int,
+    mesh: Mesh | None = None,
+    **trained: Any,
+) -> Detector:
+    """Fills the banks from the training images and calibrates on images that are in none.
+
+    Args:
+      networks: as of `fill_banks`, and so `settings`, `build`, `train_images` and `trained`.
+      settings: of the detector.
+      build: see `BuildSettings`.
+      train_images: normal images that the networks were trained on.
+      train_parts: a number for each of them; images of the same part share it.
+      heldout_images: normal images that they were not trained on.
+      seed: of the choice of patches and of calibration images.
+      mesh: devices that share the images to calibrate on, None for one; the detector stays on one.
+      **trained: variables, latent scaling and schedule.
+    """
+    banks = fill_banks(networks, settings, build, train_images=train_images, seed=seed, **trained)
+    return banks.detector.replace(
+        calibration=calibration_of(
+            banks, build, train_images, train_parts, heldout_images, seed, mesh
+        )
+    )
+
+
+def calibration_of(
+    banks: Banks,
+    build: BuildSettings,
+    train_images: UInt8[np.ndarray, "n h w 3"],
+    train_parts: Int[np.ndarray, " n"],
+    heldout_images: UInt8[np.ndarray, "m h w 3"],
+    seed: int,
+    mesh: Mesh | None = None,
+) -> Calibration:
+    """A calibration from the held-out images and, where they are few, from training images too.
+
+    Arguments are as of `build_detector`.
+    """
+    detector = banks.detector
     wanted = build.calibration_size - len(heldout_images)
-    for fold, chosen in _folds(train_parts, wanted, seed):
-        sets.append((_without(detector, fold, origins), train_images[chosen]))
+    others = banks.cross_fitted(train_parts, wanted, seed, calibration=detector.calibration)
+    sets = [(detector, heldout_images)]
+    sets += [(fold, train_images[chosen]) for fold, chosen in others]
     evidence = _evidence(sets, build.batch_size, mesh)
-    return detector.replace(calibration=calibrate(evidence, settings, build.false_alarm_rate))
+    return calibrate(evidence, detector.settings, build.false_alarm_rate)
 
 
 def _folds(
     parts: Int[np.ndarray, " n"], wanted: int, seed: int
 ) -> list[tuple[Bool[np.ndarray, " n"], Int[np.ndarray, "_"]]]:
-    """Training images to calibrate on: which images each fold holds, and which of them are chosen.
-
-    Together about `wanted` are chosen, or all there are; none of a single part, since without it
-    nothing would be left to compare with.
-    """
+    """Which images each fold holds, and which of them are chosen."""
     names = np.unique(parts)
     if wanted <= 0 or len(names) < 2:
         return []
@@ -132,16 +222,6 @@ def _folds(
         (folds == fold, np.flatnonzero((folds == fold) & chosen))
         for fold in np.unique(folds[chosen])
     ]
-
-
-def _without(
-    detector: Detector, images: Bool[np.ndarray, " n"], origins: Int[np.ndarray, " m"]
-) -> Detector:
-    """The detector whose banks know nothing of some training images."""
-    return detector.replace(
-        bank=jnp.where(images[:, None], jnp.nan, detector.bank),
-        patch_bank=jnp.where(images[origins][:, None], jnp.nan, detector.patch_bank),
-    )
 
 
 def _evidence(

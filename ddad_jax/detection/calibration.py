@@ -1,19 +1,16 @@
 """Calibration: common scales and a threshold from held-out normal images, never from test ones."""
 
-import math
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.stats import gumbel_r
 
 from ddad_jax.detection.anomaly_map import gaussian_blur
 from ddad_jax.detection.detector import Calibration, Settings
 from ddad_jax.detection.evidence import Evidence, evidence_weights
+from ddad_jax.detection.threshold import fit_threshold
 
-QUARTILES = (0.25, 0.5, 0.75)
-# Scores that must lie beyond a quantile for it to be taken as it is.
-BEYOND = 10
+# Part of what a detector is made of: raise it whenever another calibration comes out.
+VERSION = 2
 # Evidence that is a distance from the reconstruction, which grows with the noise level.
 RECONSTRUCTED = ("latent", "feature")
 # Fewer images are given one location and scale for all pixels and noise levels.
@@ -47,8 +44,17 @@ def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -
         location[kind], scale[kind], calibrated = fitted
         heat += weights[kind] * calibrated
     scores = np.asarray(heat.max((1, 2)), np.float64)
+    return with_threshold(Calibration(location, scale, 0.0, 0.0, 0), scores, false_alarm_rate)
+
+
+def with_threshold(
+    calibration: Calibration, scores: Float[np.ndarray, " n"], false_alarm_rate: float
+) -> Calibration:
+    """The calibration with the threshold that fits the scores of normal images."""
     threshold, spread = fit_threshold(scores, false_alarm_rate)
-    return Calibration(location, scale, jnp.float32(threshold), jnp.float32(spread))
+    return calibration.replace(
+        threshold=jnp.float32(threshold), spread=jnp.float32(spread), images=jnp.int32(len(scores))
+    )
 
 
 def _constants(
@@ -90,24 +96,3 @@ def _lines(
         jnp.stack([usual - centre * steepness, steepness]),
         above / (usual + steepness * offset)[:, None, None],
     )
-
-
-def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> tuple[float, float]:
-    """The score that normal images exceed at the given rate, and the scale of their scores.
-
-    Where ten scores or more lie beyond it, it is the conformal quantile, which holds whatever their
-    distribution. With fewer scores it is the tail of a Gumbel distribution, that of maxima (an
-    image's score is the maximum of its map), with the scores' quartiles: the odd image that slipped
-    in among the normal ones moves those the least.
-
-    Args:
-      scores: of held-out normal images.
-      false_alarm_rate: in (0, 1).
-    """
-    low, middle, high = np.quantile(scores, QUARTILES)
-    unit_low, unit_middle, unit_high = gumbel_r.ppf(QUARTILES)
-    spread = max(float(high - low) / (unit_high - unit_low), 1e-6)
-    rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate))
-    if rank <= len(scores) - BEYOND:
-        return float(np.sort(scores)[rank - 1]), spread
-    return float(middle + spread * (gumbel_r.isf(false_alarm_rate) - unit_middle)), float(spread)

@@ -117,12 +117,15 @@ class Calibration:
       scale: of each kind of evidence, the distance from `location` that maps to 1, [2], likewise.
       threshold: scalar; the score above which an image is called anomalous.
       spread: scalar; the scale of normal images' scores about their median, in units of the score.
+      images: scalar; how many normal images the threshold is from; 0 where a file of an older
+        format does not say.
     """
 
     location: dict[str, Leaf]
     scale: dict[str, Leaf]
     threshold: Leaf
     spread: Leaf
+    images: Leaf
 
 
 @flax.struct.dataclass

@@ -2,7 +2,8 @@
 
 Normal and anomalous images are drawn anew separately, so that each figure is defined every time.
 Which images are drawn depends on their names and labels alone: the resamples of two runs over the
-same images are pairs, those of two categories are independent.
+same images are pairs, those of two categories are independent. `intervals` and `compare` say what
+is made of them.
 """
 
 from zlib import crc32
@@ -39,11 +40,6 @@ def draw_counts(
     return counts
 
 
-def interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
-    """The ends of the 95 % percentile interval."""
-    return np.percentile(values, [2.5, 97.5]).tolist()
-
-
 def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resamples"]]:
     """Every figure that is defined, for each of `RESAMPLES` draws of the test images.
 
@@ -65,7 +61,8 @@ def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resample
         drawn |= image_figures(anomalous[labelled], p.scores[labelled], counts[:, labelled])
     maps, masks = p.measured(labelled)
     if can_tell_apart(masks):
-        counts = draw_counts(anomalous[labelled & p.has_mask], RESAMPLES, seed)
+        # Of those that hold a defect as many as there are, so that every resample holds one.
+        counts = draw_counts(np.array([mask.any() for mask in masks]), RESAMPLES, seed)
         drawn |= pixel_figures(maps, masks, counts, PRO_LIMIT)
     return drawn
 
@@ -135,6 +132,8 @@ def _steps(
 def _rising(
     steps: Float[np.ndarray, "resamples steps"], total: Float[np.ndarray, " resamples"]
 ) -> Float[np.ndarray, "resamples _points"]:
+    # Where no pixel is normal, for masks that cover whole images, there is no such curve: NaN.
+    total = np.where(total > 0, total, np.nan)
     return np.pad(np.cumsum(steps, axis=1) / total[:, None], ((0, 0), (1, 0)))
 
 

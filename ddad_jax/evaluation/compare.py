@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.bootstrap import interval
 from ddad_jax.evaluation.measures import MEASURES, shown
 from ddad_jax.machine.storage import whole_file
 
@@ -116,7 +115,7 @@ def _table(name: str, resampled: Pair, figures: Pair) -> str:
         if key not in resampled[0] or key not in resampled[1]:
             continue
         a, b = (float(each[key]) for each in figures)
-        low, high = interval(resampled[1][key] - resampled[0][key])
+        low, high = np.nanpercentile(resampled[1][key] - resampled[0][key], [2.5, 97.5])
         clear = "differs" if low > 0 or high < 0 else ""
         lines.append(
             f"| {measure.label} | {shown(a)} | {shown(b)} | {b - a:+.4f} "

@@ -62,7 +62,11 @@ def image_figures(
 
     Args:
       scores: of the images, higher is more anomalous.
-      labels: 0 normal, 1 anomalous; None for every figure where one of them is missing.
+      labels: 0 normal, 1 anomalous.
+
+    Returns:
+      None for every figure where one of the labels is missing, and for a threshold that is
+      infinite.
     """
     names = ("image_auroc_d3ad", "threshold_d3ad", "recall_d3ad", "false_alarm_rate_d3ad")
     if len(np.unique(labels)) < 2:
@@ -70,7 +74,9 @@ def image_figures(
     alarms, recall, thresholds = roc_curve(labels, scores)
     best = np.argmax(recall - alarms)
     found = auc(alarms, recall), thresholds[best], recall[best], alarms[best]
-    return dict(zip(names, map(float, found), strict=True))
+    figures: dict[str, float | None] = dict(zip(names, map(float, found), strict=True))
+    # Where it is infinite, calling nothing anomalous is the best of all.
+    return figures | ({} if best else {"threshold_d3ad": None})
 
 
 def pixel_figures(

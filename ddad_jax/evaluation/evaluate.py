@@ -4,13 +4,12 @@ A photograph that is tiled has the map that its tiles' maps blend into, and its 
 of that; memory holds the tiles of one batch and the map of one photograph.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 from scipy.special import expit
@@ -20,7 +19,7 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.sample import Source
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.build import BuildSettings
-from ddad_jax.detection.calibration import fit_threshold
+from ddad_jax.detection.calibration import with_threshold
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Calibration, Detector
 from ddad_jax.evaluation import d3ad
@@ -267,19 +266,19 @@ def _figures(every: Sequence[Found]) -> dict[str, Shaped[np.ndarray, " n"]]:
 
 
 def calibrate_on_photographs(
-    detector: Detector, preprocessing: Preprocessing, images: ImageSet, build: BuildSettings
+    sets: Iterable[tuple[Detector, ImageSet]], preprocessing: Preprocessing, build: BuildSettings
 ) -> Calibration:
-    """The detector's calibration with a threshold for photographs, where it had one for tiles.
+    """A calibration with a threshold for photographs, where it had one for tiles.
 
     Args:
-      detector: calibrated on tiles.
-      preprocessing: that it was made with.
-      images: normal photographs that no network or bank was fitted to.
+      sets: detectors calibrated on tiles, each with normal photographs that neither its networks
+        nor its banks know. The first one's calibration is taken.
+      preprocessing: that they were made with.
       build: the false alarm rate, of photographs, and how many tiles are taken at a time.
     """
-    found = find_all(detector, preprocessing, images, build.batch_size)
-    scores = np.array([each.score for each in found], np.float64)
-    threshold, spread = fit_threshold(scores, build.false_alarm_rate)
-    return detector.calibration.replace(
-        threshold=jnp.float32(threshold), spread=jnp.float32(spread)
-    )
+    scores, calibration = [], None
+    for detector, images in sets:
+        calibration = calibration or detector.calibration
+        found = find_all(detector, preprocessing, images, build.batch_size)
+        scores += [each.score for each in found]
+    return with_threshold(calibration, np.array(scores, np.float64), build.false_alarm_rate)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.evaluation import bootstrap, d3ad
+from ddad_jax.evaluation import d3ad
 from ddad_jax.evaluation.aupro import (
     PRO_LIMIT,
     STRICT_PRO_LIMIT,
@@ -23,6 +23,7 @@ from ddad_jax.evaluation.aupro import (
     tell_apart,
 )
 from ddad_jax.evaluation.binary import binary_figures
+from ddad_jax.evaluation.intervals import intervals
 from ddad_jax.evaluation.measures import keys
 from ddad_jax.evaluation.predictions import Predictions
 
@@ -64,6 +65,7 @@ def compute_metrics(
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
+    measured = p.is_measured
     undefined: dict[str, str] = {}
     metrics: dict[str, Any] = {
         "protocol": "exact" if resized_masks is None else "paper",
@@ -71,7 +73,8 @@ def compute_metrics(
             "normal": int(normal.sum()),
             "anomalous": int(anomalous.sum()),
             "unlabelled": int((~normal & ~anomalous).sum()),
-            "with_mask": int((anomalous & p.has_mask).sum()),
+            "with_mask": int((anomalous & measured).sum()),
+            "mask_lost": int((anomalous & p.has_mask & ~measured).sum()),
         },
         "threshold": p.threshold,
     }
@@ -87,7 +90,17 @@ def compute_metrics(
         maps = p.test_normalised_maps
         metrics |= d3ad.image_figures(maps[labelled].max((1, 2)), p.labels[labelled])
         metrics |= d3ad.pixel_figures(maps[masked], resized_masks[masked])
-    metrics["intervals"] = {name: bootstrap.interval(values) for name, values in resampled.items()}
+        if metrics["threshold_d3ad"] is None and metrics["image_auroc_d3ad"] is not None:
+            undefined["threshold_d3ad"] = "no score tells more defects than false alarms"
+    metrics["intervals"] = intervals(
+        metrics,
+        resampled,
+        p.scores,
+        p.decisions,
+        normal,
+        anomalous,
+        int((anomalous & measured).sum()),
+    )
     metrics["knn_distance"] = {
         kind: _median_distances(p, chosen)
         for kind, chosen in (("normal", normal), ("anomalous", anomalous))

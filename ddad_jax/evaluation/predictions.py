@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from ddad_jax.data.resize import scale_map
-from ddad_jax.data.sample import Sample
+from ddad_jax.data.sample import ANOMALOUS, Sample
 from ddad_jax.errors import UserError
 
 # Of one size, or each of its own.
@@ -73,11 +74,17 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @cached_property
+    def is_measured(self) -> Bool[np.ndarray, " n"]:
+        """Whose pixels count: the mask is known, and of a defect something is left in it."""
+        left = np.array([mask.any() for mask in self.masks], bool)
+        return self.has_mask & ((self.labels != ANOMALOUS) | left)
+
     def measured(
         self, chosen: Bool[np.ndarray, " n"]
     ) -> tuple[list[Float[np.ndarray, "_ _"]], list[Bool[np.ndarray, "_ _"]]]:
-        """Maps and masks of those of the chosen images whose mask is known."""
-        rows = np.flatnonzero(chosen & self.has_mask)
+        """Maps and masks of those of the chosen images whose pixels count."""
+        rows = np.flatnonzero(chosen & self.is_measured)
         return [self.maps[row] for row in rows], [self.masks[row] for row in rows]
 
     def shown_map(self, row: int) -> Float[np.ndarray, "h w"]:

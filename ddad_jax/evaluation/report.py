@@ -15,6 +15,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from ddad_jax import __version__
+from ddad_jax.detection.threshold import promise
 from ddad_jax.evaluation.curves import Curves
 from ddad_jax.evaluation.encode import encode_row
 from ddad_jax.evaluation.measures import PROTOCOL_NOTES
@@ -114,8 +115,14 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
         where = f"threshold {parts[0].metrics['threshold']:.3f}"
     else:
         where = f"{len(parts)} categories, each with its own threshold"
+    worth = [each for each in (part.metrics.get("calibration") for part in parts) if each]
+    if worth:
+        fewest = min(worth, key=lambda each: each["images"])
+        promised = promise(fewest["images"], fewest["false_alarm_rate"])
+        whose = "The threshold is" if len(parts) == 1 else "That of the fewest images is"
+        where += f", set on good training images without any test label. {whose} {promised}"
     note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
-    return f"{count} images; {where}, set on good training images without any test label. {note}"
+    return f"{count} images; {where}. {note}"
 
 
 def _embedded(parts: Sequence[ReportPart]) -> str:

@@ -100,9 +100,12 @@ class Category:
         """Normal images that networks and banks are made of, and those that are held out.
 
         An image that was ever among the first is never among the second again: the division is kept
-        in the working directory, by the images' content.
+        in the working directory, by the images' content. Of copies the first is taken: others teach
+        nothing, and would pass for so many more images where scores are counted.
         """
         images, path = self.images["train"], self.workdir / SPLIT
+        first = self._without_copies(images)
+        contents = [images.contents[row] for row in first]
         about = asdict(self.preprocessing)
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         # Contents of other preprocessing cannot be compared; then nothing was trained on them here,
@@ -110,26 +113,42 @@ class Category:
         known = stored["images"] if stored.get("preprocessing") == about else {}
         d = self.config.data
         kept, heldout = split_normals(
-            images.samples, images.contents, d.heldout_fraction, self.config.seed, known
+            [images.samples[row] for row in first],
+            contents,
+            d.heldout_fraction,
+            self.config.seed,
+            known,
         )
-        now = {images.contents[i]: HELDOUT for i in heldout}
-        now |= {images.contents[i]: TRAIN for i in kept}
+        now = {contents[i]: HELDOUT for i in heldout}
+        now |= {contents[i]: TRAIN for i in kept}
         divided = known | now
         # In the order in which they were first met, whatever they are called by now.
         place = {content: number for number, content in enumerate(divided)}
         kept, heldout = (
-            np.array(sorted(rows, key=lambda row: (place[images.contents[row]], row)))
-            for rows in (kept, heldout)
+            first[sorted(rows, key=lambda row: place[contents[row]])] for rows in (kept, heldout)
         )
         added = sum(content not in known for content in now)
         if known and (added or len(known) > len(now)):
             logging.info(
                 "%s: %d normal images, %d of them held out; %d are new here, %d of before are gone",
-                self.name, len(images), len(heldout), added, len({*known} - {*now}),
+                self.name, len(first), len(heldout), added, len({*known} - {*now}),
             )  # fmt: skip
         if processes.is_first() and divided != known:
             write_json(path, {"preprocessing": about, "images": divided})
         return images.take(kept), images.take(heldout)
+
+    def _without_copies(self, images: ImageSet) -> Int[np.ndarray, " k"]:
+        """The first row of each content; says how many others there are."""
+        first = np.sort(np.unique(images.contents, return_index=True)[1])
+        copies = np.setdiff1d(np.arange(len(images)), first)
+        if len(copies):
+            copy = images.samples[copies[0]]
+            original = images.samples[images.contents.index(images.contents[copies[0]])]
+            logging.warning(
+                "%s: %d of %d good images are copies of others, and left out; %s is one of %s",
+                self.name, len(copies), len(images), copy.name, original.name,
+            )  # fmt: skip
+        return first
 
     @property
     def train_images(self) -> UInt8[np.ndarray, "n size size 3"]:
@@ -148,11 +167,9 @@ class Category:
 
     @property
     def train_parts(self) -> Int[np.ndarray, " n"]:
-        """A number for each of the training squares, the same for squares of one part."""
+        """A number for each of the training photographs, the same for those of one part."""
         train = self.division[0]
-        names = [part_name(sample) for sample in train.samples]
-        numbers = np.unique(names, return_inverse=True)[1]
-        return np.repeat(numbers, np.diff(train.starts))
+        return np.unique([part_name(sample) for sample in train.samples], return_inverse=True)[1]
 
     def resized_masks(self) -> Float[np.ndarray, "n size size"] | None:
         """The test images' masks as the official code resizes them, if its figures are asked for.

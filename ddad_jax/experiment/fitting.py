@@ -7,8 +7,10 @@ import numpy as np
 from absl import logging
 
 from ddad_jax.deploy.artifact import FittedDetector
-from ddad_jax.detection.build import BuildSettings, build_detector
-from ddad_jax.detection.detector import Settings, shard_detector
+from ddad_jax.detection.build import BuildSettings, calibration_of, fill_banks
+from ddad_jax.detection.calibration import VERSION
+from ddad_jax.detection.detector import Calibration, Settings, shard_detector
+from ddad_jax.detection.threshold import promise, promised_rate
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
@@ -36,6 +38,7 @@ def made_of(made: Trained) -> dict[str, Any]:
         "settings": settings_of(made.category.config, "detector"),
         "images": {"train": list(train.contents), "heldout": list(heldout.contents)},
         "networks": networks,
+        "calibration": VERSION,
     }
 
 
@@ -70,13 +73,9 @@ def _say_what_it_is_made_of(category: Category, wanted: dict[str, Any]) -> None:
 def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDetector:
     """A detector of the trained networks, its banks and calibration made for the settings."""
     category, config = made.category, made.category.config
-    heldout = category.heldout_images
-    if category.preprocessing.tile:
-        # Of tiles there are many; the threshold, that of images, is found below.
-        wanted = min(len(heldout), max(build.calibration_size, 1))
-        heldout = heldout[np.linspace(0, len(heldout) - 1, wanted).astype(int)]
+    mesh, seed = category.mesh.local_mesh, config.seed
     shift, scale = made.latent_scaling
-    detector = build_detector(
+    banks = fill_banks(
         category.networks,
         settings,
         build,
@@ -87,16 +86,42 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
         latent_scale=scale,
         alpha_bar=made.alpha_bar,
         train_images=category.train_images,
-        train_parts=category.train_parts,
-        heldout_images=heldout,
-        seed=config.seed,
-        mesh=category.mesh.local_mesh,
+        seed=seed,
     )
-    if category.preprocessing.tile:
-        laid, heldout = shard_detector(detector, category.mesh.local_mesh), category.division[1]
-        calibration = calibrate_on_photographs(laid, category.preprocessing, heldout, build)
-        detector = detector.replace(calibration=calibration)
+    tiled = category.preprocessing.tile
+    squares = category.heldout_images
+    if tiled:
+        # Of tiles there are many; the threshold, that of photographs, is found below.
+        wanted = min(len(squares), max(build.calibration_size, 1))
+        squares = squares[np.linspace(0, len(squares) - 1, wanted).astype(int)]
+    parts = category.train_parts
+    train, heldout = category.division
+    counts = np.diff(train.starts)
+    calibration = calibration_of(
+        banks, build, train.squares, np.repeat(parts, counts), squares, seed, mesh
+    )
+    if tiled:
+        others = banks.cross_fitted(
+            parts, build.calibration_size - len(heldout), seed,
+            calibration=calibration, counts=counts,
+        )  # fmt: skip
+        sets = [(banks.detector.replace(calibration=calibration), heldout)]
+        sets += [(fold, train.take(chosen)) for fold, chosen in others]
+        calibration = calibrate_on_photographs(
+            ((shard_detector(detector, mesh), images) for detector, images in sets),
+            category.preprocessing,
+            build,
+        )
+    _say_what_it_promises(category.name, calibration, build)
+    detector = banks.detector.replace(calibration=calibration)
     return FittedDetector(detector, category.preprocessing, config.description, made_of(made))
+
+
+def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSettings) -> None:
+    rate = build.false_alarm_rate
+    count = int(calibration.images)
+    say = logging.info if promised_rate(count, rate) <= rate else logging.warning
+    say("%s: threshold %.3f, %s", name, calibration.threshold, promise(count, rate))
 
 
 def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions:

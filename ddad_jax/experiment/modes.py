@@ -133,7 +133,7 @@ def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
         return []
     predictions = evaluate_detector(category, fitted)
     folder = category.workdir
-    part = _write_results(folder, category.name, predictions, category.resized_masks())
+    part = _write_results(folder, category.name, predictions, fitted, category.resized_masks())
     write_training_loss(folder / "figures", folder)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = part.metrics[name]
@@ -146,11 +146,20 @@ def _write_results(
     folder: Path,
     name: str,
     predictions: Predictions,
+    fitted: FittedDetector,
     resized_masks: Float[np.ndarray, "n h w"] | None = None,
 ) -> ReportPart:
     """Everything that is written about a set of images; what a report over several needs of it."""
     resampled = resample(predictions)
     metrics = compute_metrics(predictions, resampled, resized_masks)
+    metrics["calibration"] = fitted.calibrated
+    lost = metrics["counts"]["mask_lost"]
+    if lost:
+        logging.warning(
+            "%s: %d of %d masks mark nothing at the working size; their images count in no pixel "
+            "figure; take a larger data.size, data.tiling, or evaluation.resolution='original'",
+            name, lost, lost + metrics["counts"]["with_mask"],
+        )  # fmt: skip
     curves = compute_curves(predictions)
     write_metrics(folder, metrics)
     write_resampled(folder, resampled)
@@ -335,7 +344,7 @@ def predict(
             at_original=config.at_original,
         )
         output.mkdir(parents=True, exist_ok=True)
-        _write_results(output, Path(images).resolve().name, predictions)
+        _write_results(output, Path(images).resolve().name, predictions, fitted)
     anomalous = int(predictions.decisions.sum())
     logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)
 

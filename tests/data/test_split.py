@@ -56,16 +56,6 @@ def test_groups_stay_together():
     assert not {samples[i].group for i in kept} & {samples[i].group for i in heldout}
 
 
-def test_copies_stay_together_and_with_the_parts_they_join():
-    samples = make_samples(40, lambda index: f"part {index // 2}")
-    contents = [f"{index if index % 4 else index // 8}" for index in range(40)]
-    for seed in range(10):
-        kept, heldout = split_normals(samples, contents, 0.3, seed)
-        assert not {contents[i] for i in kept} & {contents[i] for i in heldout}
-        assert not {samples[i].group for i in kept} & {samples[i].group for i in heldout}
-        assert len(heldout) > 0
-
-
 def test_a_group_larger_than_the_share_still_leaves_something_to_hold_out():
     samples = make_samples(10, lambda index: "a" if index < 6 else "b")
     kept, heldout = split(samples, 0.1, seed=0)

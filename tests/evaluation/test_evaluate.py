@@ -7,7 +7,7 @@ from ddad_jax.data.folder import folder_source
 from ddad_jax.data.prepare import prepare
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.build import BuildSettings
-from ddad_jax.detection.calibration import fit_threshold
+from ddad_jax.detection.threshold import fit_threshold
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from tests.data.pictures import picture, save
 
@@ -101,7 +101,7 @@ def test_tiles_of_another_size_than_the_networks(detector, whole, folder, reddes
 def test_the_threshold_is_of_images(detector, whole, folder, reddest):
     train = prepared(whole, folder)["train"]
     build = BuildSettings(batch_size=8, false_alarm_rate=0.4)
-    calibration = calibrate_on_photographs(detector, TILED, train, build)
+    calibration = calibrate_on_photographs([(detector, train)], TILED, build)
     scores = [whole.read_image(sample)[..., 0].max() for sample in whole.samples[:3]]
     threshold, spread = fit_threshold(np.array(scores, np.float64), 0.4)
     assert float(calibration.threshold) == pytest.approx(threshold, rel=1e-5)

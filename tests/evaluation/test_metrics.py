@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.measures import keys
+from ddad_jax.evaluation.outputs import write_metrics
 from tests.evaluation.conftest import compute_metrics
 
 
@@ -73,8 +73,36 @@ def test_no_masks(make_predictions):
 def test_masks_that_mark_nothing(make_predictions):
     empty = np.zeros((2, 16, 16), bool)
     found = compute_metrics(make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9], masks=empty))
-    assert found["counts"]["with_mask"] == 1
+    assert (found["counts"]["with_mask"], found["counts"]["mask_lost"]) == (0, 1)
     assert "the masks are empty" in found["undefined"]["pixel_auroc"]
+
+
+def test_images_whose_mask_was_lost_count_in_no_pixel_figure(make_predictions, tmp_path):
+    """One mask of many is left; every resample holds it, and the file can be written."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 12)
+    masks = np.zeros((24, 16, 16), bool)
+    masks[20, 3:6, 3:6] = True
+    maps = (rng.random(masks.shape) + masks).astype(np.float32)
+    found = compute_metrics(make_predictions(labels, maps=maps, masks=masks))
+    assert (found["counts"]["with_mask"], found["counts"]["mask_lost"]) == (1, 11)
+    kept = np.append(np.arange(12), 20)
+    expected = compute_metrics(make_predictions(labels[kept], maps=maps[kept], masks=masks[kept]))
+    for name in keys("pixel"):
+        assert found[name] == expected[name]
+    assert np.isfinite(found["intervals"]["aupro"]).all()
+    write_metrics(tmp_path, found)
+
+
+def test_an_infinite_threshold_of_the_paper_is_none(make_predictions, tmp_path):
+    """Where all defects look better than all good parts, nothing is best called anomalous."""
+    maps = np.linspace(0.9, 0.1, 4, dtype=np.float32)[:, None, None] * np.ones((1, 16, 16))
+    predictions = make_predictions([0, 0, 1, 1], maps=maps.astype(np.float32))
+    predictions = replace(predictions, test_normalised_maps=predictions.maps)
+    found = compute_metrics(predictions, np.zeros((4, 16, 16), np.float32))
+    assert found["threshold_d3ad"] is None and found["recall_d3ad"] == 0.0
+    assert "threshold_d3ad" in found["undefined"]
+    write_metrics(tmp_path, found)
 
 
 def test_all_scores_equal(make_predictions):

@@ -1,0 +1,108 @@
+"""95 % intervals of figures, for other test images of the same kind.
+
+Shares are counts, and have Clopper and Pearson's interval, which covers at least as often as it
+says. Percentiles of resamples do not near 1, where the best detectors are: had no image gone wrong,
+no resample would show one. So AUROC has Wilson's interval for as many images as its variance is
+worth, and the other figures an interval on the logit scale, as if one image more had been seen that
+the figure is half for.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import expit, logit
+from scipy.stats import binomtest, norm, t
+
+LEVEL = 0.95
+Interval = list[float]
+
+
+def share(count: int, total: int) -> Interval:
+    """Clopper and Pearson's interval of a share."""
+    found = binomtest(count, total).proportion_ci(LEVEL, "exact")
+    return [float(found.low), float(found.high)]
+
+
+def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -> Interval:
+    """Of the AUROC of some scores.
+
+    Its variance is the larger of DeLong's (1988), which the scores show, and Hanley and McNeil's
+    (1982), which the figure and the numbers of images imply: few images may show too little.
+    """
+    better = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
+    pairs, fewest = better.size, min(better.shape)
+    value = float(better.mean())
+    shown = sum(
+        float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
+        for means in (better.mean(0), better.mean(1))
+    )
+    # A half of a pair more goes wrong, so that a perfect figure has a variance too.
+    near = (value * pairs + 0.5) / (pairs + 1.0)
+    both_above, both_below = near / (2.0 - near), 2.0 * near**2 / (1.0 + near)
+    implied = (
+        near * (1.0 - near)
+        + (len(anomalous) - 1) * (both_above - near**2)
+        + (len(normal) - 1) * (both_below - near**2)
+    ) / pairs
+    worth = max(value * (1.0 - value) / max(shown, implied), fewest)
+    return _wilson(value, worth)
+
+
+def _wilson(value: float, count: float | int) -> Interval:
+    """Wilson's interval of a share of so many."""
+    z = float(norm.ppf(0.5 + LEVEL / 2.0))
+    middle = value + z**2 / (2.0 * count)
+    half = z * np.sqrt(value * (1.0 - value) / count + z**2 / (4.0 * count**2))
+    low, high = ((middle + side * half) / (1.0 + z**2 / count) for side in (-1.0, 1.0))
+    return [max(float(low), 0.0), min(float(high), 1.0)]
+
+
+def resampled(value: float, values: Float[np.ndarray, " resamples"], images: int) -> Interval:
+    """Of a figure in [0, 1] whose resamples are known.
+
+    Args:
+      value: the figure.
+      values: of the resamples; those that are NaN, where a figure could not be had, do not count.
+      images: how many it is of, of the kind of which there are fewer.
+    """
+    if not 0.0 < value < 1.0 or images < 2:
+        return _wilson(value, images)
+    variance = float(np.nanvar(values)) + ((value - 0.5) / images) ** 2
+    half = float(t.ppf(0.5 + LEVEL / 2.0, images - 1)) * np.sqrt(variance) / (value * (1 - value))
+    return [float(expit(logit(value) + side * half)) for side in (-1.0, 1.0)]
+
+
+def intervals(
+    figures: Mapping[str, Any],
+    values: Mapping[str, Float[np.ndarray, " resamples"]],
+    scores: Float[np.ndarray, " n"],
+    decisions: Bool[np.ndarray, " n"],
+    normal: Bool[np.ndarray, " n"],
+    anomalous: Bool[np.ndarray, " n"],
+    regions: int,
+) -> dict[str, Interval]:
+    """The interval of every figure that is defined.
+
+    Args:
+      figures: by name; those that may be had from resamples.
+      values: of the resamples, by name.
+      scores: of the images.
+      decisions: whether each is called anomalous.
+      normal: which are normal.
+      anomalous: which are anomalous.
+      regions: how many images have a mask that is measured.
+    """
+    found: dict[str, Interval] = {}
+    for name, chosen in (("recall", anomalous), ("false_alarm_rate", normal)):
+        if chosen.any():
+            found[name] = share(int(decisions[chosen].sum()), int(chosen.sum()))
+    if normal.any() and anomalous.any():
+        found["image_auroc"] = auroc(scores[normal], scores[anomalous])
+        fewest = int(min(normal.sum(), anomalous.sum()))
+        found["image_ap"] = resampled(figures["image_ap"], values["image_ap"], fewest)
+    if figures["aupro"] is not None:
+        for name in ("pixel_auroc", "aupro"):
+            found[name] = resampled(figures[name], values[name], regions)
+    return found
