@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from ddad_jax.data import read
 from ddad_jax.data.sample import ANOMALOUS, Sample
 from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import LOCK
 
 # What follows an image's stem in the name of its mask, in the order in which they are looked for.
 MASK_ENDINGS = ("_mask", "", "_gt", "_label", "_seg")
@@ -159,8 +160,20 @@ def require_root(root: str | Path, setting: str = "data.root") -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted, hidden ones left out."""
-    return [p for p in _entries(folder) if p.is_dir() and not p.name.startswith(".")]
+    """The folders directly in a folder, sorted; hidden ones and those of runs are left out."""
+    return [
+        p
+        for p in _entries(folder)
+        if p.is_dir() and not p.name.startswith(".") and not _is_of_a_run(p)
+    ]
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether it is a working directory of this program, whose pictures are no photographs."""
+    if not (folder / LOCK).is_file():
+        return False
+    logging.info("%s: is passed over; it is a --workdir or an --output", folder)
+    return True
 
 
 def require_category(root: Path, category: str, marker: str) -> Path:
@@ -255,7 +268,8 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
     visited.add(identity)
     for path in inside:
         if path.is_dir() and not path.name.startswith("."):
-            yield from _walk(path, visited)
+            if not _is_of_a_run(path):
+                yield from _walk(path, visited)
         else:
             yield path
 

@@ -8,9 +8,11 @@ complete, so that a half-written cache is never used and processes may race for 
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ from absl import logging
 from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
+from ddad_jax.data.files import examples
 from ddad_jax.data.parallel import map_in_threads
 from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.data.report import DatasetReport
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample, Source
 from ddad_jax.errors import UserError
 
 SPLITS = ("train", "test")
 # Part of the key: raise it whenever something else is kept.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,29 +87,69 @@ def prepare(
     cache_dir: Path,
     on_unreadable: str = "error",
 ) -> dict[str, ImageSet]:
-    """Reads and preprocesses a data set, or finds it in the cache.
+    """The images of `examine`.
+
+    Raises:
+        UserError: an image or mask cannot be used, or the cache cannot be written.
+    """
+    report, sets = examine(source, preprocessing, cache_dir, on_unreadable)
+    if sets is None:
+        report.require_sound()
+    return sets
+
+
+def examine(
+    source: Source,
+    preprocessing: Preprocessing,
+    cache_dir: Path,
+    on_unreadable: str = "error",
+) -> tuple[DatasetReport, dict[str, ImageSet] | None]:
+    """Reads every image and mask once, or finds them in the cache, and says what there is.
 
     Args:
         source: the data set.
         preprocessing: how photographs become the networks' input.
         cache_dir: where caches are kept; made if need be.
-        on_unreadable: "error" stops at an image that cannot be read; "skip" warns and leaves it
-            out. A mask that cannot be read is always an error.
+        on_unreadable: "error", or "skip" to warn of an image that cannot be read and leave it out.
+            A mask that cannot be read is always an error.
 
     Returns:
-        One set for "train" and one for "test"; either may be empty.
+        What was found; one set of images for "train" and one for "test", of which either may be
+        empty, or None where an image or a mask cannot be used.
 
     Raises:
-        UserError: an image or mask cannot be used, or the cache cannot be written.
+        UserError: no image of a split can be read, or the cache cannot be written.
     """
     key = _cache_key(source, preprocessing, on_unreadable)
     folder = Path(cache_dir) / f"{source.category or 'images'}-{preprocessing.size}-{key}"
     try:
-        if not folder.is_dir():
-            _write_cache(source, preprocessing, on_unreadable, folder)
+        index = _read_index(folder)
+        if index is None:
+            index = _write_cache(source, preprocessing, on_unreadable, folder)
     except OSError as error:
         raise UserError(f"data.cache: cannot write '{folder}' ({error.strerror})") from error
-    return _read_cache(source, preprocessing, folder)
+    report = _report(source, index, on_unreadable == "skip")
+    if not _is_usable(index, on_unreadable):
+        return report, None
+    if report.unreadable:
+        logging.warning(
+            "%d images cannot be read and are left out: %s",
+            len(report.unreadable), examples(report.unreadable),
+        )  # fmt: skip
+    return report, _read_cache(source, preprocessing, folder, index)
+
+
+def forget_others(cache_dir: Path, images: ImageSet) -> None:
+    """Removes what a cache folder holds of the same data set as it was before.
+
+    Args:
+        cache_dir: a folder of one data set alone.
+        images: what is to stay.
+    """
+    kept = Path(images.squares.filename).parent if isinstance(images.squares, np.memmap) else None
+    for folder in cache_dir.glob("*-*/") if kept else ():
+        if folder != kept and (folder / "index.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_equal_sizes(
@@ -129,9 +173,15 @@ def _cache_key(source: Source, preprocessing: Preprocessing, on_unreadable: str)
     return hashlib.blake2b(dependencies.encode(), digest_size=8).hexdigest()
 
 
+def _read_index(folder: Path) -> dict[str, Any] | None:
+    path = folder / "index.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def _write_cache(
     source: Source, preprocessing: Preprocessing, on_unreadable: str, folder: Path
-) -> None:
+) -> dict[str, Any]:
+    """Writes a cache, unless something cannot be used; returns what was found."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f"{folder.name}.unfinished-", ignore_cleanup_errors=True
@@ -139,9 +189,14 @@ def _write_cache(
         index = {}
         for split in SPLITS:
             samples = [sample for sample in source.samples if sample.split == split]
-            index[split] = _write_split(
-                source, samples, preprocessing, on_unreadable, Path(unfinished), split
-            )
+            index[split] = _write_split(source, samples, preprocessing, Path(unfinished), split)
+            if on_unreadable == "skip" and samples and not index[split]["names"]:
+                raise UserError(
+                    f"data: none of the {len(samples)} {split} images can be read; the first: "
+                    f"{index[split]['unreadable'][0]}"
+                )
+        if not _is_usable(index, on_unreadable):
+            return index
         (Path(unfinished) / "index.json").write_text(json.dumps(index), encoding="utf-8")
         os.chmod(unfinished, 0o755)
         try:
@@ -150,16 +205,68 @@ def _write_cache(
             # Another process was faster; its cache has the same key, so the same content.
             if not folder.is_dir():
                 raise
+    return index
+
+
+def _is_usable(index: dict[str, Any], on_unreadable: str) -> bool:
+    """Whether no image or mask was met that cannot be used."""
+    unreadable = on_unreadable == "error" and any(each["unreadable"] for each in index.values())
+    return not unreadable and not any(each["bad_masks"] for each in index.values())
+
+
+def _report(source: Source, index: dict[str, Any], skips: bool) -> DatasetReport:
+    def all_of(name: str) -> tuple[Any, ...]:
+        return tuple(found for entry in index.values() for found in entry[name])
+
+    masked = {
+        name
+        for entry in index.values()
+        for name, has_mask in zip(entry["names"], entry["has_mask"], strict=True)
+        if has_mask
+    }
+    read = {*all_of("names")}
+    defective = [s for s in source.samples if s.label == ANOMALOUS]
+    masks = Counter((s.category, s.split, s.defect) for s in defective if s.name in masked)
+    images = Counter((s.category, s.split, s.defect) for s in source.samples)
+    train, test = (index[split] for split in SPLITS)
+    first: dict[str, str] = {}
+    copies = []
+    for name, content in zip(train["names"], train["contents"], strict=True):
+        original = first.setdefault(content, name)
+        if original is not name:
+            copies.append((original, name))
+    return DatasetReport(
+        counts={key: (count, masks[key]) for key, count in images.items()},
+        sizes=dict(Counter((width, height) for height, width in all_of("sizes"))),
+        unreadable=all_of("unreadable"),
+        # Several images may share one.
+        bad_masks=tuple(dict.fromkeys(all_of("bad_masks"))),
+        empty_masks=all_of("empty_masks"),
+        vanishing_masks=all_of("vanishing_masks"),
+        missing_masks=tuple(
+            s.name for s in defective if masks and s.name in read and s.name not in masked
+        ),
+        duplicates=tuple(
+            (first[content], name)
+            for name, content in zip(test["names"], test["contents"], strict=True)
+            if content in first
+        ),
+        copies=tuple(copies),
+        unreadable_is_skipped=skips,
+    )
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A photograph as it is written."""
+    """A photograph as it is written, and what is to be said of its mask."""
 
     squares: UInt8[np.ndarray, "n size size 3"]
-    mask: Bool[np.ndarray, "size size"] | None
-    has_mask: bool
     size: tuple[int, int]
+    has_mask: bool = False
+    mask: Bool[np.ndarray, "size size"] | None = None
+    bad_mask: str = ""
+    is_empty: bool = False
+    vanishes: bool = False
 
     @property
     def content(self) -> str:
@@ -171,14 +278,17 @@ def _write_split(
     source: Source,
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
-    on_unreadable: str,
     folder: Path,
     split: str,
 ) -> dict[str, Any]:
     """Writes squares one after another, and masks where any can be other than empty."""
     index: dict[str, Any] = {
-        name: [] for name in ("names", "counts", "has_mask", "sizes", "contents", "skipped")
-    }
+        name: []
+        for name in (
+            "names", "counts", "has_mask", "sizes", "contents",
+            "unreadable", "bad_masks", "empty_masks", "vanishing_masks",
+        )
+    }  # fmt: skip
     index["with_masks"] = not preprocessing.tile and any(s.label == ANOMALOUS for s in samples)
     nothing = np.zeros((preprocessing.size, preprocessing.size), bool)
     with (
@@ -186,10 +296,10 @@ def _write_split(
         open(folder / f"{split}_masks.raw", "wb") as masks,
         tqdm(total=len(samples), desc=f"prepare {split}", unit="image", disable=None) as progress,
     ):
-        for sample, loaded in _load_all(source, samples, preprocessing, on_unreadable):
+        for sample, loaded in _load_all(source, samples, preprocessing):
             progress.update()
             if isinstance(loaded, str):
-                index["skipped"].append(loaded)
+                index["unreadable"].append(loaded)
                 continue
             images.write(loaded.squares.tobytes())
             if index["with_masks"]:
@@ -199,49 +309,56 @@ def _write_split(
             index["has_mask"].append(sample.label == NORMAL or loaded.has_mask)
             index["sizes"].append(loaded.size)
             index["contents"].append(loaded.content)
-    if samples and not index["names"]:
-        raise UserError(
-            f"data: none of the {len(samples)} {split} images can be read; the first: "
-            f"{index['skipped'][0]}"
-        )
+            if loaded.bad_mask:
+                index["bad_masks"].append(loaded.bad_mask)
+            if sample.label == ANOMALOUS and loaded.is_empty:
+                index["empty_masks"].append(sample.name)
+            if sample.label == ANOMALOUS and loaded.vanishes:
+                index["vanishing_masks"].append(sample.name)
     return index
 
 
 def _load_all(
-    source: Source, samples: Sequence[Sample], preprocessing: Preprocessing, on_unreadable: str
+    source: Source, samples: Sequence[Sample], preprocessing: Preprocessing
 ) -> Iterator[tuple[Sample, _Loaded | str]]:
-    """Each sample as it is written, or the reason why it is skipped."""
+    """Each sample as it is written, or the reason why it cannot be read."""
 
     def load(sample: Sample) -> _Loaded | str:
         try:
             image = source.read_image(sample)
         except UserError as error:
-            if on_unreadable == "skip":
-                return str(error)
-            raise UserError(
-                f"{error}. Mend or remove it, or set data.on_unreadable='skip'."
-            ) from error
-        mask = source.read_mask(sample)
-        if mask is not None:
+            return str(error)
+        squares = preprocessing.squares(image, str(sample.image or sample.name))
+        loaded = _Loaded(squares, image.shape[:2])
+        try:
+            mask = source.read_mask(sample)
+            if mask is None:
+                return loaded
             require_equal_sizes(sample, image, mask)
-        return _Loaded(
-            squares=preprocessing.squares(image, str(sample.image or sample.name)),
-            mask=None if mask is None or preprocessing.tile else preprocessing.fit_mask(mask),
-            has_mask=mask is not None,
-            size=image.shape[:2],
+        except UserError as error:
+            return replace(loaded, has_mask=True, bad_mask=str(error))
+        marked = bool(mask.any())
+        if preprocessing.tile:
+            return replace(loaded, has_mask=True, is_empty=not marked)
+        fitted = preprocessing.fit_mask(mask)
+        return replace(
+            loaded,
+            has_mask=True,
+            mask=fitted,
+            is_empty=not marked,
+            vanishes=marked and not fitted.any(),
         )
 
     return map_in_threads(load, samples)
 
 
-def _read_cache(source: Source, preprocessing: Preprocessing, folder: Path) -> dict[str, ImageSet]:
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+def _read_cache(
+    source: Source, preprocessing: Preprocessing, folder: Path, index: dict[str, Any]
+) -> dict[str, ImageSet]:
     by_name = {sample.name: sample for sample in source.samples}
     size = preprocessing.size
     sets = {}
     for split, entry in index.items():
-        for reason in entry["skipped"]:
-            logging.warning("left out: %s", reason)
         n, starts = len(entry["names"]), np.append(0, np.cumsum(entry["counts"], dtype=int))
         if entry["with_masks"]:
             masks = _map_file(folder / f"{split}_masks.raw", np.bool_, (n, size, size))

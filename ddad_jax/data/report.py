@@ -1,22 +1,17 @@
 """What is in a data set, and what in it would spoil a result."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
-from tqdm import tqdm
-
-from ddad_jax.data.parallel import map_in_threads
-from ddad_jax.data.prepare import require_equal_sizes
-from ddad_jax.data.resize import fit_mask
-from ddad_jax.data.sample import ANOMALOUS, Sample, Source
 from ddad_jax.errors import UserError
+
+# Lines that a report on a screen has at most for sizes, and for each kind of problem.
+SHOWN = 8
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """The findings of `inspect`; samples are named as in the source.
+    """What was found when a data set was prepared; samples are named as in the source.
 
     Attributes:
         counts: images and masks of each category, split and defect.
@@ -27,6 +22,7 @@ class DatasetReport:
         vanishing_masks: defective samples whose mask marks nothing at the working size.
         missing_masks: defective samples without a mask, where others have one.
         duplicates: pairs of a training and a test sample with the same pixels.
+        copies: pairs of training samples with the same pixels; of each the first is used.
         unreadable_is_skipped: whether unreadable images are left out by choice.
     """
 
@@ -38,139 +34,83 @@ class DatasetReport:
     vanishing_masks: tuple[str, ...]
     missing_masks: tuple[str, ...]
     duplicates: tuple[tuple[str, str], ...]
+    copies: tuple[tuple[str, str], ...]
     unreadable_is_skipped: bool
 
     @property
     def is_spoiled(self) -> bool:
         """Whether results on this data set would be wrong or could not be computed."""
-        unreadable = self.unreadable and not self.unreadable_is_skipped
-        return bool(unreadable or self.bad_masks or self.empty_masks or self.duplicates)
+        return any(fate == "spoils" and found for _, fate, found in self._problems)
 
-    def __str__(self) -> str:
-        """The report as tables, and a list of every problem."""
+    @property
+    def _problems(self) -> list[tuple[str, str, Sequence[str]]]:
+        """Of each kind: what it is called, what it does, and every case."""
+        kinds = {sample[2] for sample in self.counts if sample[1] == "test"}
+        no_good = "good" not in kinds and kinds - {"unknown"}
+        return [
+            (
+                "unreadable image",
+                "left out" if self.unreadable_is_skipped else "spoils",
+                self.unreadable,
+            ),
+            ("unusable mask", "spoils", self.bad_masks),
+            ("mask marks nothing", "spoils", self.empty_masks),
+            ("in train and in test", "spoils", [" = ".join(pair) for pair in self.duplicates]),
+            ("copy among good images", "left out", [" = ".join(pair) for pair in self.copies]),
+            ("mask vanishes at the working size", "warning", self.vanishing_masks),
+            ("mask missing", "warning", self.missing_masks),
+            (
+                "no normal test image",
+                "warning",
+                ["false alarms cannot be counted; add good images to the test set"] * bool(no_good),
+            ),
+        ]
+
+    def require_sound(self) -> None:
+        """Raises UserError that names the first case of what would spoil a result."""
+        spoiling = [
+            f"{kind}: {case}"
+            for kind, fate, found in self._problems
+            if fate == "spoils"
+            for case in found
+        ]
+        if spoiling:
+            others = f" and {len(spoiling) - 1} more" if len(spoiling) > 1 else ""
+            skip = ", or set data.on_unreadable='skip'" if self.unreadable else ""
+            raise UserError(
+                f"data: {spoiling[0]}{others}; mend or remove what --mode=prepare lists{skip}"
+            )
+
+    def text(self, most: int | None = None) -> str:
+        """The report as tables, and a list of every problem.
+
+        Args:
+            most: lines for sizes, and for each kind of problem; None for all.
+        """
         rows = [
             (category or "-", split, defect, str(images), str(masks) if masks else "-")
             for (category, split, defect), (images, masks) in self.counts.items()
         ]
-        sizes = [
-            (f"{width}×{height}", str(count))
-            for (width, height), count in sorted(self.sizes.items())
-        ]
+        usual = sorted(self.sizes.items(), key=lambda each: (-each[1], each[0]))
+        sizes = [(f"{width}×{height}", str(count)) for (width, height), count in usual]
         text = [
             *_columns(("category", "split", "defect", "images", "masks"), rows),
             "",
-            *_columns(("size", "images"), sizes),
+            *_first(_columns(("size", "images"), sizes), most and most + 1),
         ]
-        fate = "left out" if self.unreadable_is_skipped else "spoils"
-        problems = [
-            ("unreadable image", fate, self.unreadable),
-            ("unusable mask", "spoils", self.bad_masks),
-            ("mask marks nothing", "spoils", self.empty_masks),
-            ("in train and in test", "spoils", [" = ".join(pair) for pair in self.duplicates]),
-            ("mask vanishes at the working size", "warning", self.vanishing_masks),
-            ("mask missing", "warning", self.missing_masks),
-        ]
-        for title, weight, names in problems:
-            if names:
-                text += ["", f"{title} ({weight}): {len(names)}", *(f"  {name}" for name in names)]
+        for kind, fate, found in self._problems:
+            if found:
+                lines = _first([f"  {case}" for case in found], most)
+                text += ["", f"{kind} ({fate}): {len(found)}", *lines]
         verdict = "would spoil results" if self.is_spoiled else "ready"
         return "\n".join([*text, "", f"verdict: {verdict}"])
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """What one sample's files hold; `size` and `pixels` are None where they cannot be read."""
-
-    size: tuple[int, int] | None = None
-    pixels: bytes | None = None
-    unreadable: str | None = None
-    has_mask: bool = False
-    bad_mask: str | None = None
-    mask_is_empty: bool = False
-    mask_vanishes: bool = False
-
-
-def inspect(
-    source: Source, size: int | None = 256, resize: str = "stretch", on_unreadable: str = "error"
-) -> DatasetReport:
-    """Reads every image and mask of a data set once and reports what there is.
-
-    Args:
-        source: the data set.
-        size: the side at which masks will be used, in pixels; None for that of the images.
-        resize: how they will be brought there; see `resize`.
-        on_unreadable: "skip" if unreadable images are to be left out, which then spoils nothing.
-    """
-
-    def look(sample: Sample) -> _Finding:
-        return _look(source, sample, size, resize)
-
-    findings = dict(
-        tqdm(
-            map_in_threads(look, source.samples),
-            total=len(source.samples),
-            desc="inspect",
-            unit="image",
-            disable=None,
-        )
-    )
-    return _summarise(source.samples, findings, on_unreadable == "skip")
-
-
-def _look(source: Source, sample: Sample, size: int | None, resize: str) -> _Finding:
-    try:
-        image = source.read_image(sample)
-    except UserError as error:
-        return _Finding(unreadable=str(error))
-    known = {
-        "size": (image.shape[1], image.shape[0]),
-        "pixels": blake2b(image.tobytes() + repr(image.shape).encode()).digest(),
-    }
-    try:
-        mask = source.read_mask(sample)
-        if mask is None:
-            return _Finding(**known)
-        require_equal_sizes(sample, image, mask)
-    except UserError as error:
-        return _Finding(**known, has_mask=True, bad_mask=str(error))
-    is_empty = not mask.any()
-    vanishes = size is not None and not is_empty and not fit_mask(mask, size, resize).any()
-    return _Finding(**known, has_mask=True, mask_is_empty=is_empty, mask_vanishes=vanishes)
-
-
-def _summarise(
-    samples: Sequence[Sample], findings: dict[Sample, _Finding], skips: bool
-) -> DatasetReport:
-    images = Counter((s.category, s.split, s.defect) for s in samples)
-    masks = Counter((s.category, s.split, s.defect) for s in samples if findings[s].has_mask)
-    trained = {
-        findings[s].pixels: s.name for s in samples if s.split == "train" and findings[s].pixels
-    }
-    defective = [s for s in samples if s.label == ANOMALOUS]
-
-    def lacks_mask(finding: _Finding) -> bool:
-        return finding.size is not None and not finding.has_mask
-
-    return DatasetReport(
-        counts={key: (count, masks[key]) for key, count in images.items()},
-        sizes=dict(Counter(f.size for f in findings.values() if f.size is not None)),
-        unreadable=_reasons(f.unreadable for f in findings.values()),
-        bad_masks=_reasons(f.bad_mask for f in findings.values()),
-        empty_masks=tuple(s.name for s in defective if findings[s].mask_is_empty),
-        vanishing_masks=tuple(s.name for s in defective if findings[s].mask_vanishes),
-        missing_masks=tuple(s.name for s in defective if masks and lacks_mask(findings[s])),
-        duplicates=tuple(
-            (trained[findings[s].pixels], s.name)
-            for s in samples
-            if s.split == "test" and findings[s].pixels in trained
-        ),
-        unreadable_is_skipped=skips,
-    )
-
-
-def _reasons(found: Iterable[str | None]) -> tuple[str, ...]:
-    """Each reason once."""
-    return tuple(dict.fromkeys(reason for reason in found if reason))
+def _first(lines: Sequence[str], most: int | None) -> list[str]:
+    """The first of the lines, and how many more there are."""
+    if most is None or len(lines) <= most:
+        return [*lines]
+    return [*lines[:most], f"  and {len(lines) - most} more"]
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,11 +16,13 @@ from ddad_jax.machine.storage import whole_file
 
 # Inches: a column of a paper in two columns.
 WIDTH, HEIGHT = 3.3, 2.5
+# Each kind of file, and how it is saved.
+SUFFIXES = {".png": {"dpi": 300}, ".pdf": {"metadata": {"CreationDate": None}}}
 LINE, NORMAL_COLOUR, ANOMALOUS_COLOUR = "#0b6477", "#4a6fa5", "#c0532f"
 
 
 def write_figures(folder: Path, predictions: Predictions, curves: Curves) -> None:
-    """Writes roc, precision_recall, pro and scores where they are defined, .png and .pdf."""
+    """Writes roc, precision_recall, pro and scores, .png and .pdf; removes those not defined."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, tuple[Curve | None, str, str, float]] = {
         "roc": (curves.roc, "false-alarm rate", "recall", 1.0),
@@ -28,7 +30,10 @@ def write_figures(folder: Path, predictions: Predictions, curves: Curves) -> Non
         "pro": (curves.pro, "pixel false positive rate", "per-region overlap", PRO_LIMIT),
     }
     for name, (curve, x_label, y_label, limit) in drawn.items():
-        if curve is not None:
+        if curve is None:
+            for suffix in SUFFIXES:
+                (folder / name).with_suffix(suffix).unlink(missing_ok=True)
+        else:
             figure, axes = _figure(x_label, y_label)
             axes.plot(*curve, color=LINE, linewidth=1.5, clip_on=False)
             axes.set(xlim=(0, limit), ylim=(0, 1.02))
@@ -85,9 +90,6 @@ def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 def _save(figure: Figure, path: Path) -> None:
     # Type 42 keeps text as text, which journals ask for.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        for suffix, options in (
-            (".png", {"dpi": 300}),
-            (".pdf", {"metadata": {"CreationDate": None}}),
-        ):
+        for suffix, options in SUFFIXES.items():
             with whole_file(path.with_suffix(suffix)) as unfinished:
                 figure.savefig(unfinished, **options)

@@ -1,5 +1,6 @@
 """What an evaluation writes: figures, a table of scores, a picture of each test image."""
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,12 @@ def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def write_scores(folder: Path, predictions: Predictions) -> None:
-    """Writes scores.csv, one row an image in the order of the data set."""
+    """Writes scores.csv, one row an image in the order of the data set.
+
+    Pictures of the images that an older scores.csv lists, and this one does not, are removed.
+    """
     p = predictions
+    _remove_pictures(folder, {sample.name for sample in p.samples})
     header = (
         "path", "label", "defect", "score", "calibrated_score", "decision", "noise_level",
         "knn_distance", "reconstructed_knn_distance",
@@ -50,6 +55,19 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
     write_csv(folder / "scores.csv", [header, *rows])
 
 
+def _remove_pictures(folder: Path, kept: set[str]) -> None:
+    path = folder / "scores.csv"
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            before = {row.get("path", "") for row in csv.DictReader(file)}
+        for name in before - kept:
+            _picture_path(folder, name).unlink(missing_ok=True)
+
+
+def _picture_path(folder: Path, name: str) -> Path:
+    return folder / "pictures" / f"{name}.png"
+
+
 def decision_name(decision: bool) -> str:
     """The word for a decision."""
     return LABELS[ANOMALOUS] if decision else LABELS[NORMAL]
@@ -62,8 +80,7 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
     median or below, white at twice the threshold.
     """
     p = predictions
-    home = folder / "pictures"
-    paths = [home / f"{sample.name}.png" for sample in p.samples]
+    paths = [_picture_path(folder, sample.name) for sample in p.samples]
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
 

@@ -15,10 +15,10 @@ from ddad_jax import data
 from ddad_jax.data import find_categories
 from ddad_jax.data.augment import build_augmentations
 from ddad_jax.data.loader import Augmentation
-from ddad_jax.data.prepare import ImageSet, prepare
+from ddad_jax.data.prepare import ImageSet, examine, forget_others
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.read import FULL_RANGE
-from ddad_jax.data.report import DatasetReport, inspect
+from ddad_jax.data.report import DatasetReport
 from ddad_jax.data.sample import Source, part_name
 from ddad_jax.data.split import HELDOUT, TRAIN, split_normals
 from ddad_jax.deploy.artifact import FittedDetector, load_detector
@@ -70,30 +70,30 @@ class Category:
         """The folder of decoded images and encoded latents."""
         return Path(self.config.data.cache) if self.config.data.cache else self.workdir / "cache"
 
-    def inspect(self) -> DatasetReport:
-        """Reads every image and mask and says what there is, and what would spoil a result."""
-        size = None if self.config.at_original else self.preprocessing.size
-        return inspect(self.source, size, self.preprocessing.resize, self.config.data.on_unreadable)
+    @cached_property
+    def _examined(self) -> tuple[DatasetReport, dict[str, ImageSet] | None]:
+        on_unreadable = self.config.data.on_unreadable
+        report, images = examine(self.source, self.preprocessing, self.cache, on_unreadable)
+        if images is not None and not self.config.data.cache:
+            forget_others(self.cache, images["train"])
+        if self.config.at_original:
+            report = replace(report, vanishing_masks=())
+        return report, images
+
+    @property
+    def report(self) -> DatasetReport:
+        """What there is, and what would spoil a result."""
+        return self._examined[0]
 
     @cached_property
     def images(self) -> dict[str, ImageSet]:
         """The prepared photographs, "train" and "test".
 
         Raises:
-          UserError: one that cannot be used, or that is in both.
+          UserError: something in them would spoil a result.
         """
-        images = prepare(
-            self.source, self.preprocessing, self.cache, self.config.data.on_unreadable
-        )
-        train, test = images["train"], images["test"]
-        trained = dict(zip(train.contents, train.samples, strict=True))
-        for sample, content in zip(test.samples, test.contents, strict=True):
-            if content in trained:
-                raise UserError(
-                    f"{sample.name}: a test image shows the same as the training image "
-                    f"{trained[content].name}; remove one of them, --mode=prepare lists all"
-                )
-        return images
+        self.report.require_sound()
+        return self._examined[1]
 
     @cached_property
     def division(self) -> tuple[ImageSet, ImageSet]:

@@ -18,6 +18,7 @@ from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.prepare import prepare
+from ddad_jax.data.report import SHOWN
 from ddad_jax.deploy.artifact import LACKING, FittedDetector, load_detector
 from ddad_jax.detection.detector import shard_detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
@@ -44,6 +45,7 @@ from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.trained import Trained, load_networks
 from ddad_jax.experiment.training import train_networks
 from ddad_jax.machine import processes
+from ddad_jax.machine.storage import write_atomically
 from ddad_jax.training.mesh import make_mesh
 
 # The networks that each mode trains; the others train none.
@@ -76,15 +78,20 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
       UserError: bad input, before any long work.
       Interrupted: a signal, with the state saved.
     """
-    categories = _checked(config, workdir, mode in TRAINED, train_on)
-    parts = []
+    if mode == "prepare":
+        with processes.first_then_others("prepare"):
+            categories = open_categories(config, workdir)
+            if processes.is_first():
+                _prepare(categories)
+        write_config(categories)
+        return
+    categories, parts = _checked(config, workdir, mode in TRAINED, train_on), []
     for group in _groups(categories, config.mesh.category):
-        if mode == "prepare":
+        if mode == "evaluate":
             for category in group if processes.is_first() else ():
-                _prepare(category)
-        elif mode == "evaluate":
-            for category in group if processes.is_first() else ():
-                parts += _score(category, detector_to_evaluate(category))
+                fitted = detector_to_evaluate(category)
+                write_config([category])
+                parts += _score(category, fitted)
         else:
             trained = _train(group, TRAINED[mode], train_on)
             for made in trained if mode == "fit" and processes.is_first() else ():
@@ -96,12 +103,13 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
 
 
 def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Category]:
-    """Every category, once all are known to be right, its settings written down."""
+    """Every category, once settings and images of all are known to be right."""
     with processes.first_then_others("checks"):
         categories = open_categories(config, workdir)
         for category in categories if trains else ():
             category.check_trained(train_on)
-    write_config(categories)
+        for category in categories:
+            _ = category.images
     return categories
 
 
@@ -115,15 +123,22 @@ def _groups(categories: list[Category], size: int) -> Iterator[list[Category]]:
 def _train(group: Sequence[Category], networks: Sequence[str], train_on: bool) -> list[Trained]:
     with processes.first_then_others("weights"):
         made = [load_networks(category) for category in group]
+    write_config(group)
     return train_networks(made, networks, train_on)
 
 
-def _prepare(category: Category) -> None:
-    report = category.inspect()
-    print(report)
-    if report.is_spoiled:
-        raise UserError("data: holds what would spoil a result, as listed above; mend it first")
-    _ = category.images
+def _prepare(categories: Sequence[Category]) -> None:
+    """Prints what is in each, and then says whether something would spoil a result."""
+    for category in categories:
+        path = category.workdir / "data.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, category.report.text() + "\n")
+        print(f"{category.report.text(SHOWN)}\nall of it: {path}")
+    spoiled = [category.name for category in categories if category.report.is_spoiled]
+    if spoiled:
+        raise UserError(
+            f"data: {', '.join(spoiled)} would spoil results, as listed above; mend it first"
+        )
 
 
 def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:

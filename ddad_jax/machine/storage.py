@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ddad_jax.errors import UserError
 
 # What the lock of a folder is called, and what says who holds it.
-LOCK, OWNER = ".lock", ".owner.json"
+LOCK, OWNER = ".ddad_jax.lock", ".ddad_jax.owner.json"
 
 
 @contextmanager

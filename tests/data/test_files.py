@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from ddad_jax.data.files import FileSource, find_images, find_mask, group_of, masks_in, require_root
+from ddad_jax.data.files import (
+    FileSource,
+    find_images,
+    find_mask,
+    group_of,
+    masks_in,
+    require_root,
+    subfolders,
+)
 from ddad_jax.data.sample import Sample
 from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import only_run
 from tests.data.pictures import picture, save, square_mask
 
 
@@ -143,3 +152,15 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch, caplog):
     closed = [tmp_path.name]
     with pytest.raises(UserError, match="cannot be read .Permission denied"):
         find_images(tmp_path)
+
+
+def test_what_a_run_wrote_among_the_photographs_is_none_of_them(tmp_path):
+    save(picture(), tmp_path / "lot/a.png")
+    with only_run(tmp_path):
+        pass
+    (tmp_path / "run").mkdir()
+    with only_run(tmp_path / "run"):
+        pass
+    save(picture(), tmp_path / "run/pictures/test/a.png.png")
+    assert find_images(tmp_path, recursive=True) == [tmp_path / "lot/a.png"]
+    assert [folder.name for folder in subfolders(tmp_path)] == ["lot"]

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from ddad_jax.data.folder import folder_source
-from ddad_jax.data.prepare import prepare
+from ddad_jax.data.prepare import examine
 from ddad_jax.data.preprocessing import Preprocessing
-from ddad_jax.data.report import inspect
 from tests.data.pictures import picture, save
 
 KINDS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "PNG", "JPG", "Tif")
@@ -98,12 +97,12 @@ def test_every_good_image_is_used_and_every_bad_one_named_once(folder, tmp_path,
     assert len(good) + len(bad) >= 100
     source = folder_source(folder, recursive=recursive)
     with caplog.at_level(logging.WARNING, "absl"):
-        sets = prepare(source, Preprocessing(16), tmp_path / "cache", on_unreadable="skip")
+        report, sets = examine(source, Preprocessing(16), tmp_path / "cache", "skip")
     used = {sample.image.name for sample in sets["train"].samples}
     assert used == good
-    left_out = [record.message for record in caplog.records if "left out:" in record.message]
-    assert_each_named_once(left_out, folder, bad)
-    assert_each_named_once(inspect(source, on_unreadable="skip").unreadable, folder, bad)
+    (left_out,) = (r.getMessage() for r in caplog.records if "are left out" in r.getMessage())
+    assert f"{len(bad)} images cannot be read" in left_out
+    assert_each_named_once(report.unreadable, folder, bad)
 
 
 def assert_each_named_once(reasons, folder, names):

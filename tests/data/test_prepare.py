@@ -8,7 +8,7 @@ from PIL import Image
 
 from ddad_jax.data.folder import folder_source, unlabelled
 from ddad_jax.data.mvtec import mvtec_source
-from ddad_jax.data.prepare import prepare
+from ddad_jax.data.prepare import forget_others, prepare
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.errors import UserError
 from tests.data.pictures import make_mvtec, picture, save, square_mask
@@ -200,3 +200,23 @@ def test_an_image_smaller_than_a_tile_is_named(source, tmp_path):
     message = r"good/000\.png: data.tiling.tile: tiles of 48×48 do not fit an image of 24×20"
     with pytest.raises(UserError, match=message):
         prepare(source, Preprocessing(16, tile=48), tmp_path)
+
+
+def test_older_caches_of_the_same_data_are_forgotten_and_nothing_else(source, tmp_path):
+    cache = tmp_path / "cache"
+    prepare(source, Preprocessing(16), cache)
+    save(picture(77), source.samples[0].image)
+    images = prepare(source, Preprocessing(16), cache)["train"]
+    (cache / "latents-1.npy").touch()
+    (cache / "some-folder").mkdir()
+    forget_others(cache, images)
+    left = sorted(path.name for path in cache.iterdir() if path.is_dir())
+    assert len(left) == 2 and "some-folder" in left
+    assert (cache / "latents-1.npy").exists() and images.squares[0].any()
+
+
+def test_a_split_without_images_forgets_nothing(tmp_path):
+    save(picture(), tmp_path / "in/a.png")
+    sets = prepare(unlabelled(tmp_path / "in"), Preprocessing(16), tmp_path / "cache")
+    forget_others(tmp_path / "cache", sets["train"])
+    assert len(list((tmp_path / "cache").iterdir())) == 1

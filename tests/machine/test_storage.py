@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from ddad_jax.errors import UserError
-from ddad_jax.machine.storage import local_path, only_run, whole_file, write_atomically, write_json
+from ddad_jax.machine.storage import (
+    LOCK,
+    OWNER,
+    local_path,
+    only_run,
+    whole_file,
+    write_atomically,
+    write_json,
+)
 
 HOLD = """
 import sys, time
@@ -100,7 +108,7 @@ def test_the_second_run_is_refused_by_the_first_ones_name(tmp_path, holder):
 def test_a_lock_that_a_killed_run_left_is_no_obstacle(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (tmp_path / ".lock").exists() and (tmp_path / ".owner.json").exists()
+    assert (tmp_path / LOCK).exists() and (tmp_path / OWNER).exists()
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -113,5 +121,5 @@ def test_a_lock_that_a_killed_run_left_is_no_obstacle(tmp_path, holder):
 def test_a_folder_may_be_held_again_and_nothing_else_is_left(tmp_path):
     for _ in range(2):
         with only_run(tmp_path):
-            assert (tmp_path / ".owner.json").exists()
-    assert not (tmp_path / ".owner.json").exists()
+            assert (tmp_path / OWNER).exists()
+    assert not (tmp_path / OWNER).exists()
