@@ -21,10 +21,11 @@ from ddad_jax.experiment.config import load_config, override, read_config, shipp
 from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
-from ddad_jax.machine import kernels, processes
+from ddad_jax.machine import interrupts, kernels, processes
 from ddad_jax.machine.storage import local_path, only_run
 
 PACKAGE = Path(ddad_jax.__file__).parent
+INTERRUPTED = "interrupted: the same command goes on from what is done"
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "predict", "benchmark")
 
@@ -318,9 +319,12 @@ def run(argv: Sequence[str]) -> int:
         print(f"interrupted: {error}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what is done", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return EXIT_INTERRUPTED
     except jax.errors.JaxRuntimeError as error:
+        if interrupts.was_asked():
+            print(INTERRUPTED, file=sys.stderr)
+            return EXIT_INTERRUPTED
         if jax.process_count() == 1:
             raise
         processes.end_process(f"{processes.GONE} ({str(error).splitlines()[0]})")
@@ -338,6 +342,7 @@ def run(argv: Sequence[str]) -> int:
 
 def command() -> None:
     """The console script."""
+    interrupts.listen()
     sys.exit(run(sys.argv))
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ddad_jax.machine import interrupts
+
 _AT_ONCE = 64
 
 
@@ -11,5 +13,6 @@ def map_in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator
     """Each item with `work(item)`, in order; decoders and numpy let threads run side by side."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(items), _AT_ONCE):
+            interrupts.check()
             some = items[start : start + _AT_ONCE]
             yield from zip(some, pool.map(work, some), strict=True)

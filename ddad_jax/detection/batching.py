@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 from tqdm import tqdm
 
+from ddad_jax.machine import interrupts
+
 
 def batched(
     function: Callable[[UInt8[np.ndarray, "b h w 3"]], PyTree],
@@ -27,6 +29,7 @@ def batched(
     total = len(images)
     with tqdm(total=total, desc=name, unit="image", disable=None) as bar:
         for start in range(0, total, batch_size):
+            interrupts.check()
             batch = np.asarray(images[start : start + batch_size])
             count = len(batch)
             padded = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * 3, mode="edge")

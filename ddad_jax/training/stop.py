@@ -27,6 +27,9 @@ def stop_requests() -> Iterator[Callable[[int], str]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    # It came after the last step, while what follows was done: what comes next is to end too.
+    if received:
+        signal.raise_signal(received[0])
 
 
 def _preemption(step: int) -> str:

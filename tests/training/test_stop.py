@@ -26,14 +26,25 @@ with stop_requests() as reason:
 """
 
 
+class Ended(Exception):
+    pass
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_told_by_name_and_handled_as_before_afterwards(number):
     before = signal.getsignal(number)
-    with stop_requests() as reason:
+    with pytest.raises(Ended), stop_requests() as reason:
         assert reason(1) == ""
         os.kill(os.getpid(), number)
         assert reason(2) == signal.Signals(number).name
+        raise Ended
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_came_too_late_for_the_steps_is_handed_on():
+    """It is meant for the run, whose next stage would take minutes."""
+    with pytest.raises(KeyboardInterrupt), stop_requests():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_under_jax_distributed_the_preemption_notice_is_told():
