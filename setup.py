@@ -26,6 +26,8 @@ setup(
         "elpv": ["elpv-dataset>=1.0.0"],
         # A TFDS data directory in a bucket.
         "gcs": ["gcsfs>=2025.3"],
+        # HEIC photographs, as phones take them.
+        "heic": ["pillow-heif>=1.0"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
         "test": [
@@ -34,6 +36,7 @@ setup(
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
             "import-linter>=2.3",
+            "pillow-heif>=1.0",
             "playwright>=1.50",
             "pyarrow>=18.0",
             "pytest>=8.3",

@@ -15,6 +15,7 @@ import jax
 from absl import flags, logging
 
 import ddad_jax
+from ddad_jax.data.read import allow_large_images
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
 from ddad_jax.experiment import modes
 from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
@@ -310,6 +311,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def run(argv: Sequence[str]) -> int:
     """The whole program; returns its exit code."""
+    allow_large_images()
     try:
         main(argv)
     except UserError as error:

@@ -1,7 +1,9 @@
 """Image and mask files of any kind, each decoded by one stated rule.
 
 Images become 8-bit RGB:
-- turned upright as their EXIF orientation says; of several frames, the first counts;
+- turned upright as their EXIF orientation says; of the frames of an animation, or of a camera's
+  MPO, the first counts; a TIFF with several pages of one size is refused, as each may be a
+  photograph;
 - grey is repeated in the three channels; palettes are looked up;
 - transparency is composited on white;
 - 16-bit grey is scaled so that `white_level` becomes 255, never by the content of the image, since
@@ -27,12 +29,22 @@ from PIL import Image, ImageOps
 
 from ddad_jax.errors import UserError
 
+try:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    READS_HEIF = True
+except ImportError:
+    READS_HEIF = False
+
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
-    ".gif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm",
+    ".gif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".heic", ".heif",
 )  # fmt: skip
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
+# Pixels of an image; more than line-scan cameras take, and 1.5 GB in memory.
+LARGEST = 500_000_000
 FULL_RANGE = 65535
 # An entry of a Pillow image's `info`: it had more than 8 bits a colour.
 DEEP_COLOUR = "ddad_jax deep colour"
@@ -40,6 +52,14 @@ DEEP_COLOUR = "ddad_jax deep colour"
 CLASSES = 8
 # Of the rules for images: raise it whenever another image comes out.
 VERSION = 1
+
+
+def allow_large_images() -> None:
+    """Lets Pillow read images of up to `LARGEST` pixels, in this whole process.
+
+    By itself it takes a small file of 180 million pixels and more for an attack.
+    """
+    Image.MAX_IMAGE_PIXELS = LARGEST
 
 
 def read_image(path: Path, white_level: int = FULL_RANGE) -> UInt8[np.ndarray, "h w 3"]:
@@ -159,6 +179,8 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
         raise UserError(f"{name}: is empty (0 bytes)")
     try:
         with Image.open(BytesIO(encoded)) as image:
+            _require_readable_size(image, name)
+            _require_one_page(image, name)
             # Pillow reads the upper byte alone, and tells of it before it has read.
             is_deep = len(image.getbands()) > 1 and any("16" in str(each[3]) for each in image.tile)
             upright = ImageOps.exif_transpose(image)
@@ -167,13 +189,44 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
             return upright
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
-            f"{name}: is too large ({error}); cut it into tiles or reduce it first"
+            f"{name}: is larger than Pillow is told to read; call "
+            f"ddad_jax.data.read.allow_large_images, or set PIL.Image.MAX_IMAGE_PIXELS ({error})"
         ) from error
     except Image.UnidentifiedImageError as error:
+        if name.lower().endswith((".heic", ".heif")) and not READS_HEIF:
+            raise UserError(
+                f"{name}: is HEIC, which needs an extra; install it with pip install "
+                "'ddad_jax[heic]'"
+            ) from error
         raise UserError(f"{name}: is no image of a known kind, whatever its suffix") from error
+    except UserError:
+        raise
     except Exception as error:  # Damaged bytes make the decoders raise nearly anything.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: cannot be decoded ({reason})") from error
+
+
+def _require_readable_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > LARGEST:
+        raise UserError(
+            f"{name}: is {image.width}×{image.height} pixels; at most {LARGEST:,} are read; cut it "
+            "into several photographs, or reduce it"
+        )
+
+
+def _require_one_page(image: Image.Image, name: str) -> None:
+    pages = image.n_frames if image.format == "TIFF" else 1
+    sizes = [image.size]
+    for page in range(1, pages):
+        image.seek(page)
+        sizes.append(image.size)
+    image.seek(0)
+    # Smaller ones are thumbnails.
+    if sizes.count(sizes[0]) > 1:
+        raise UserError(
+            f"{name}: has {sizes.count(sizes[0])} pages of {image.width}×{image.height} pixels; "
+            "save each as a file of its own"
+        )
 
 
 def _deep_levels(

@@ -120,12 +120,12 @@ def test_digest_follows_content_and_rules_but_not_the_place(tmp_path):
 
 
 def test_what_is_passed_over_is_counted_with_examples(tmp_path, caplog):
-    for name in ("a.png", "b.heic", "c.txt", "d.txt", "e.txt", ".hidden.txt"):
+    for name in ("a.png", "b.svg", "c.txt", "d.txt", "e.txt", ".hidden.txt"):
         (tmp_path / name).touch()
     assert names(tmp_path) == ["a.png"]
     (line,) = (record.getMessage() for record in caplog.records)
     assert line.endswith("4 files that are no images of a suffix that is read are passed over: "
-                         "b.heic, c.txt, d.txt and 1 more")  # fmt: skip
+                         "b.svg, c.txt, d.txt and 1 more")  # fmt: skip
 
 
 def test_masks_beside_images_are_no_images(tmp_path, caplog):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddad_jax.data import read
 from ddad_jax.data.read import read_image, read_mask
 from ddad_jax.errors import UserError
 from tests.data.pictures import picture, save, square_mask
@@ -109,10 +110,41 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert np.abs(read_image(path).astype(int) - picture()).mean() < 5
 
 
-def test_of_several_frames_the_first_counts(tmp_path):
+@pytest.mark.parametrize("name", ["a.gif", "a.webp"])
+def test_of_several_frames_the_first_counts(tmp_path, name):
     frames = [Image.fromarray(picture(seed)) for seed in range(2)]
-    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), picture(0))
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    with Image.open(tmp_path / name) as animation:
+        first = np.asarray(animation.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / name), first)
+
+
+def test_pages_that_may_each_be_a_photograph_are_refused(tmp_path):
+    pages = [Image.fromarray(picture(seed)) for seed in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"a\.tif: has 3 pages of 24×20 pixels; save each"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_thumbnail_beside_the_photograph_is_passed_over(tmp_path):
+    photograph = Image.fromarray(picture())
+    small = photograph.resize((8, 8))
+    photograph.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), picture())
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.HEIF"])
+def test_photographs_of_phones(tmp_path, name):
+    photograph = picture(width=64, height=48)
+    Image.fromarray(photograph).save(tmp_path / name, "HEIF", quality=100)
+    assert np.abs(read_image(tmp_path / name).astype(int) - photograph).mean() < 3
+
+
+def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"no image at all")
+    monkeypatch.setattr(read, "READS_HEIF", False)
+    with pytest.raises(UserError, match=r"a\.heic: is HEIC, .* pip install 'ddad_jax\[heic\]'"):
+        read_image(tmp_path / "a.heic")
 
 
 def test_missing_file(tmp_path):
@@ -148,10 +180,20 @@ def test_too_small_to_show_anything(tmp_path):
         read_image(path)
 
 
-def test_decompression_bombs_are_refused_before_decoding(tmp_path):
+def test_what_pillow_takes_for_an_attack_is_refused_unless_it_is_allowed(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    Image.new("1", (20_000, 20_000)).save(path)
-    with pytest.raises(UserError, match=r"a\.png: is too large"):
+    Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(UserError, match=r"a\.png: is larger than Pillow is told to read"):
+        read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    read.allow_large_images()
+    assert read_image(path).shape == (10_000, 20_000, 3)
+
+
+def test_what_would_not_fit_the_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "LARGEST", 400)
+    path = save(picture(width=24, height=20), tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: is 24×20 pixels; at most 400 are read; cut it"):
         read_image(path)
 
 
