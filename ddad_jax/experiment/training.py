@@ -25,6 +25,7 @@ from ddad_jax.experiment.tasks import TASKS, Task
 from ddad_jax.experiment.trained import Trained
 from ddad_jax.machine import processes
 from ddad_jax.machine.peaks import peak_flops
+from ddad_jax.settings import SettingError
 from ddad_jax.training.checkpoints import read_parameters
 from ddad_jax.training.group import Training
 from ddad_jax.training.loop import train
@@ -49,6 +50,9 @@ def train_networks(
       Interrupted: a signal, with the states saved.
       UserError: a network was trained otherwise, or its loss stays non-finite.
     """
+    for network in networks:
+        for each in made:
+            _settings_of_training(each.category, network)
     found = list(made)
     for network in networks:
         todo = [i for i, each in enumerate(found) if getattr(each, network) is None]
@@ -194,8 +198,7 @@ def _train_group(tasks: Sequence[tuple[Trained, Task]], network: str) -> list[Py
 
 def _training(made: Trained, network: str, task: Task) -> Training:
     category = made.category
-    settings = getattr(category.config, network).training
-    settings = settings.for_images(len(category.train_images))
+    settings = _settings_of_training(category, network)
     augmentations = category.augmentations if "image" in task.arrays else ()
     seed, folder = category.config.seed, category.workdir / network
     return Training(
@@ -208,6 +211,19 @@ def _training(made: Trained, network: str, task: Task) -> Training:
         heldout=task.heldout,
         sample=task.sample,
     )
+
+
+def _settings_of_training(category: Category, network: str) -> TrainSettings:
+    """Those of a network, whose epochs are so many steps of the category's images.
+
+    Raises:
+      SettingError: they do not go with that number of steps.
+    """
+    settings = getattr(category.config, network).training
+    try:
+        return settings.for_images(len(category.division[0].squares))
+    except SettingError as error:
+        raise error.within(f"{network}.training") from error
 
 
 def _start(folder: Path, network: str, params: PyTree) -> PyTree:

@@ -77,7 +77,7 @@ class TrainSettings(Checked):
             raise SettingError(
                 "warmup_steps",
                 f"{self.warmup_steps} leaves none of the {self.steps} steps for training; choose "
-                "fewer",
+                "fewer, or more steps or epochs",
             )
 
     def for_images(self, count: int) -> "TrainSettings":
@@ -185,8 +185,8 @@ def returned(state: TrainState, settings: TrainSettings) -> PyTree:
 def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainState, Metrics]]:
     """One optimiser step: (state, frozen, batch, seed, steps) -> (state, metrics).
 
-    A step whose loss or gradient is not finite changes nothing but the counters, and one after the
-    last of `steps`, or after the patience has ended, changes nothing at all.
+    A step whose loss, gradient or parameters are not finite changes nothing but the counters, and
+    one after the last of `steps`, or after the patience has ended, changes nothing at all.
     """
     optimiser = make_optimiser(settings)
     gradient_of = _accumulated(jax.value_and_grad(loss, has_aux=True), settings.accumulate)
@@ -210,7 +210,8 @@ def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainS
 
         misses = 0 if state.best is None else state.best.misses
         running = is_running(settings, state.step, steps, misses)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        # What is kept is watched too: a rate that is not finite spoils it by itself.
+        finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(params))
         kept = jax.tree.map(
             lambda new, old: jnp.where(running & finite, new, old),
             (params, ema, optimiser_state),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from clu.metrics import Average
 
+from ddad_jax.settings import SettingError
 from ddad_jax.training.state import TrainSettings, initial_state, make_optimiser, make_step
 
 
@@ -29,6 +30,26 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
     assert (bad[0].step, bad[0].skipped) == (2, 1)
     assert (later[0].step, later[0].skipped) == (3, 0)
     assert (later[0].params != good[0].params).all()
+
+
+def test_a_step_that_would_spoil_the_parameters_changes_only_the_counters():
+    """Loss and gradient are finite, and the rate is not: 0/0, where only a warm-up is trained."""
+    settings = TrainSettings(
+        steps=4, batch_size=1, schedule="cosine", warmup_steps=2, learning_rate=0.1
+    )
+    state = initial_state(jnp.ones(2), settings)
+    step = jax.jit(make_step(quadratic, settings))
+    spoiled, metrics = step(state, {}, jnp.zeros(2), jnp.int32(0), jnp.int32(2))
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
+    np.testing.assert_array_equal(spoiled.params, state.params)
+    assert (spoiled.step, spoiled.skipped) == (1, 1)
+
+
+def test_epochs_that_are_no_more_than_the_warm_up_are_refused():
+    settings = TrainSettings(epochs=2, batch_size=4, schedule="cosine", warmup_steps=10)
+    assert settings.for_images(24).steps == 12
+    with pytest.raises(SettingError, match="warmup_steps: 10 leaves none of the 10 steps"):
+        settings.for_images(20)
 
 
 def test_the_average_starts_without_bias():
