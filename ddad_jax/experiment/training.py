@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from ddad_jax.data.loader import training_batches
 from ddad_jax.errors import UserError
+from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.identity import (
     Record,
     can_train_on,
