@@ -229,7 +229,13 @@ def scores(path):
 def test_a_fit_writes_figures_of_every_test_image(fitted):
     workdir = fitted / "run"
     metrics = json.loads((workdir / "metrics.json").read_text())
-    assert metrics["counts"] == {"normal": 2, "anomalous": 4, "unlabelled": 0, "with_mask": 4}
+    assert metrics["counts"] == {
+        "normal": 2,
+        "anomalous": 4,
+        "unlabelled": 0,
+        "with_mask": 4,
+        "mask_lost": 0,
+    }
     assert set(metrics["per_defect"]) == {"hairline", "small", "large", "missing_component"}
     assert 0.0 <= metrics["aupro"] <= 1.0
     assert len(scores(workdir / "scores.csv")) == 6
@@ -374,6 +380,10 @@ def test_predict_needs_the_detector_and_images_alone(run, tmp_path):
         *arguments, "--mode=predict", f"--images={home}/data/plate/test", "--config.data.size=64"
     )
     assert agreeing.returncode == 0, agreeing.stderr
+    idle = ddad(
+        *arguments, "--mode=predict", f"--images={home}/data", "--config.data.settings.recursive=1"
+    )
+    assert_refused(idle, "--config.data.settings.recursive: does nothing with --mode=predict")
     (home / "both/plate").mkdir(parents=True)
     shutil.copy(home / "run/detector.safetensors", home / "both/plate")
     several = ddad("--mode=predict", f"--workdir={home}/both", f"--images={home}/data")
@@ -449,7 +459,13 @@ def test_fit_on_tiles_then_predict_from_the_detector_alone(config, data, tmp_pat
     rows = (workdir / "scores.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     metrics = json.loads((workdir / "metrics.json").read_text())
-    assert metrics["counts"] == {"normal": 2, "anomalous": 4, "unlabelled": 0, "with_mask": 4}
+    assert metrics["counts"] == {
+        "normal": 2,
+        "anomalous": 4,
+        "unlabelled": 0,
+        "with_mask": 4,
+        "mask_lost": 0,
+    }
     assert 0.0 <= metrics["aupro"] <= 1.0
     assert len(list((workdir / "pictures").rglob("*.png"))) == 6
 

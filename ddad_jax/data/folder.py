@@ -113,11 +113,16 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
     require_folder(test, "data.settings.test", "Leave it empty if there are no test images.")
     if masks:
         require_folder(Path(masks), "data.settings.masks", "Leave it empty if there are no masks.")
+    kinds = subfolders(test)
     flat = masks_in(Path(masks)) if masks else {}
+    for kind in kinds:
+        # A folder of a defect's masks, and not of an image of that name.
+        if flat.get(kind.name.casefold(), kind).is_dir():
+            flat.pop(kind.name.casefold(), None)
     samples = [
         _unknown(f"test/{name_of(path, test)}", path, category) for path in find_images(test)
     ]
-    for kind in subfolders(test):
+    for kind in kinds:
         is_good = is_normal(kind.name)
         own = masks_in(Path(masks) / kind.name) if masks else {}
         for path in find_images(kind):

@@ -17,6 +17,7 @@ import csv
 from pathlib import Path
 
 from ddad_jax.data.files import FileSource, require_category, require_root
+from ddad_jax.data.labels import label_of
 from ddad_jax.data.layout import read_layout
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
@@ -24,7 +25,6 @@ from ddad_jax.errors import UserError
 # Where the normal training images of a category lie.
 NORMAL_FOLDERS = ("Data/Images", "train/good")
 _COLUMNS = ("object", "split", "label", "image", "mask")
-_LABELS = {"normal": NORMAL, "anomaly": ANOMALOUS}
 
 
 def visa_source(root: str | Path, category: str) -> FileSource:
@@ -68,16 +68,21 @@ def _read_table(root: Path, category: str) -> tuple[Sample, ...]:
 
 
 def _read_row(root: Path, place: str, row: dict[str, str]) -> Sample:
-    if row["label"] not in _LABELS or row["split"] not in ("train", "test"):
+    label = label_of(row["label"])
+    if label not in (NORMAL, ANOMALOUS) or row["split"] not in ("train", "test"):
         raise UserError(
             f"{place} has split '{row['split']}' and label '{row['label']}'; "
             "expected train or test, and normal or anomaly"
+        )
+    if row["split"] == "train" and label != NORMAL:
+        raise UserError(
+            f"{place}: '{row['image']}' is labelled '{row['label']}' and in train, but only normal "
+            "images are learnt from; move it to test"
         )
     mask = root / row["mask"] if row["mask"] else None
     for path in (root / row["image"], mask):
         if path is not None and not path.is_file():
             raise UserError(f"{place} names '{path}', which does not exist")
-    label = _LABELS[row["label"]]
     return Sample(
         name=row["image"],
         label=label,

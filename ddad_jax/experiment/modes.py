@@ -1,5 +1,6 @@
 """What each mode of the command line does, for one category or for all."""
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -50,6 +51,11 @@ from ddad_jax.training.mesh import make_mesh
 
 # The networks that each mode trains; the others train none.
 TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
+# The settings that prediction depends on besides the detector's, and where a run's files lie.
+PREDICTING = (
+    "mesh.", "build.batch_size", "data.on_unreadable", "evaluation.resolution",
+    "data.root", "data.cache", "autoencoder.weights", "denoiser.weights", "extractor.weights",
+)  # fmt: skip
 # What each mode does, in a line, as --help shows it.
 MODES = {
     "fit": "train, build a detector, score the test images, write the report (the default)",
@@ -345,6 +351,7 @@ def predict(
     asked = settings_of(config, "detector")
     fitted = load_detector(path, **_lacking(asked, given))
     _require_agreement(path, fitted.made_of.get("settings", {}), asked, given)
+    _require_effect(path, config, asked, given)
     source = unlabelled(images, white_level=fitted.preprocessing.white_level)
     with tempfile.TemporaryDirectory(prefix="ddad_jax_") as scratch:
         prepared = prepare(source, fitted.preprocessing, Path(scratch), config.data.on_unreadable)
@@ -378,3 +385,26 @@ def _require_agreement(
                 f"--config.{name}: {asked[name]} contradicts the detector {path}, which was made "
                 f"with {own[name]}; leave it out, or fit a detector with it"
             )
+
+
+def _require_effect(
+    path: Path, config: Config, asked: dict[str, Any], given: Sequence[str]
+) -> None:
+    """Checks that what was given does something, or is the detector's own run's command again."""
+    plain = config.plain()
+    stored = path.with_name("config.json")
+    of_run = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    for name in given:
+        value, before = (_at(settings, name) for settings in (plain, of_run))
+        if name not in asked and not name.startswith(PREDICTING) and value != before:
+            raise UserError(
+                f"--config.{name}: does nothing with --mode=predict, which looks for all images in "
+                "and below --images; leave it out"
+            )
+
+
+def _at(settings: Any, name: str) -> Any:
+    """The value of a setting, by its dotted name; None where there is none."""
+    for key in name.split("."):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings

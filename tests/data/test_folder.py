@@ -175,3 +175,13 @@ def test_a_name_that_is_not_utf_8(good):
     samples = folder_source(good).samples
     assert [sample.name for sample in samples] == ["train/b.jpg", "train/c.tif", "train/gr%FCn.png"]
     assert samples[2].image.is_file()
+
+
+def test_the_masks_of_a_defect_are_not_those_of_an_image_of_its_name(tmp_path):
+    save(picture(0), tmp_path / "good/a.png")
+    save(picture(1), tmp_path / "test/dent/scratch.png")
+    save(picture(2), tmp_path / "test/scratch/b.png")
+    save(square_mask(), tmp_path / "masks/scratch/b.png")
+    source = folder_source(tmp_path / "good", test=tmp_path / "test", masks=tmp_path / "masks")
+    masks = {sample.name: sample.mask for sample in source.samples if sample.mask}
+    assert masks == {"test/scratch/b.png": tmp_path / "masks/scratch/b.png"}

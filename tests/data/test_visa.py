@@ -67,6 +67,7 @@ def test_the_table_is_missing_or_lacks_a_column(tmp_path):
     [
         ("candle,val,normal,a.JPG,", "line 2 has split 'val' and label 'normal'; expected"),
         ("candle,train,fine,a.JPG,", "line 2 has split 'train' and label 'fine'; expected"),
+        ("candle,train,anomaly,a.JPG,", "line 2: 'a.JPG' is labelled 'anomaly' and in train, but"),
         ("candle,train,normal,a.JPG,", "line 2 names '.*a.JPG', which does not exist"),
         ("pcb1,train", "names no training image of object 'candle'"),
     ],
