@@ -18,6 +18,7 @@ import ddad_jax
 from ddad_jax.data.read import allow_large_images
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
 from ddad_jax.experiment import modes
+from ddad_jax.experiment.category import DETECTOR as DETECTOR_FILE
 from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
 from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.reference import settings_table
@@ -269,8 +270,20 @@ def _writable(folder: Path, flag: str = "--workdir") -> Path:
     except OSError as error:
         raise UserError(
             f"{flag}={folder}: cannot be written ({error.strerror}); choose another folder"
+            + _use_of_detector(folder)
         ) from error
     return folder
+
+
+def _use_of_detector(folder: Path) -> str:
+    """What may be done with the detector of a run's folder that cannot be written."""
+    for path in (folder / DETECTOR_FILE, folder.parent / DETECTOR_FILE):
+        if path.is_file():
+            return (
+                f"; its detector can be used from there, with --mode=predict --detector={path} and "
+                "an --output, or copied"
+            )
+    return ""
 
 
 def _log_to(path: Path) -> None:

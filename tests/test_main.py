@@ -189,6 +189,14 @@ def test_workdir_that_cannot_be_written(config, data, tmp_path):
     assert_refused(result, "--workdir", "cannot be written")
 
 
+def test_a_workdir_that_cannot_be_written_says_how_to_use_its_detector(tmp_path):
+    (tmp_path / "detector.safetensors").touch()
+    (tmp_path / "predictions").touch()
+    result = ddad("--mode=predict", f"--workdir={tmp_path}", f"--images={tmp_path}")
+    detector = f"--detector={tmp_path / 'detector.safetensors'}"
+    assert_refused(result, "predictions: cannot be written", detector)
+
+
 def test_runs_that_cannot_be_compared(tmp_path):
     assert_refused(ddad("--mode=compare", tmp_path), "two run folders", "found 1")
     assert_refused(ddad("--mode=compare", tmp_path, tmp_path), str(tmp_path), "no metrics.json")

@@ -2,6 +2,7 @@
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ LABELS = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: ""}
 COLOURS = (matplotlib.colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
 MASK_COLOUR = (0, 200, 255)
 GAP, CAPTION = 8, 34
+# Bytes of a file's name, in all usual file systems.
+LONGEST_NAME = 255
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
@@ -65,7 +68,13 @@ def _remove_pictures(folder: Path, kept: set[str]) -> None:
 
 
 def _picture_path(folder: Path, name: str) -> Path:
-    return folder / "pictures" / f"{name}.png"
+    path = folder / "pictures" / f"{name}.png"
+    encoded = path.name.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return path
+    # Told apart by the whole name, whose beginning others may share.
+    kept = encoded[: LONGEST_NAME - 30].decode(errors="ignore")
+    return path.with_name(f"{kept}~{blake2b(encoded, digest_size=8).hexdigest()}.png")
 
 
 def decision_name(decision: bool) -> str:

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,3 +62,27 @@ def test_heat_is_clear_at_zero_and_bright_at_twice_the_threshold():
     np.testing.assert_array_equal(
         overlay[0, 2], heat_overlay(image, np.full((1, 3), 9.0, np.float32), 0.5)[0, 0]
     )
+
+
+def test_names_as_long_as_a_file_system_takes_have_pictures_too(make_predictions, tmp_path):
+    predictions = make_predictions([NORMAL, NORMAL])
+    names = [f"test/good/{'ü' * 124}{number}.jpg" for number in (1, 2)]
+    samples = [replace(s, name=n) for s, n in zip(predictions.samples, names, strict=True)]
+    predictions = replace(predictions, samples=tuple(samples))
+    assert len(names[0].rpartition("/")[2].encode()) == 253
+    write_scores(tmp_path, predictions)
+    write_pictures(tmp_path, predictions)
+    assert len(list((tmp_path / "pictures/test/good").iterdir())) == 2
+
+
+def test_pictures_of_images_that_are_gone_are_removed_and_nothing_else(
+    make_predictions, predictions, tmp_path
+):
+    write_scores(tmp_path, predictions)
+    write_pictures(tmp_path, predictions)
+    (tmp_path / "pictures/mine.png").touch()
+    fewer = make_predictions([NORMAL])
+    write_scores(tmp_path, fewer)
+    write_pictures(tmp_path, fewer)
+    left = {path.relative_to(tmp_path / "pictures") for path in tmp_path.rglob("*.png")}
+    assert {path.as_posix() for path in left} == {"mine.png", f"{fewer.samples[0].name}.png"}
