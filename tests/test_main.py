@@ -132,6 +132,22 @@ def test_what_would_spoil_a_result_is_listed(config, data, tmp_path):
     assert_refused(result, "would spoil a result")
     assert "  plate/train/good/0003.png = plate/test/good/0009.png" in result.stdout
     assert "verdict: would spoil results" in result.stdout
+    fitted = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
+    assert_refused(fitted, "in train and in test: plate/train/good/0003.png = plate/test/good/0009")
+    assert not (tmp_path / "config.json").exists() and not list(tmp_path.glob("*/checkpoints"))
+
+
+def test_a_broken_file_of_the_second_category_is_named_before_the_first_is_trained(
+    config, data, tmp_path
+):
+    shutil.copytree(data / "plate", data / "slab")
+    (data / "slab/train/good/0001.png").write_bytes(b"")
+    fitted = ddad(
+        f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}",
+        "--config.data.category=",
+    )  # fmt: skip
+    assert_refused(fitted, "slab/train/good/0001.png: is empty")
+    assert not list(tmp_path.glob("*/config.json")) and not list(tmp_path.glob("*/*/checkpoints"))
 
 
 def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
@@ -324,7 +340,7 @@ def test_a_test_image_that_was_learnt_is_refused(run):
     home, arguments = run
     image = next((home / "data/plate/train/good").iterdir())
     shutil.copy(image, home / "data/plate/test/good/0099.png")
-    assert_refused(ddad(*arguments), "0099.png", "shows the same as the training image", image.name)
+    assert_refused(ddad(*arguments), "0099.png", "in train and in test", image.name)
     image.unlink()
     result = ddad(*arguments, "--mode=evaluate")
     assert_refused(result, "0099.png", "the detector was made of it")

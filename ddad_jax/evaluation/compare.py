@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.intervals import difference
 from ddad_jax.evaluation.measures import MEASURES, shown
 from ddad_jax.machine.storage import whole_file
 
@@ -38,17 +39,19 @@ def compare_runs(first: Path, second: Path) -> str:
         raise UserError(
             f"{second}: holds {names[1]}, but {first} holds {names[0]}; compare runs of the same"
         )
-    tables, all_resampled, all_figures = [], [], []
+    tables, all_resampled, all_figures, fewest = [], [], [], []
     for name in folders[0]:
         pair = folders[0][name], folders[1][name]
         _require_same_images(*pair)
         resampled = _resampled(pair[0]), _resampled(pair[1])
         figures = _figures(pair[0]), _figures(pair[1])
-        tables.append(_table(name, resampled, figures))
+        fewest.append(_images(pair[0]))
+        tables.append(_table(name, resampled, figures, fewest[-1]))
         all_resampled.append(resampled)
         all_figures.append(figures)
     if len(tables) > 1:
-        tables.append(_table("mean", _mean_pair(all_resampled), _mean_pair(all_figures)))
+        means = _mean_pair(all_resampled), _mean_pair(all_figures)
+        tables.append(_table("mean", *means, min(fewest)))
     return f"A is {first}, B is {second}; differences are B - A.\n\n" + "\n".join(tables)
 
 
@@ -92,6 +95,12 @@ def _figures(folder: Path) -> dict[str, float]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def _images(folder: Path) -> int:
+    """How many test images there are of the kind of which there are fewer."""
+    counts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["counts"]
+    return min(counts["normal"], counts["anomalous"])
+
+
 def _mean_pair(pairs: Sequence[Pair]) -> Pair:
     """Of each of the two runs, the mean over categories of every figure that all have."""
     first, second = (
@@ -104,8 +113,8 @@ def _mean_pair(pairs: Sequence[Pair]) -> Pair:
     return first, second
 
 
-def _table(name: str, resampled: Pair, figures: Pair) -> str:
-    """One row a figure that can be resampled in both."""
+def _table(name: str, resampled: Pair, figures: Pair, images: int) -> str:
+    """One row a figure that can be resampled in both; of so many images of the rarer kind."""
     lines = [
         f"| {name or 'figure'} | A | B | difference | 95 % interval | |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -115,7 +124,7 @@ def _table(name: str, resampled: Pair, figures: Pair) -> str:
         if key not in resampled[0] or key not in resampled[1]:
             continue
         a, b = (float(each[key]) for each in figures)
-        low, high = np.nanpercentile(resampled[1][key] - resampled[0][key], [2.5, 97.5])
+        low, high = difference(b - a, resampled[1][key] - resampled[0][key], images)
         clear = "differs" if low > 0 or high < 0 else ""
         lines.append(
             f"| {measure.label} | {shown(a)} | {shown(b)} | {b - a:+.4f} "

@@ -10,7 +10,7 @@ from ddad_jax.deploy.artifact import FittedDetector
 from ddad_jax.detection.build import BuildSettings, calibration_of, fill_banks
 from ddad_jax.detection.calibration import VERSION
 from ddad_jax.detection.detector import Calibration, Settings, shard_detector
-from ddad_jax.detection.threshold import promise, promised_rate
+from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
@@ -120,7 +120,7 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
 def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSettings) -> None:
     rate = build.false_alarm_rate
     count = int(calibration.images)
-    say = logging.info if promised_rate(count, rate) <= rate else logging.warning
+    say = logging.warning if count < FEW else logging.info
     say("%s: threshold %.3f, %s", name, calibration.threshold, promise(count, rate))
 
 

@@ -115,7 +115,8 @@ def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> lis
         for category in categories if trains else ():
             category.check_trained(train_on)
         for category in categories:
-            _ = category.images
+            counts = [len(category.images[split]) for split in ("train", "test")]
+            logging.info("%s: %d good images to learn from, %d test images", category.name, *counts)
     return categories
 
 
@@ -143,7 +144,7 @@ def _prepare(categories: Sequence[Category]) -> None:
     spoiled = [category.name for category in categories if category.report.is_spoiled]
     if spoiled:
         raise UserError(
-            f"data: {', '.join(spoiled)} would spoil results, as listed above; mend it first"
+            f"data: {', '.join(spoiled)}: would spoil a result, as listed above; mend it first"
         )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.build import BuildSettings, build_detector, fill_banks
 from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.evidence import gather_evidence
 
@@ -22,13 +22,11 @@ def build(detector, part_images):
     # Of two images of one part each is the other's nearest neighbour.
     train_images = part_images[:10].repeat(2, axis=0)
 
-    def make(settings, **changed):
-        arguments = {
-            "train_images": train_images,
-            "train_parts": PARTS,
-            "heldout_images": part_images[14:],
-        }
-        return build_detector(
+    def build(settings, make=build_detector, **changed):
+        arguments = {"train_images": train_images}
+        if make is build_detector:
+            arguments |= {"train_parts": PARTS, "heldout_images": part_images[14:]}
+        return make(
             detector.networks,
             replace(detector.settings, num_neighbours=1),
             settings,
@@ -38,7 +36,7 @@ def build(detector, part_images):
             **arguments | changed,
         )
 
-    return make
+    return build
 
 
 SETTINGS = BuildSettings(patch_bank_size=4096, batch_size=4)
@@ -72,6 +70,24 @@ def test_enough_held_out_images_are_calibrated_on_alone(build):
     enough = build(replace(SETTINGS, calibration_size=6))
     plain = build(replace(SETTINGS, calibration_size=0))
     assert float(enough.calibration.threshold) == float(plain.calibration.threshold)
+
+
+def test_banks_of_photographs_in_several_squares_leave_out_whole_photographs(build, detector):
+    """Ten photographs of two squares each, as tiles are; two of them show one part."""
+    banks = build(SETTINGS, make=fill_banks)
+    parts = np.array([0, 0, *range(1, 9)])
+    seen = []
+    for fold, chosen in banks.cross_fitted(
+        parts, 10, 0, calibration=detector.calibration, counts=2
+    ):
+        missing = np.isnan(np.asarray(fold.bank)).all(axis=1)
+        assert (missing.reshape(10, 2).all(axis=1) == missing.reshape(10, 2).any(axis=1)).all()
+        left_out = np.flatnonzero(missing.reshape(10, 2).all(axis=1))
+        assert {*chosen} == {*left_out} and (0 in left_out) == (1 in left_out)
+        gone = np.isnan(np.asarray(fold.patch_bank)).all(axis=1)
+        np.testing.assert_array_equal(gone, missing[banks.origins])
+        seen += chosen.tolist()
+    assert sorted(seen) == list(range(10))
 
 
 def test_a_single_part_cannot_be_left_out(build):

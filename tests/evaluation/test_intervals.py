@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from ddad_jax.evaluation.bootstrap import draw_counts, image_figures
-from ddad_jax.evaluation.intervals import auroc, resampled, share
+from ddad_jax.evaluation.intervals import auroc, difference, resampled, share
 
 REPEATS = 600
 # What 600 repeats may show of a coverage of .93, in all but one of a thousand cases.
@@ -129,3 +129,29 @@ def test_resamples_without_a_value_do_not_count():
     values = np.array([0.8, 0.9, 0.85, 0.87])
     expected = resampled(0.86, values, 30)
     assert resampled(0.86, np.append(values, np.nan), 30) == expected
+
+
+@pytest.mark.parametrize("separation", [0.8, 0.95, 0.983])
+@pytest.mark.parametrize("normal, anomalous", [(20, 20), (20, 63), (40, 60)])
+def test_alike_detectors_seldom_differ(separation, normal, anomalous):
+    rng = np.random.default_rng(0)
+    labels = np.arange(normal + anomalous) >= normal
+    away = labels * stats.norm.ppf(separation) * 2**0.5
+    once, called = np.ones((1, len(labels)), int), []
+    for seed in range(200):
+        shared, *own = rng.normal(size=(3, len(labels)))
+        counts = np.append(once, draw_counts(labels, 200, seed), axis=0)
+        first, second = (
+            image_figures(labels, away + 0.6 * shared + 0.8 * noise, counts)["image_auroc"]
+            for noise in own
+        )
+        low, high = difference(second[0] - first[0], (second - first)[1:], min(normal, anomalous))
+        called.append(low > 0 or high < 0)
+    # 200 repeats may show so much of 5 %, in all but one of a thousand cases.
+    assert np.mean(called) < 0.05 + 3.1 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_detectors_that_differ_are_told_apart():
+    differences = np.random.default_rng(0).normal(0.05, 0.01, 1000)
+    low, high = difference(0.05, differences, 40)
+    assert 0.025 < low < 0.05 < high < 0.075
