@@ -65,7 +65,7 @@ def resampled(value: float, values: Float[np.ndarray, " resamples"], images: int
     Args:
       value: the figure.
       values: of the resamples; those that are NaN, where a figure could not be had, do not count.
-      images: how many it is of, of the kind of which there are fewer.
+      images: how many it is of.
     """
     if not 0.0 < value < 1.0 or images < 2:
         return _wilson(value, images)
@@ -83,7 +83,7 @@ def difference(value: float, differences: Float[np.ndarray, " resamples"], image
     Args:
       value: the difference.
       differences: of the resamples; those that are NaN do not count.
-      images: as of `resampled`.
+      images: how many they are of, of the kind of which there are fewer.
     """
     if images < 2:
         return [-1.0, 1.0]
@@ -118,8 +118,9 @@ def intervals(
             found[name] = share(int(decisions[chosen].sum()), int(chosen.sum()))
     if normal.any() and anomalous.any():
         found["image_auroc"] = auroc(scores[normal], scores[anomalous])
-    fewest = int(min(normal.sum(), anomalous.sum()))
-    for name, images in (("image_ap", fewest), ("pixel_auroc", regions), ("aupro", regions)):
+    # Precision is of both kinds: their geometric mean.
+    both = round(float(np.sqrt(normal.sum() * anomalous.sum())))
+    for name, images in (("image_ap", both), ("pixel_auroc", regions), ("aupro", regions)):
         if name in values:
             found[name] = resampled(figures[name], values[name], images)
     return found

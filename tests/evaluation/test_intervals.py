@@ -69,7 +69,7 @@ def test_the_interval_of_the_auroc_is_no_wider_than_it_has_to_be():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["alike", "wide"])
 @pytest.mark.parametrize("separation", [0.76, 0.95, 0.993])
-@pytest.mark.parametrize("normal, anomalous", [(20, 20), (40, 60)])
+@pytest.mark.parametrize("normal, anomalous", [(20, 20), (40, 60), (20, 63)])
 def test_average_precision_is_covered(kind, separation, normal, anomalous):
     rng = np.random.default_rng(0)
     labels = np.arange(normal + anomalous) >= normal
@@ -85,7 +85,7 @@ def test_average_precision_is_covered(kind, separation, normal, anomalous):
             resampled(
                 figure(scores, once)[0],
                 figure(scores, draw_counts(labels, 100, seed)),
-                min(normal, anomalous),
+                round((normal * anomalous) ** 0.5),
             ),
             truth,
         )  # fmt: skip
