@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection.detector import Detector, Leaf, over_devices
 from ddad_jax.detection.evidence import Evidence, evidence_of, score_evidence
+from ddad_jax.detection.reconstruction import by_image
 
 
 @flax.struct.dataclass
@@ -54,12 +55,16 @@ def _detect(detector: Detector, images: Array, *, brief: bool) -> Detections:
     evidence = evidence_of(detector, images)
     calibration = detector.calibration
     heat, score = score_evidence(evidence, calibration, detector.settings)
+    # Exponentials of several numbers at once differ in the last bit from that of one.
+    calibrated = by_image(
+        lambda one: jax.nn.sigmoid((one - calibration.threshold) / calibration.spread), score
+    )
     if brief:
         evidence = jax.tree.map(lambda _: None, evidence)
     return Detections(
         **vars(evidence),
         score=score,
-        calibrated_score=jax.nn.sigmoid((score - calibration.threshold) / calibration.spread),
+        calibrated_score=calibrated,
         decision=score > calibration.threshold,
         anomaly_map=heat,
     )
