@@ -34,6 +34,7 @@ def false_alarms(distribution, count, rate, repeats=1500):
     return distribution.sf(thresholds).mean(), thresholds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("count", [5, 7, 10, 14, 20, 45, 100])
 def test_the_promise_is_held_for_every_distribution(name, count):
@@ -41,6 +42,7 @@ def test_the_promise_is_held_for_every_distribution(name, count):
     assert seen < 1.05 * promised_rate(count, 0.01) <= 1.05 * 0.01 * (3 if count < 10 else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.001, 0.05, 0.2])
 @pytest.mark.parametrize("name", ["normal", "Gumbel", "Fréchet"])
 def test_other_rates_are_promised_too(name, rate):

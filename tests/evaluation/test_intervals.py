@@ -45,6 +45,7 @@ SCORES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize("truth", [0.76, 0.86, 0.95, 0.983, 0.993])
 @pytest.mark.parametrize("normal, anomalous", [(20, 20), (40, 60), (20, 63), (100, 20)])
@@ -131,6 +132,7 @@ def test_resamples_without_a_value_do_not_count():
     assert resampled(0.86, np.append(values, np.nan), 30) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separation", [0.8, 0.95, 0.983])
 @pytest.mark.parametrize("normal, anomalous", [(20, 20), (20, 63), (40, 60)])
 def test_alike_detectors_seldom_differ(separation, normal, anomalous):
