@@ -115,12 +115,13 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
         where = f"threshold {parts[0].metrics['threshold']:.3f}"
     else:
         where = f"{len(parts)} categories, each with its own threshold"
+    where += ", set on good training images without any test label"
     worth = [each for each in (part.metrics.get("calibration") for part in parts) if each]
     if worth:
         fewest = min(worth, key=lambda each: each["images"])
         promised = promise(fewest["images"], fewest["false_alarm_rate"])
         whose = "The threshold is" if len(parts) == 1 else "That of the fewest images is"
-        where += f", set on good training images without any test label. {whose} {promised}"
+        where += f". {whose} {promised}"
     note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
     return f"{count} images; {where}. {note}"
 

@@ -53,7 +53,8 @@ def train_networks(
     """
     for network in networks:
         for each in made:
-            _settings_of_training(each.category, network)
+            if getattr(each, network) is None:
+                _settings_of_training(each.category, network)
     found = list(made)
     for network in networks:
         todo = [i for i, each in enumerate(found) if getattr(each, network) is None]

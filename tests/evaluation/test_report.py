@@ -57,6 +57,15 @@ def test_figures_are_those_of_the_metrics(make_part, tmp_path):
         assert f"<dd>{part.metrics[name]:.4f}</dd>" in page
         assert f"95 %: {low:.4f} to {high:.4f}" in page
     assert "Protocol exact" in page
+    assert "set on good training images without any test label" in page
+
+
+def test_the_page_says_what_the_threshold_is_worth(make_part, tmp_path):
+    part = make_part("plate", [0, 0, 0, 1, 1], [0.1, 0.2, 0.7, 0.6, 0.9])
+    part.metrics["calibration"] = {"images": 12, "false_alarm_rate": 0.01}
+    write_report(tmp_path / "report.html", "plate", [part])
+    page = (tmp_path / "report.html").read_text()
+    assert "The threshold is from 12 good images: at most 2 % false alarms on average" in page
 
 
 def test_without_labels_the_page_counts_what_is_called_anomalous(make_part, tmp_path):
