@@ -161,19 +161,17 @@ def require_root(root: str | Path, setting: str = "data.root") -> Path:
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted; hidden ones and those of runs are left out."""
-    return [
-        p
-        for p in _entries(folder)
-        if p.is_dir() and not p.name.startswith(".") and not _is_of_a_run(p)
-    ]
+    return [path for path in _entries(folder) if _is_looked_into(path)]
 
 
-def _is_of_a_run(folder: Path) -> bool:
-    """Whether it is a working directory of this program, whose pictures are no photographs."""
-    if not (folder / LOCK).is_file():
+def _is_looked_into(path: Path) -> bool:
+    """Whether it is a folder that may hold photographs: not hidden, and not a run's own."""
+    if not path.is_dir() or path.name.startswith("."):
         return False
-    logging.info("%s: is passed over; it is a --workdir or an --output", folder)
-    return True
+    is_of_a_run = (path / LOCK).is_file()
+    if is_of_a_run:
+        logging.info("%s: is passed over; it is a --workdir or an --output", path)
+    return not is_of_a_run
 
 
 def require_category(root: Path, category: str, marker: str) -> Path:
@@ -267,9 +265,8 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
         return
     visited.add(identity)
     for path in inside:
-        if path.is_dir() and not path.name.startswith("."):
-            if not _is_of_a_run(path):
-                yield from _walk(path, visited)
+        if _is_looked_into(path):
+            yield from _walk(path, visited)
         else:
             yield path
 

@@ -114,11 +114,13 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
     if masks:
         require_folder(Path(masks), "data.settings.masks", "Leave it empty if there are no masks.")
     kinds = subfolders(test)
-    flat = masks_in(Path(masks)) if masks else {}
-    for kind in kinds:
-        # A folder of a defect's masks, and not of an image of that name.
-        if flat.get(kind.name.casefold(), kind).is_dir():
-            flat.pop(kind.name.casefold(), None)
+    # A folder that is named as a defect holds the masks of that, and not those of one image.
+    defects = {kind.name.casefold() for kind in kinds}
+    flat = {
+        stem: mask
+        for stem, mask in (masks_in(Path(masks)) if masks else {}).items()
+        if stem not in defects or mask.is_file()
+    }
     samples = [
         _unknown(f"test/{name_of(path, test)}", path, category) for path in find_images(test)
     ]

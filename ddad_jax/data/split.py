@@ -20,10 +20,10 @@ def split_normals(
 ) -> tuple[Int[np.ndarray, "kept"], Int[np.ndarray, "heldout"]]:
     """Divides training samples into those to learn from and those held out.
 
-    Images of one part stay together. Where nothing is known
-    yet, the choice depends on the samples' names, parts and the seed, not on their order. What is
-    known stays as it is: an image that may have been trained on is never held out, nor is any of
-    its part. From the parts that are new so many are held out that the share is reached again.
+    Images of one part stay together. Where nothing is known yet, the choice depends on the samples'
+    names, parts and the seed, not on their order. What is known stays as it is: an image that may
+    have been trained on is never held out, nor is any of its part. From the parts that are new so
+    many are held out that the share is reached again.
 
     Args:
         samples: training samples, all normal.

@@ -7,6 +7,7 @@ little: the threshold is then put so high that the rate holds for tails as heavy
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -116,19 +117,18 @@ def _stretch(count: int, false_alarm_rate: float) -> float:
     uniform = np.random.default_rng(0).random((rows, count))
     uniform.sort(axis=1)
     middle = uniform[:, (count - 1) // 2], uniform[:, count // 2]
-    beyond = _beyond(count)
     promised = _aimed_at(count, false_alarm_rate)
-    factors = []
-    for distribution, rate in ((HEAVIEST, MARGIN * promised), (USUAL, 0.5 * promised)):
-        median = sum(distribution.ppf(each) for each in middle) / 2.0
-        distance = distribution.ppf(uniform[:, -beyond]) - median
 
-        def excess(factor: float, distribution=distribution, rate=rate, median=median,
-                   distance=distance) -> float:  # fmt: skip
+    def factor(distribution: Any, rate: float) -> float:
+        median = sum(distribution.ppf(each) for each in middle) / 2.0
+        distance = distribution.ppf(uniform[:, -_beyond(count)]) - median
+
+        def excess(factor: float) -> float:
             return float(distribution.sf(median + factor * distance).mean()) - rate
 
         most = 1.0
         while excess(most) > 0.0:
             most *= 2.0
-        factors.append(brentq(excess, 0.0, most, xtol=1e-3))
-    return max(factors)
+        return brentq(excess, 0.0, most, xtol=1e-3)
+
+    return max(factor(HEAVIEST, MARGIN * promised), factor(USUAL, 0.5 * promised))

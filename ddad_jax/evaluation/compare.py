@@ -44,8 +44,10 @@ def compare_runs(first: Path, second: Path) -> str:
         pair = folders[0][name], folders[1][name]
         _require_same_images(*pair)
         resampled = _resampled(pair[0]), _resampled(pair[1])
-        figures = _figures(pair[0]), _figures(pair[1])
-        fewest.append(_images(pair[0]))
+        metrics = _metrics(pair[0]), _metrics(pair[1])
+        figures = _figures(metrics[0]), _figures(metrics[1])
+        counts = metrics[0]["counts"]
+        fewest.append(min(counts["normal"], counts["anomalous"]))
         tables.append(_table(name, resampled, figures, fewest[-1]))
         all_resampled.append(resampled)
         all_figures.append(figures)
@@ -88,17 +90,14 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _figures(folder: Path) -> dict[str, float]:
+def _metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Every figure that is defined."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     found = {measure.key: measure.of(metrics) for measure in MEASURES}
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _images(folder: Path) -> int:
-    """How many test images there are of the kind of which there are fewer."""
-    counts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["counts"]
-    return min(counts["normal"], counts["anomalous"])
 
 
 def _mean_pair(pairs: Sequence[Pair]) -> Pair:

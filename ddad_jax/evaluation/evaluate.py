@@ -272,13 +272,14 @@ def calibrate_on_photographs(
 
     Args:
       sets: detectors calibrated on tiles, each with normal photographs that neither its networks
-        nor its banks know. The first one's calibration is taken.
+        nor its banks know; all of the same calibration.
       preprocessing: that they were made with.
       build: the false alarm rate, of photographs, and how many tiles are taken at a time.
     """
-    scores, calibration = [], None
+    scores = []
     for detector, images in sets:
-        calibration = calibration or detector.calibration
         found = find_all(detector, preprocessing, images, build.batch_size)
         scores += [each.score for each in found]
-    return with_threshold(calibration, np.array(scores, np.float64), build.false_alarm_rate)
+    return with_threshold(
+        detector.calibration, np.array(scores, np.float64), build.false_alarm_rate
+    )

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import expit, logit
 from scipy.stats import binomtest, norm, t
+
+from ddad_jax.data.sample import ANOMALOUS, NORMAL
+from ddad_jax.evaluation.predictions import Predictions
 
 LEVEL = 0.95
 Interval = list[float]
@@ -93,32 +96,27 @@ def difference(value: float, differences: Float[np.ndarray, " resamples"], image
 
 
 def intervals(
+    predictions: Predictions,
     figures: Mapping[str, Any],
     values: Mapping[str, Float[np.ndarray, " resamples"]],
-    scores: Float[np.ndarray, " n"],
-    decisions: Bool[np.ndarray, " n"],
-    normal: Bool[np.ndarray, " n"],
-    anomalous: Bool[np.ndarray, " n"],
-    regions: int,
 ) -> dict[str, Interval]:
     """The interval of every figure that is defined.
 
     Args:
+      predictions: what the figures are of.
       figures: by name; those that may be had from resamples.
       values: of the resamples, by name; figures that are not among them have no interval.
-      scores: of the images.
-      decisions: whether each is called anomalous.
-      normal: which are normal.
-      anomalous: which are anomalous.
-      regions: how many images have a mask that is measured.
     """
+    p = predictions
+    normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
     found: dict[str, Interval] = {}
     for name, chosen in (("recall", anomalous), ("false_alarm_rate", normal)):
         if chosen.any():
-            found[name] = share(int(decisions[chosen].sum()), int(chosen.sum()))
+            found[name] = share(int(p.decisions[chosen].sum()), int(chosen.sum()))
     if normal.any() and anomalous.any():
-        found["image_auroc"] = auroc(scores[normal], scores[anomalous])
+        found["image_auroc"] = auroc(p.scores[normal], p.scores[anomalous])
     # Precision is of both kinds: their geometric mean.
+    regions = int((anomalous & p.is_measured).sum())
     both = round(float(np.sqrt(normal.sum() * anomalous.sum())))
     for name, images in (("image_ap", both), ("pixel_auroc", regions), ("aupro", regions)):
         if name in values:

@@ -92,15 +92,7 @@ def compute_metrics(
         metrics |= d3ad.pixel_figures(maps[masked], resized_masks[masked])
         if metrics["threshold_d3ad"] is None and metrics["image_auroc_d3ad"] is not None:
             undefined["threshold_d3ad"] = "no score tells more defects than false alarms"
-    metrics["intervals"] = intervals(
-        metrics,
-        resampled,
-        p.scores,
-        p.decisions,
-        normal,
-        anomalous,
-        int((anomalous & measured).sum()),
-    )
+    metrics["intervals"] = intervals(p, metrics, resampled)
     metrics["knn_distance"] = {
         kind: _median_distances(p, chosen)
         for kind, chosen in (("normal", normal), ("anomalous", anomalous))

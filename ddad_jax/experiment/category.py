@@ -138,17 +138,16 @@ class Category:
         return images.take(kept), images.take(heldout)
 
     def _without_copies(self, images: ImageSet) -> Int[np.ndarray, " k"]:
-        """The first row of each content; says how many others there are."""
-        first = np.sort(np.unique(images.contents, return_index=True)[1])
-        copies = np.setdiff1d(np.arange(len(images)), first)
-        if len(copies):
-            copy = images.samples[copies[0]]
-            original = images.samples[images.contents.index(images.contents[copies[0]])]
+        """The rows that are no copy of an earlier one; says how many others there are."""
+        found = self.report.copies
+        if found:
+            original, copy = found[0]
             logging.warning(
                 "%s: %d of %d good images are copies of others, and left out; %s is one of %s",
-                self.name, len(copies), len(images), copy.name, original.name,
+                self.name, len(found), len(images), copy, original,
             )  # fmt: skip
-        return first
+        copies = {copy for _, copy in found}
+        return np.array([row for row, s in enumerate(images.samples) if s.name not in copies])
 
     @property
     def train_images(self) -> UInt8[np.ndarray, "n size size 3"]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 
 from ddad_jax import pretrained
@@ -392,20 +393,13 @@ def _require_effect(
     path: Path, config: Config, asked: dict[str, Any], given: Sequence[str]
 ) -> None:
     """Checks that what was given does something, or is the detector's own run's command again."""
-    plain = config.plain()
     stored = path.with_name("config.json")
     of_run = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    plain, of_run = (flatten_dict(settings, sep=".") for settings in (config.plain(), of_run))
     for name in given:
-        value, before = (_at(settings, name) for settings in (plain, of_run))
+        value, before = plain.get(name), of_run.get(name)
         if name not in asked and not name.startswith(PREDICTING) and value != before:
             raise UserError(
                 f"--config.{name}: does nothing with --mode=predict, which looks for all images in "
                 "and below --images; leave it out"
             )
-
-
-def _at(settings: Any, name: str) -> Any:
-    """The value of a setting, by its dotted name; None where there is none."""
-    for key in name.split("."):
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings
