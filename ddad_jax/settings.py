@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from ddad_jax.errors import UserError
 
@@ -226,7 +226,7 @@ def _converted(kind: Any, value: Any) -> Any:
     return tuple(value) if kind is None and isinstance(value, list) else value
 
 
-def is_section(kind: Any) -> bool:
+def is_section(kind: Any) -> TypeGuard[type[Checked]]:
     """Whether a field of this type is a section of settings."""
     return isinstance(kind, type) and issubclass(kind, Checked)
 

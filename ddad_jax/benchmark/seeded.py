@@ -43,11 +43,14 @@ def seeded_detector(
     channels = networks.autoencoder.latent_channels
     kinds, one = evidence_weights(settings), jnp.float32(1.0)
     return Detector(
-        **drawn,
+        autoencoder=drawn["autoencoder"],
+        denoiser=drawn["denoiser"],
+        extractor=drawn["extractor"],
         latent_shift=jnp.zeros(channels),
         latent_scale=jnp.ones(channels),
         alpha_bar=alpha_bar,
         bank=jax.random.normal(keys[3], (bank_rows, pooled)),
+        bank_kind=jnp.zeros(bank_rows, jnp.int32),
         bin_edges=jnp.linspace(0.0, 2.0 * pooled, settings.num_bins + 1),
         patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
         patch_scale=jnp.ones(described),
@@ -55,9 +58,12 @@ def seeded_detector(
             location=dict.fromkeys(kinds, jnp.array([0.1, 0.001])[:, None, None]),
             scale=dict.fromkeys(kinds, jnp.array([1.0, 0.01])),
             threshold=one,
+            pixel_threshold=one,
+            sigma_threshold=one,
             spread=one,
-            images=jnp.int32(0),
+            scores=jnp.zeros(0),
         ),
+        kinds=(),
         networks=networks,
         settings=settings,
     )

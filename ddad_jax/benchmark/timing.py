@@ -1,7 +1,7 @@
 """How long a compiled program takes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Program:
     """
 
     name: str
-    function: Callable[..., Any]
+    function: jax.stages.Wrapped
     arguments: tuple[Any, ...]
     images: int
     carries: bool = False

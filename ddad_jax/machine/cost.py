@@ -29,6 +29,7 @@ def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *argume
     below the bytes of arguments and results.
     """
     memory = compiled.memory_analysis()
+    assert memory is not None  # The compilers of all platforms here say it.
     least = memory.argument_size_in_bytes + memory.output_size_in_bytes
     loops = _repeated(jax.make_jaxpr(function)(*arguments).jaxpr, _traffic_once)
     return max(_accessed(compiled) + loops, float(least))
@@ -39,7 +40,7 @@ def _operations_once(program: ClosedJaxpr) -> float:
 
 
 def _flops(lowered: jax.stages.Lowered) -> float:
-    return lowered.cost_analysis().get("flops", 0.0)
+    return _costs(lowered).get("flops", 0.0)
 
 
 def _traffic_once(program: ClosedJaxpr) -> float:
@@ -47,7 +48,13 @@ def _traffic_once(program: ClosedJaxpr) -> float:
 
 
 def _accessed(compiled: jax.stages.Compiled) -> float:
-    return compiled.cost_analysis().get("bytes accessed", 0.0)
+    return _costs(compiled).get("bytes accessed", 0.0)
+
+
+def _costs(program: jax.stages.Lowered | jax.stages.Compiled) -> Mapping[str, float]:
+    costs = program.cost_analysis()
+    assert costs is not None  # The compilers of all platforms here say it.
+    return costs
 
 
 def _lowered(program: ClosedJaxpr) -> jax.stages.Lowered:

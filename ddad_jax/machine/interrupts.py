@@ -26,6 +26,11 @@ def was_asked() -> bool:
     return bool(_received)
 
 
+def forget() -> None:
+    """Says that what was asked for is being done; only being asked again ends the program now."""
+    _received.clear()
+
+
 def check() -> None:
     """Raises KeyboardInterrupt if the program was asked to end."""
     if _received:

@@ -68,13 +68,15 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
       The peak, or None where the device is not known, as a CPU, or lacks units for the type.
     """
     device = _find(device_kind)
-    return device and {"bfloat16": device.bfloat16, "float32": device.float32}[dtype]
+    if device is None:
+        return None
+    return {"bfloat16": device.bfloat16, "float32": device.float32}[dtype]
 
 
 def memory_bandwidth(device_kind: str) -> float | None:
     """Bytes a second between the device and its memory at most, or None where it is not known."""
     device = _find(device_kind)
-    return device and device.bandwidth
+    return None if device is None else device.bandwidth
 
 
 def _find(device_kind: str) -> Device | None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 
@@ -15,8 +15,9 @@ from ddad_jax.models.pixel_space import PixelSpace
 from ddad_jax.models.resnet import ResNet
 from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
 from ddad_jax.models.unet import UNet
-from ddad_jax.models.variables import abstract_variables, initialise, parameter_count
+from ddad_jax.models.variables import abstract_variables, apply, initialise, parameter_count
 
+Network = TypeVar("Network", bound=nn.Module)
 AUTOENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "kl": AutoencoderKL,
     "pixels": PixelSpace,
@@ -52,6 +53,7 @@ __all__ = [
     "TinyAutoencoder",
     "UNet",
     "abstract_variables",
+    "apply",
     "build_autoencoder",
     "build_denoiser",
     "build_extractor",
@@ -98,6 +100,7 @@ def network_settings(builder: Callable[..., nn.Module]) -> dict[str, Any]:
     """
     fixed = builder.keywords if isinstance(builder, partial) else {}
     network = builder.func if isinstance(builder, partial) else builder
+    assert isinstance(network, type) and issubclass(network, nn.Module)
     return {
         field.name: field.default
         for field in dataclasses.fields(network)
@@ -107,10 +110,10 @@ def network_settings(builder: Callable[..., nn.Module]) -> dict[str, Any]:
 
 def _build(
     kind: str,
-    registry: Mapping[str, Callable[..., nn.Module]],
+    registry: Mapping[str, Callable[..., Network]],
     name: str,
     settings: Mapping[str, Any],
-) -> nn.Module:
+) -> Network:
     if name not in registry:
         raise UserError(f"{kind}.name: {name!r} is not known; choose one of {', '.join(registry)}")
     builder = registry[name]

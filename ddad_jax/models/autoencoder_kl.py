@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
-from ddad_jax.models.layers import GroupNorm, require_divisible
+from ddad_jax.models.layers import GroupNorm, Types, require_divisible
 
 # As published; the UNet's differs.
 EPSILON = 1e-6
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
         """Apply the block."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         h = nn.silu(GroupNorm(epsilon=EPSILON, name="norm1", **types)(x))
         h = Conv(self.features, name="conv1", **types)(h)
         h = nn.silu(GroupNorm(epsilon=EPSILON, name="norm2", **types)(h))
@@ -57,7 +57,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Let every position attend to every other."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         b, h, w, c = x.shape
         tokens = GroupNorm(epsilon=EPSILON, name="group_norm", **types)(x.reshape(b, h * w, c))
         q, k, v = (
@@ -77,7 +77,7 @@ class Middle(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Apply the three."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         attention = nn.remat(Attention) if self.remat else Attention
         x = residual(x.shape[-1], name="resnets_0", **types)(x)
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
         """Encode."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         x = Conv(self.channels[0], name="conv_in", **types)(x)
         for level, features in enumerate(self.channels):
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:
         """Decode."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         x = Conv(self.channels[-1], name="conv_in", **types)(x)
         x = Middle(remat=self.remat, name="mid_block", **types)(x)
@@ -161,11 +161,11 @@ class AutoencoderKL(nn.Module):
 
     def setup(self):
         """Name the parts."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        sizes = {"channels": self.channels, "layers_per_block": self.layers_per_block}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        sizes = (self.channels, self.layers_per_block)
         moments = 2 * self.latent_channels
-        self.encoder = Encoder(moments, remat=self.remat, **sizes, **types)
-        self.decoder = Decoder(remat=self.remat, **sizes, **types)
+        self.encoder = Encoder(moments, *sizes, remat=self.remat, **types)
+        self.decoder = Decoder(*sizes, remat=self.remat, **types)
         self.quant_conv = Conv(moments, size=1, **types)
         self.post_quant_conv = Conv(self.latent_channels, size=1, **types)
 

@@ -1,5 +1,6 @@
 """Convolutions, each in the form that the platform computes fastest. Feature maps are NHWC."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -77,10 +78,10 @@ def _convolve(
 ) -> Float[Array, "b _h _w d"]:
     kernel = kernel.astype(x.dtype)
     convolve = partial(_convolve_directly, padding=padding, stride=stride)
-    if stride > 1 or padding == "SAME":
+    if stride > 1 or isinstance(padding, str):
         return convolve(x, kernel)
     if x.shape[1] * x.shape[2] <= SMALL_MAP:
-        on_cpu = partial(_convolve_by_product, padding=padding)
+        on_cpu: Callable[..., Array] = partial(_convolve_by_product, padding=padding)
     elif _suits_winograd(x, kernel):
         on_cpu = _convolve_by_winograd
     else:
@@ -195,7 +196,7 @@ class DepthwiseConv(nn.Module):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], window, strides, "SAME")
         x = jnp.pad(x.astype(self.dtype), [(0, 0), *padding, (0, 0)])
         height, width = (1 + (side - self.size) // self.stride for side in x.shape[1:3])
-        return sum(
+        y = sum(
             x[
                 :,
                 row : row + (height - 1) * self.stride + 1 : self.stride,
@@ -205,3 +206,5 @@ class DepthwiseConv(nn.Module):
             for row in range(self.size)
             for column in range(self.size)
         )
+        assert isinstance(y, Array)  # The kernel has at least one pixel.
+        return y

@@ -6,6 +6,7 @@ and excitation, stem and head of fixed width. Padding is TensorFlow's.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv, DepthwiseConv
-from ddad_jax.models.layers import BatchNorm
+from ddad_jax.models.layers import BatchNorm, Types
 
 # Both as published; PyTorch's defaults differ.
 BATCH_NORM_EPSILON = 1e-3
@@ -65,17 +66,17 @@ class InvertedBottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w features"]:
         """Apply the block, with a residual connection where the shape stays."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = {"epsilon": BATCH_NORM_EPSILON, **types}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(BatchNorm, BATCH_NORM_EPSILON, **types)
         h = x
         if self.expansion > 1:
             wide = self.expansion * x.shape[-1]
             h = Conv(wide, size=1, use_bias=False, name="expand_conv", **types)(h)
-            h = nn.relu6(BatchNorm(name="bn0", **norm)(h))
+            h = nn.relu6(norm(name="bn0")(h))
         h = DepthwiseConv(self.kernel, self.stride, name="depthwise_conv", **types)(h)
-        h = nn.relu6(BatchNorm(name="bn1", **norm)(h))
+        h = nn.relu6(norm(name="bn1")(h))
         h = Conv(self.features, size=1, use_bias=False, name="project_conv", **types)(h)
-        h = BatchNorm(name="bn2", **norm)(h)
+        h = norm(name="bn2")(h)
         return x + h if h.shape == x.shape else h
 
 
@@ -99,7 +100,7 @@ class EfficientNetLite(nn.Module):
 
     def setup(self):
         """Name the layers as the published weights do."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.conv_stem = Conv(
             STEM_FEATURES, stride=2, padding="tensorflow", use_bias=False, **types
         )

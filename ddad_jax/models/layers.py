@@ -1,5 +1,7 @@
 """What several networks are made of beside convolutions. Images and feature maps are NHWC."""
 
+from typing import TypedDict
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.errors import UserError
+
+
+class Types(TypedDict):
+    """What each layer of a network is told: the types of its computation and of its weights."""
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
 
 
 class GroupNorm(nn.Module):

@@ -5,6 +5,7 @@ convolution); wide: Zagoruyko & Komodakis, arXiv 1605.07146.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
-from ddad_jax.models.layers import BatchNorm
+from ddad_jax.models.layers import BatchNorm, Types
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,11 +39,11 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
         """Apply the block."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        plain = {"use_bias": False, **types}
-        h = Conv(self.features, stride=self.stride, name="conv1", **plain)(x)
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(Conv, use_bias=False, **types)
+        h = conv(self.features, stride=self.stride, name="conv1")(x)
         h = nn.relu(BatchNorm(name="bn1", **types)(h))
-        h = Conv(self.features, name="conv2", **plain)(h)
+        h = conv(self.features, name="conv2")(h)
         h = BatchNorm(name="bn2", **types)(h)
         return nn.relu(h + _shortcut(x, h, self.stride, types))
 
@@ -67,19 +68,19 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
         """Apply the block."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        plain = {"use_bias": False, **types}
-        h = Conv(self.width, size=1, name="conv1", **plain)(x)
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(Conv, use_bias=False, **types)
+        h = conv(self.width, size=1, name="conv1")(x)
         h = nn.relu(BatchNorm(name="bn1", **types)(h))
-        h = Conv(self.width, stride=self.stride, name="conv2", **plain)(h)
+        h = conv(self.width, stride=self.stride, name="conv2")(h)
         h = nn.relu(BatchNorm(name="bn2", **types)(h))
-        h = Conv(4 * self.features, size=1, name="conv3", **plain)(h)
+        h = conv(4 * self.features, size=1, name="conv3")(h)
         h = BatchNorm(name="bn3", **types)(h)
         return nn.relu(h + _shortcut(x, h, self.stride, types))
 
 
 def _shortcut(
-    x: Float[Array, "b h w c"], like: Float[Array, "b _h _w _c"], stride: int, types: dict
+    x: Float[Array, "b h w c"], like: Float[Array, "b _h _w _c"], stride: int, types: Types
 ) -> Float[Array, "b _h _w _c"]:
     """The input, projected where the block changes its shape."""
     if x.shape == like.shape:
@@ -114,14 +115,14 @@ class ResNet(nn.Module):
 
     def setup(self):
         """Name the layers as torchvision's weights do."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.conv1 = Conv(STAGE_FEATURES[0], size=7, stride=2, use_bias=False, **types)
         self.bn1 = BatchNorm(**types)
         self.layer1, self.layer2, self.layer3, self.layer4 = map(self._stage, range(4))
         self.fc = nn.Dense(self.num_classes, **types)
 
     def _stage(self, index: int) -> list[nn.Module]:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = STAGE_FEATURES[index]
         strides = [2 if index else 1] + [1] * (self.repeats[index] - 1)
         if self.bottleneck:

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
-from ddad_jax.models.layers import GroupNorm, require_divisible
+from ddad_jax.models.layers import GroupNorm, Types, require_divisible
 
 
 class Block(nn.Module):
@@ -32,7 +32,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Apply the block."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.normalised:
             wide = Conv(4 * self.features, size=1, use_bias=False, name="pool_0", **types)(x)
             wide = nn.relu(GroupNorm(groups=4, name="pool_1", **types)(wide))
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
         """Encode."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         smallest = len(self.blocks) - 1
         x = Conv(self.width, name="layer_0", **types)(x)
         index = 1
@@ -83,7 +83,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:
         """Decode."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         smallest = len(self.blocks) - 1
         x = nn.relu(Conv(self.width, name="layer_1", **types)(3.0 * jnp.tanh(x / 3.0)))
         # Published indices count the clamp (0), the ReLU (2) and each upsampling as layers.

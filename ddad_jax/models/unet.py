@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from ddad_jax.errors import UserError
 from ddad_jax.models.attention import attend
 from ddad_jax.models.convolution import Conv
-from ddad_jax.models.layers import GroupNorm, halve, upsample
+from ddad_jax.models.layers import GroupNorm, Types, halve, upsample
 
 
 class ResidualBlock(nn.Module):
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"]
     ) -> Float[Array, "b _h _w features"]:
         """Apply the block to `x` at the timestep that `embedding` stands for."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         h = nn.silu(GroupNorm(name="norm1", **types)(x))
         if self.resample == "down":
             h, x = halve(h), halve(x)
@@ -70,7 +70,7 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Let every position attend to every other."""
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         b, h, w, c = x.shape
         if c % self.num_heads:
             raise UserError(
@@ -142,7 +142,7 @@ class UNet(nn.Module):
     ) -> Float[Array, "b h w out"]:
         """The network's output at a timestep in 0 … T - 1, which need not be whole."""
         self._check(latent)
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         base, levels = self.base_channels, len(self.channel_multipliers)

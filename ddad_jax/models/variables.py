@@ -1,4 +1,4 @@
-"""A network's variables: making them, counting them, naming their axes."""
+"""A network's variables: making them, applying them, counting them."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -23,6 +23,20 @@ def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
         return network.init(key, *(jax.numpy.zeros(x.shape, x.dtype) for x in inputs))
 
     return jax.jit(init)(key)
+
+
+def apply(
+    network: nn.Module, variables: Mapping[str, Any], *inputs: Any, method: str | None = None
+) -> Any:
+    """What a network makes of inputs, its variables staying as they are.
+
+    Args:
+      network: any network of `ddad_jax.models`.
+      variables: as `initialise` makes them.
+      *inputs: as the method takes them.
+      method: its name; None: that of a call.
+    """
+    return network.apply(variables, *inputs, method=method)
 
 
 @cache

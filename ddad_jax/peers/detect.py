@@ -9,6 +9,7 @@ distances, which the official code has not.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,7 +76,7 @@ def our_work(detector: Detector, work: str, batch_size: int) -> Callable[[], Non
     return lambda: jax.block_until_ready(compiled(*program.arguments))
 
 
-def peer_work(peer: Pipeline, detector: Detector, work: str, batch_size: int) -> Callable[[], None]:
+def peer_work(peer: Pipeline, detector: Detector, work: str, batch_size: int) -> Callable[[], Any]:
     """The same of PyTorch, on the same inputs."""
     entries = {entry.name: entry for entry in detection_entries(detector, batch_size)}
     inputs = entries[work].make().arguments[1]

@@ -32,7 +32,7 @@ import dataclasses, json, sys
 from pathlib import Path
 from ddad_jax.peers.torch_evaluation import evaluate
 from ddad_jax.peers.torch_pipeline import Pipeline
-from ddad_jax.deploy.artifact import load_detector
+from ddad_jax.deploy.fitted import load_detector
 
 detector = load_detector(Path(sys.argv[1])).detector
 detector = detector.replace(settings=dataclasses.replace(detector.settings, scoring="paper"))

@@ -1,6 +1,5 @@
 """The networks and detectors of configs with drawn weights: no data set or download needed."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +14,14 @@ from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.experiment.schema import Config
 from ddad_jax.models import initialise
+from ddad_jax.settings import changed
 
 CONFIGS = {"small": "mvtec_small", "published": "mvtec"}
 
 
 def config_of(size: str, dtype: str = "float32") -> Config:
     """The settings of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
-    return dataclasses.replace(read_config(load_config(CONFIGS[size])), dtype=dtype)
+    return changed(read_config(load_config(CONFIGS[size])), {"dtype": dtype})
 
 
 def networks(size: str, dtype: str = "float32") -> Networks:
@@ -35,7 +35,7 @@ def make_detector(size: str, dtype: str, scoring: str, bank_rows: int) -> Detect
     settings, d = config.detector, config.diffusion
     detector = seeded_detector(
         config.networks(),
-        dataclasses.replace(settings, scoring=scoring),
+        changed(settings, {"scoring": scoring}),
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
         bank_rows=bank_rows,
         patch_rows=config.build.patch_bank_size,

@@ -21,7 +21,7 @@ from ddad_jax.peers.torch_pipeline import Pipeline
 BATCH_SIZE = 16
 THRESHOLDS, LIMIT = 200, 0.3
 
-Sample = tuple[np.ndarray, np.ndarray, int]
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def evaluate(peer: Pipeline, category: Path, output: Path) -> dict[str, float]:
@@ -37,7 +37,9 @@ def evaluate(peer: Pipeline, category: Path, output: Path) -> dict[str, float]:
     for images, _, _ in _batches(category, size):
         heat = peer.detect(images)["heat_map"]
         lowest, highest = min(lowest, heat.min()), max(highest, heat.max())
-    all_maps, all_masks, all_labels = [], [], []
+    all_maps: list[np.ndarray] = []
+    all_masks: list[np.ndarray] = []
+    all_labels: list[np.ndarray] = []
     output.mkdir(parents=True, exist_ok=True)
     for images, masks, labels in _batches(category, size):
         found = peer.detect(images)
@@ -48,7 +50,7 @@ def evaluate(peer: Pipeline, category: Path, output: Path) -> dict[str, float]:
         all_maps.append(maps)
         all_masks.append(masks)
         all_labels.append(labels)
-    maps, masks, labels = map(np.concatenate, (all_maps, all_masks, all_labels))
+    maps, masks, labels = (np.concatenate(each) for each in (all_maps, all_masks, all_labels))
     return {
         "image_auroc": roc_auc_score(labels, maps.max((1, 2))),
         "pixel_auroc": roc_auc_score((masks > 0).ravel(), maps.ravel()),
@@ -56,7 +58,7 @@ def evaluate(peer: Pipeline, category: Path, output: Path) -> dict[str, float]:
     }
 
 
-def _batches(category: Path, size: int) -> Iterator[Sample]:
+def _batches(category: Path, size: int) -> Iterator[Batch]:
     """Images as uint8, masks in [0, 1] resized without being binarised, and labels."""
     paths = sorted((category / "test").glob("*/*.png"))
     for start in range(0, len(paths), BATCH_SIZE):
@@ -91,9 +93,9 @@ def overlap(maps: np.ndarray, masks: np.ndarray) -> float:
         overlaps.append(np.mean(shares))
         normal = ~masks
         rates.append(np.logical_and(normal, found).sum() / normal.sum())
-    rates, overlaps = np.array(rates), np.array(overlaps)
-    inside = rates < LIMIT
-    return auc(rates[inside] / rates[inside].max(), overlaps[inside])
+    inside = np.array(rates) < LIMIT
+    kept = np.array(rates)[inside]
+    return auc(kept / kept.max(), np.array(overlaps)[inside])
 
 
 def _picture(

@@ -15,6 +15,7 @@ from absl import app, flags
 
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.machine.kernels import choose_cpu_kernels
+from ddad_jax.models import UNet
 from ddad_jax.peers.networks import CONFIGS, drawn, networks
 from ddad_jax.peers.timing import alternate, summary
 from ddad_jax.peers.torch_pipeline import load, unet_like
@@ -79,7 +80,7 @@ def require_agreement(denoiser, params, peer: TorchStep, latent: np.ndarray, dty
     inputs = (channels_first(latent), channels_first(noise), torch.tensor(timestep))
     value = peer.loss(*(each.to(peer.device) for each in inputs))
     value.backward()
-    squares = [float((p.grad**2).sum()) for p in peer.network.parameters()]
+    squares = [float((p.grad**2).sum()) for p in peer.network.parameters() if p.grad is not None]
     theirs = [value.item(), sum(squares) ** 0.5]
     differences = [abs(a / b - 1.0) for a, b in zip(ours, theirs, strict=True)]
     print("loss and gradient differ by {:.1e} and {:.1e}".format(*differences))
@@ -97,6 +98,7 @@ def main(argv: list[str]) -> None:
     del argv
     choose_cpu_kernels()
     denoiser = networks(SIZE.value, DTYPE.value).denoiser
+    assert isinstance(denoiser, UNet)
     variables = drawn(denoiser, 0)
     alpha_bar = linear_alpha_bar(0.0015, 0.0195, NUM_TIMESTEPS)
     shape = (BATCH_SIZE.value, denoiser.sample_size, denoiser.sample_size, denoiser.in_channels)

@@ -90,12 +90,15 @@ def fetch_hugging_face(
     Raises:
       UserError: it cannot be reached, or has another checksum.
     """
-    where = {"revision": revision, "cache_dir": cache_dir}
-    cached = huggingface_hub.try_to_load_from_cache(repository, file, **where)
+    cached = huggingface_hub.try_to_load_from_cache(
+        repository, file, revision=revision, cache_dir=cache_dir
+    )
     try:
         if not isinstance(cached, str):
             _check_reachable(endpoint)
-            cached = huggingface_hub.hf_hub_download(repository, file, **where, endpoint=endpoint)
+            cached = huggingface_hub.hf_hub_download(
+                repository, file, revision=revision, cache_dir=cache_dir, endpoint=endpoint
+            )
     except OSError as problem:
         reason = str(problem).strip().partition("\n")[0]
         raise UserError(

@@ -7,7 +7,7 @@ refuses by name.
 
 import pickletools
 from collections.abc import Callable, Iterable
-from io import BufferedIOBase
+from io import BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -123,7 +123,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
-def read_pickle(stream: BufferedIOBase, name: str) -> Contents:
+def read_pickle(stream: BufferedReader | BytesIO, name: str) -> Contents:
     """What one pickle describes; the stream then stands behind it.
 
     Args:
@@ -155,7 +155,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
-    def run(self, stream: BufferedIOBase) -> Any:
+    def run(self, stream: BufferedReader | BytesIO) -> Any:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name == "STOP":
                 return self.stack.pop()

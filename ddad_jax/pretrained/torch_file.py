@@ -42,7 +42,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def _read_zip(stream: io.BufferedIOBase, name: str) -> dict[str, np.ndarray]:
+def _read_zip(stream: io.BufferedReader, name: str) -> dict[str, np.ndarray]:
     try:
         archive = zipfile.ZipFile(stream)
         _check_archive(archive.infolist(), os.fstat(stream.fileno()).st_size, name)
@@ -104,7 +104,7 @@ def _root(files: Mapping[str, zipfile.ZipInfo], name: str) -> str:
     return pickles[0].removesuffix("data.pkl")
 
 
-def _read_legacy(stream: io.BufferedIOBase, name: str) -> dict[str, np.ndarray]:
+def _read_legacy(stream: io.BufferedReader, name: str) -> dict[str, np.ndarray]:
     magic, protocol, system = (read_pickle(stream, name).value for _ in range(3))
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL or type(system) is not dict:
         raise UserError(

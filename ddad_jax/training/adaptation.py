@@ -70,4 +70,6 @@ def _distance(
     a: tuple[Float[Array, "b _h _w _c"], ...], b: tuple[Float[Array, "b _h _w _c"], ...]
 ) -> Float[Array, ""]:
     pairs = zip(a, b, strict=True)
-    return sum((1.0 - anomaly_map.cosine_similarity(x, y)).mean() for x, y in pairs)
+    total = sum((1.0 - anomaly_map.cosine_similarity(x, y)).mean() for x, y in pairs)
+    assert isinstance(total, Array)  # There is at least one stage.
+    return total

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from ddad_jax.detection import anomaly_map
 from ddad_jax.detection.reconstruction import extract
+from ddad_jax.models import apply
 from ddad_jax.training.state import Loss, Metrics
 
 
@@ -44,13 +45,13 @@ def autoencoder_loss(
         images = images.astype(jnp.float32) / 127.5 - 1.0
         variables = {"params": params}
         if variational:
-            mean, logvar = autoencoder.apply(variables, images, method="posterior")
+            mean, logvar = apply(autoencoder, variables, images, method="posterior")
             regularisation = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
             latent = mean + jnp.exp(0.5 * logvar) * jax.random.normal(sample_key, mean.shape)
         else:
-            latent = autoencoder.apply(variables, images, method="encode")
+            latent = apply(autoencoder, variables, images, method="encode")
             regularisation = (latent**2).mean()
-        decoded = autoencoder.apply(variables, latent, method="decode").astype(jnp.float32)
+        decoded = apply(autoencoder, variables, latent, method="decode").astype(jnp.float32)
 
         pixel = jnp.abs(decoded - images).mean()
         stages = zip(

@@ -79,9 +79,9 @@ class Checkpoints:
             logging.info("%s: continuing from step %d", self.folder.parent.name, step)
             return restored
         if damaged:
-            step, error = next(iter(damaged.items()))
+            step, why = next(iter(damaged.items()))
             raise UserError(
-                f"{self.folder / str(step)}: cannot be read ({_reason(error)}), and no other "
+                f"{self.folder / str(step)}: cannot be read ({_reason(why)}), and no other "
                 "checkpoint can; remove the folder to begin anew"
             )
         return None
@@ -209,7 +209,9 @@ def _checksum(state: PyTree) -> UInt32[Array, ""]:
         bits = jax.lax.bitcast_convert_type(leaf, unsigned)
         return bits.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
-    return sum(words(leaf) for leaf in jax.tree.leaves(state))
+    total = sum(words(leaf) for leaf in jax.tree.leaves(state))
+    assert isinstance(total, Array)  # A state has at least a step.
+    return total
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from clu.metrics import Average
 from jaxtyping import Array, Float, Key, PyTree
 
 from ddad_jax.diffusion import schedule
+from ddad_jax.models import apply
 from ddad_jax.training.state import Loss, Metrics
 
 
@@ -44,7 +45,7 @@ def denoiser_loss(
         noise = jax.random.normal(noise_key, latent.shape)
         a = schedule.at(frozen["alpha_bar"], timestep)
         noisy = schedule.add_noise(latent, noise, a)
-        output = denoiser.apply({"params": params}, noisy, timestep).astype(jnp.float32)
+        output = apply(denoiser, {"params": params}, noisy, timestep).astype(jnp.float32)
         target = schedule.training_target(latent, noise, a, prediction)
         error = ((output - target) ** 2).mean((1, 2, 3))
         losses = _weight(a, prediction, weighting)[:, 0, 0, 0] * error

@@ -196,7 +196,7 @@ class Group:
         self._validate = make_validation(
             _gathering(loss),
             self._frozen,
-            [training.heldout for training in filled],
+            [training.heldout for training in filled if training.heldout is not None],
             settings.batch_size,
             seeds=[training.seed for training in filled],
             mesh=mesh,
@@ -232,7 +232,7 @@ class Group:
     @property
     def running(self) -> Bool[np.ndarray, " group"]:
         """Which trainings have steps left to take."""
-        return is_running(self.settings, self.taken, self.steps, self._misses)
+        return np.asarray(is_running(self.settings, self.taken, self.steps, self._misses))
 
     def due(self, every: int) -> Bool[np.ndarray, " group"]:
         """Which are at a multiple of so many steps, or at their last."""
@@ -260,6 +260,7 @@ class Group:
         Returns:
           Arrays that lead with the category axis, still being computed.
         """
+        assert self.program is not None  # It is compiled before the first step.
         running = self.running
         self.state, metrics = self.program(self.state, self._frozen, batch, *self._constants)
         self.taken = self.taken + running
@@ -270,7 +271,7 @@ class Group:
         if not due.any():
             return meshes.local_to_host(self.state.best.loss)
         values = self._validate(returned(self.state, self.settings))
-        pairs = list(zip(np.float32(values), due, strict=True))
+        pairs = list(zip(np.asarray(values, np.float32), due, strict=True))
         self.state = self._hold(self.state, *meshes.place(self._mesh, pairs, meshes.whole_spec))
         _, misses = self._counters()
         for i in np.flatnonzero(due).tolist():

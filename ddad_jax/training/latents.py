@@ -15,6 +15,7 @@ from ddad_jax.detection.batching import batched
 from ddad_jax.detection.detector import Variables
 from ddad_jax.detection.reconstruction import to_network_range
 from ddad_jax.machine.storage import write_atomically
+from ddad_jax.models import apply
 
 
 def encode_images(
@@ -35,7 +36,7 @@ def encode_images(
     """
     key = hashlib.blake2b(digest_size=8)
     for array in (*jax.tree.leaves(variables), images):
-        key.update(np.ascontiguousarray(array))
+        key.update(np.ascontiguousarray(array).view(np.uint8).data)
     path = cache / f"latents-{key.hexdigest()}.npy"
     if path.exists():
         return np.load(path)
@@ -43,7 +44,7 @@ def encode_images(
     @jax.jit
     def encode(variables: Variables, images: Array) -> Array:
         pixels = to_network_range(images, images.shape[1])
-        return network.apply(variables, pixels, method="encode").astype(jnp.float32)
+        return apply(network, variables, pixels, method="encode").astype(jnp.float32)
 
     parts = batched(partial(encode, jax.device_put(variables)), images, batch_size, "encode")
     latents = np.concatenate(list(parts))

@@ -90,8 +90,8 @@ def train(
                     recorders[i].write(int(taken[i]), {"best_heldout_loss": float(best[i])})
             if settings.sample_every:
                 for i in _numbers(running & (taken % settings.sample_every == 0)):
-                    if trainings[i].sample:
-                        picture = trainings[i].sample(group.parameters(i))
+                    if sample := trainings[i].sample:
+                        picture = sample(group.parameters(i))
                         recorders[i].write_picture(int(taken[i]), picture)
             reason = stop_reason(int(taken.sum()))
             ended = running & ~group.running

@@ -138,11 +138,12 @@ def place(mesh: Mesh, trees: Sequence[PyTree], layout: Layout) -> PyTree:
     def join(*leaves):
         arrays = [np.asarray(leaf) for leaf in leaves]
         whole = jax.ShapeDtypeStruct((len(arrays), *arrays[0].shape), arrays[0].dtype)
-        return jax.make_array_from_callback(
-            whole.shape,
-            shardings(mesh, whole, layout),
-            lambda index: arrays[index[0].start or 0][index[1:]][None],
-        )
+
+        def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # It is for shardings that address no part.
+            return arrays[index[0].start or 0][index[1:]][None]
+
+        return jax.make_array_from_callback(whole.shape, shardings(mesh, whole, layout), rows)
 
     return jax.tree.map(join, *trees)
 

@@ -102,7 +102,7 @@ class Recorder:
         last = steps[-1]
         seconds = time.monotonic() - self._started
         rate = len(steps) * self._settings.batch_size / seconds
-        values = {}
+        values: dict[str, float] = {}
         for name, value in last.items():
             if isinstance(value, Average):
                 values |= _means(name, reduce(Average.merge, (each[name] for each in steps)))

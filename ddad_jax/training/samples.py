@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.reconstruction import decode, encode, reconstruct_latent, to_network_range
+from ddad_jax.models import apply
 
 # From parameters to a picture: images side by side, below each what was made of it.
 Sample = Callable[[PyTree], UInt8[np.ndarray, "height width 3"]]
@@ -22,8 +23,8 @@ def autoencoder_sample(autoencoder: nn.Module, images: UInt8[np.ndarray, "n h w 
     @jax.jit
     def reconstruct(params: PyTree, images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
         pixels = to_network_range(images, images.shape[1])
-        latent = autoencoder.apply({"params": params}, pixels, method="encode")
-        return autoencoder.apply({"params": params}, latent, method="decode")
+        latent = apply(autoencoder, {"params": params}, pixels, method="encode")
+        return apply(autoencoder, {"params": params}, latent, method="decode")
 
     return lambda params: _tile(images, [reconstruct(params, images)])
 
@@ -52,7 +53,8 @@ def denoiser_sample(
     def reconstruct(
         params: PyTree, frozen: PyTree, images: UInt8[Array, "n size size 3"]
     ) -> list[Float[Array, "n size size 3"]]:
-        coder = (networks.autoencoder, frozen["autoencoder"], *frozen["scaling"])
+        shift, scale = frozen["scaling"]
+        coder = (networks.autoencoder, frozen["autoencoder"], shift, scale)
         latent = encode(*coder, to_network_range(images, settings.image_size))
         level = jnp.full(len(images), settings.max_noise_level)
         return [

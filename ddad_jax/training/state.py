@@ -7,9 +7,9 @@ from typing import Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu.metrics import Average
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ddad_jax.settings import Checked, SettingError, setting
@@ -86,8 +86,7 @@ class TrainSettings(Checked):
         return replace(self, steps=steps, epochs=0)
 
 
-@flax.struct.dataclass
-class Best:
+class Best(flax.struct.PyTreeNode):
     """The parameters that did best on held-out data, a pytree.
 
     Attributes:
@@ -101,8 +100,7 @@ class Best:
     misses: PyTree
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """The state of one training, a pytree.
 
     Attributes:
@@ -162,10 +160,10 @@ def initial_state(params: PyTree, settings: TrainSettings) -> TrainState:
 
 def is_running(
     settings: TrainSettings,
-    taken: Int[ArrayLike, "*group"],
-    steps: Int[ArrayLike, "*group"],
-    misses: Int[ArrayLike, "*group"],
-) -> Bool[ArrayLike, "*group"]:
+    taken: Int[Array | np.ndarray, "*group"],
+    steps: Int[Array | np.ndarray, "*group"],
+    misses: Int[Array | np.ndarray, "*group"] | int,
+) -> Bool[Array | np.ndarray, "*group"]:
     """Whether there is a step left to take.
 
     Args:
@@ -212,7 +210,7 @@ def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainS
         running = is_running(settings, state.step, steps, misses)
         # What is kept is watched too: a rate that is not finite spoils it by itself.
         finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(params))
-        kept = jax.tree.map(
+        kept: tuple[PyTree, PyTree, PyTree] = jax.tree.map(
             lambda new, old: jnp.where(running & finite, new, old),
             (params, ema, optimiser_state),
             (state.params, state.ema, state.optimiser),
