@@ -35,7 +35,7 @@ class QuarterTurn:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         """Turns the image."""
-        return {**record, "image": np.rot90(record["image"], rng.integers(4))}
+        return {**record, "image": np.rot90(record["image"], int(rng.integers(4)))}
 
 
 @dataclass(frozen=True)

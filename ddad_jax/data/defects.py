@@ -184,7 +184,7 @@ def _draw_place(rng: np.random.Generator, margin: float) -> Float[np.ndarray, "2
 def _draw_line(rng: np.random.Generator, length: float, bend: float) -> Float[np.ndarray, "5 2"]:
     """A slightly bent line, most of which lies on open metal."""
     way = np.linspace(-0.5, 0.5, 5)
-    best, most = None, -1.0
+    best, most = np.zeros((5, 2)), -1.0
     for _ in range(12):
         angle = rng.uniform(0, np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])

@@ -80,7 +80,7 @@ def _read_table(table: Path) -> list[tuple[str, float, str]]:
 
 def _package_folder() -> Path:
     package = find_spec("elpv_dataset")
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError(
             "data.source: 'elpv' needs the package elpv-dataset; "
             "install it with: pip install elpv-dataset"

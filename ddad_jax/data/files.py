@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class FileSource:
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes the image file to RGB; raises UserError where it cannot be read."""
-        return read.read_image(sample.image, self.white_level)
+        return read.read_image(sample.file, self.white_level)
 
     def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
         """The defect's pixels; None where there is no mask file."""
@@ -82,12 +82,7 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
     Raises:
         UserError: the folder cannot be read.
     """
-    paths = _walk(folder, set()) if recursive else _entries(folder)
-    files = sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
-    images = [path for path in files if _is_image(path)]
-    there = {(path.parent, path.stem.casefold()) for path in images}
-    masks = [path for path in images if _is_mask_beside(path, there)]
-    others = [path for path in files if not _is_image(path)]
+    images, masks, others = _divided(_walk(folder, set()) if recursive else _entries(folder))
     for passed_over, why in (
         (others, "that are no images of a suffix that is read"),
         (masks, "that are masks of images beside them"),
@@ -97,7 +92,26 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
             logging.warning(
                 "%s: %d files %s are passed over: %s", folder, len(passed_over), why, names
             )
-    return sorted({*images} - {*masks})
+    return images
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Those of `find_images` in a folder and below it, without a word, for looking again and again.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    return _divided(_walk(folder, set(), quiet=True))[0]
+
+
+def _divided(paths: Iterable[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Of what lies in folders the images, the masks beside them, and other files, each sorted."""
+    files = sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
+    found = [path for path in files if _is_image(path)]
+    there = {(path.parent, path.stem.casefold()) for path in found}
+    masks = [path for path in found if _is_mask_beside(path, there)]
+    others = [path for path in files if not _is_image(path)]
+    return sorted({*found} - {*masks}), masks, others
 
 
 def _is_image(path: Path) -> bool:
@@ -164,12 +178,16 @@ def subfolders(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if _is_looked_into(path)]
 
 
-def _is_looked_into(path: Path) -> bool:
+def _is_looked_into(path: Path, quiet: bool = False) -> bool:
     """Whether it is a folder that may hold photographs: not hidden, and not a run's own."""
     if not path.is_dir() or path.name.startswith("."):
         return False
-    is_of_a_run = (path / LOCK).is_file()
-    if is_of_a_run:
+    try:
+        is_of_a_run = (path / LOCK).is_file()
+    except OSError:
+        # It may not be entered, which is said where it is looked into.
+        return True
+    if is_of_a_run and not quiet:
         logging.info("%s: is passed over; it is a --workdir or an --output", path)
     return not is_of_a_run
 
@@ -250,23 +268,29 @@ def group_of(path: Path, pattern: str) -> str | None:
     return match and match.group(1 if match.re.groups else 0)
 
 
-def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in visited:
-        logging.warning("%s leads to a folder already read; it is left out", folder)
-        return
+def _walk(folder: Path, visited: set[tuple[int, int]], quiet: bool = False) -> Iterator[Path]:
+    say = logging.debug if quiet else logging.warning
     try:
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in visited:
+            say("%s leads to a folder already read; it is left out", folder)
+            return
         inside = _entries(folder)
+    except FileNotFoundError as error:
+        # Gone since it was listed.
+        if not visited:
+            raise UserError(f"{folder}: does not exist any more") from error
+        return
     except UserError as error:
         if not visited:
             raise
-        logging.warning("%s, and is passed over", error)
+        say("%s, and is passed over", error)
         return
     visited.add(identity)
     for path in inside:
-        if _is_looked_into(path):
-            yield from _walk(path, visited)
+        if _is_looked_into(path, quiet):
+            yield from _walk(path, visited, quiet)
         else:
             yield path
 

@@ -83,9 +83,9 @@ def folder_source(
         for path in require_images(root, "data.root", hint, recursive)
     ]
     if str(test):
-        test, masks = (local_path(each, f"data.settings.{name}") if str(each) else ""
-                       for name, each in (("test", test), ("masks", masks)))  # fmt: skip
-        samples += _test_samples(test, str(masks), category, group_pattern)
+        tests = local_path(test, "data.settings.test")
+        masks = local_path(masks, "data.settings.masks") if str(masks) else ""
+        samples += _test_samples(tests, str(masks), category, group_pattern)
     elif str(masks):
         raise UserError(
             "data.settings.masks: is set, but data.settings.test is not; set it to the images they "
@@ -94,7 +94,7 @@ def folder_source(
     return FileSource(category, tuple(samples), mask_rule, white_level)
 
 
-def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RANGE) -> FileSource:
+def unlabelled(path: str | Path) -> FileSource:
     """One image, or all in a folder and below it, to predict on.
 
     Their labels are unknown, their split is "test".
@@ -105,8 +105,7 @@ def unlabelled(path: str | Path, category: str = "", white_level: int = FULL_RAN
     else:
         hint = "Name an image or a folder of images."
         home, paths = path, require_images(path, "--images", hint, recursive=True)
-    samples = tuple(_unknown(name_of(image, home), image, category) for image in paths)
-    return FileSource(category, samples, white_level=white_level)
+    return FileSource("", tuple(_unknown(name_of(image, home), image, "") for image in paths))
 
 
 def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> list[Sample]:

@@ -29,15 +29,36 @@ COMPONENTS = (
 )
 
 _MAT = colour(0.085, 0.09, 0.1)
-_ALUMINIUM = colour(0.58, 0.595, 0.61)
 _TURNED = colour(0.66, 0.665, 0.67)
 _HOLE = colour(0.045, 0.045, 0.05)
 _GROOVE = colour(0.4, 0.4, 0.41)
 _STEEL = colour(0.27, 0.275, 0.29)
 _DOWEL = colour(0.74, 0.74, 0.75)
-_RUBBER = colour(0.5, 0.13, 0.08)
-_PLASTIC = colour(0.1, 0.1, 0.105)
 _GOLD = colour(0.85, 0.66, 0.28)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What parts of one design are made of.
+
+    Attributes:
+        plate: its colour.
+        gasket: likewise.
+        connector: that of its body.
+    """
+
+    plate: Float[np.ndarray, "3"]
+    gasket: Float[np.ndarray, "3"]
+    connector: Float[np.ndarray, "3"]
+
+
+# By name; parts of the second are anodised blue, with a black gasket and a light connector.
+DESIGNS = {
+    "aluminium": Design(
+        colour(0.58, 0.595, 0.61), colour(0.5, 0.13, 0.08), colour(0.1, 0.1, 0.105)
+    ),
+    "anodised": Design(colour(0.15, 0.26, 0.46), colour(0.09, 0.09, 0.1), colour(0.62, 0.61, 0.57)),
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +115,7 @@ def draw_part(rng: np.random.Generator, size: int, variation: float) -> Part:
     )
 
 
-def paint_part(part: Part, missing: str | None = None) -> Board:
+def paint_part(part: Part, design: Design, missing: str | None = None) -> Board:
     """Paints the part without light or noise; `missing` names the component left out, if any."""
     u, v = part.pose.coordinates
     rng = np.random.default_rng(part.texture_seed)
@@ -102,8 +123,9 @@ def paint_part(part: Part, missing: str | None = None) -> Board:
     paint = np.empty((*u.shape, 3), np.float32)
     light = (float(np.cos(towards)), float(np.sin(towards)))
     board = Board(paint, u, v, part.pose.pixel, light)
-    _paint_plate(board, rng)
-    _paint_boss(board.at(part.pose, 0.0, 0.0, BOSS_RADIUS + 0.08), rng, missing != "gasket")
+    _paint_plate(board, rng, design)
+    gasket = None if missing == "gasket" else design.gasket
+    _paint_boss(board.at(part.pose, 0.0, 0.0, BOSS_RADIUS + 0.08), rng, gasket)
     for index, (place, angle) in enumerate(zip(BOLT_PLACES, part.hex_angles, strict=True)):
         window = board.at(part.pose, *place, COUNTERBORE_RADIUS + 0.03)
         _paint_bolt(window, angle, missing != f"bolt {index}")
@@ -111,7 +133,7 @@ def paint_part(part: Part, missing: str | None = None) -> Board:
         window = board.at(part.pose, *place, DOWEL_RADIUS + 0.05)
         _paint_dowel(window, missing != f"dowel {index}")
     window = board.at(part.pose, *CONNECTOR_PLACE, CONNECTOR_HALF[0] + 0.08)
-    _paint_connector(window, missing != "connector")
+    _paint_connector(window, None if missing == "connector" else design.connector)
     return board
 
 
@@ -138,7 +160,7 @@ def plate_distance(u: Field, v: Field) -> Field:
     return box(u, v, PLATE_HALF, PLATE_HALF, PLATE_CORNER)
 
 
-def _paint_plate(board: Board, rng: np.random.Generator) -> None:
+def _paint_plate(board: Board, rng: np.random.Generator, design: Design) -> None:
     u, v = board.u, board.v
     board.paint[:] = _MAT
     board.shade(np.float32(0.1) * cloud(u, v, rng, 0.05, octaves=1))
@@ -151,15 +173,15 @@ def _paint_plate(board: Board, rng: np.random.Generator) -> None:
         PLATE_CORNER,
     )
     board.shade(-0.6 * np.clip(0.5 - shadow / np.float32(0.08), 0, 1))
-    board.fill(_brushed(board, rng), board.cover(outline))
+    board.fill(_brushed(board, rng)[:, :, None] * design.plate, board.cover(outline))
     board.bevel(outline, 0.035, 0.42)
     window_u, window_v = u - np.float32(SLOT_PLACE[0]), v - np.float32(SLOT_PLACE[1])
     slot = box(window_u, window_v, *SLOT_HALF, SLOT_HALF[1])
     _sink(board, slot, _GROOVE * np.float32(0.8), 0.02)
 
 
-def _brushed(board: Board, rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
-    """Aluminium brushed along u: streaks that are long in u and about a pixel thin in v."""
+def _brushed(board: Board, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """How bright metal brushed along u is: streaks long in u and about a pixel thin in v."""
     streaks = rng.standard_normal((256, 12)).astype(np.float32)
     streaks[:, -1] = streaks[:, 0]
     row = (board.v + 1.5) * np.float32(256 / 3)
@@ -172,10 +194,12 @@ def _brushed(board: Board, rng: np.random.Generator) -> Float[np.ndarray, "h w 3
     texture = np.float32(0.022) * (upper * (1 - y) + lower * y)
     # The brushed surface reflects in a wide band across the brushing.
     sheen = np.float32(0.07) * np.cos(np.float32(2.2) * (board.v - np.float32(0.25)))
-    return (1 + texture + sheen)[:, :, None] * _ALUMINIUM
+    return 1 + texture + sheen
 
 
-def _paint_boss(board: Board, rng: np.random.Generator, has_gasket: bool) -> None:
+def _paint_boss(
+    board: Board, rng: np.random.Generator, gasket: Float[np.ndarray, "3"] | None
+) -> None:
     radius = np.hypot(board.u, board.v)
     _cast_shadow(board, BOSS_RADIUS, 0.05)
     marks = rng.standard_normal(96).astype(np.float32) * np.float32(0.02)
@@ -188,12 +212,12 @@ def _paint_boss(board: Board, rng: np.random.Generator, has_gasket: bool) -> Non
     board.bevel(radius - np.float32(BOSS_RADIUS), 0.028, 0.38)
     groove = np.abs(radius - np.float32(GASKET_RADIUS)) - np.float32(GASKET_HALF)
     _sink(board, groove, _GROOVE, 0.012)
-    if has_gasket:
+    if gasket is not None:
         across = (radius - np.float32(GASKET_RADIUS)) / np.float32(GASKET_HALF)
         facing = across * along
         highlight = np.float32(0.75) * np.exp(-(((facing - 0.45) / 0.3) ** 2))
         roundness = 0.55 + 0.45 * np.sqrt(np.maximum(1 - across * across, 0))
-        rubber = (roundness + highlight * 0.6)[:, :, None].astype(np.float32) * _RUBBER
+        rubber = (roundness + highlight * 0.6)[:, :, None].astype(np.float32) * gasket
         board.fill(rubber, board.cover(groove + np.float32(0.003)))
     _sink(board, radius - np.float32(BORE_RADIUS), _HOLE, 0.022, depth=0.5)
 
@@ -225,17 +249,17 @@ def _paint_dowel(board: Board, present: bool) -> None:
         board.bevel(pin, 0.024, 0.3)
 
 
-def _paint_connector(board: Board, present: bool) -> None:
+def _paint_connector(board: Board, colour_of_body: Float[np.ndarray, "3"] | None) -> None:
     seat = box(board.u, board.v, CONNECTOR_HALF[0] + 0.02, CONNECTOR_HALF[1] + 0.02, 0.03)
     _sink(board, seat, _GROOVE * np.float32(0.85), 0.014)
     pins = [0.078 * step for step in range(-2, 3)]
-    if not present:
+    if colour_of_body is None:
         for pin in pins:
             hole = disc(board.u - np.float32(pin), board.v, 0.017)
             board.fill(_HOLE, board.cover(hole))
         return
     body = box(board.u, board.v, *CONNECTOR_HALF, 0.02)
-    board.fill(np.broadcast_to(_PLASTIC, board.paint.shape), board.cover(body))
+    board.fill(np.broadcast_to(colour_of_body, board.paint.shape), board.cover(body))
     board.bevel(body, 0.018, 0.9)
     well = box(board.u, board.v, CONNECTOR_HALF[0] - 0.04, CONNECTOR_HALF[1] - 0.035, 0.015)
     _sink(board, well, _HOLE, 0.01, depth=0.2)

@@ -1,12 +1,17 @@
 """Work on many samples with few of them in memory."""
 
 import os
+import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ddad_jax.machine import interrupts
+
+# Seconds between two looks at whether to go on waiting.
+PATIENCE = 0.2
 
 
 def map_in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -25,3 +30,67 @@ def map_in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator
                 yield first, result.result()
         for first, result in waiting:
             yield first, result.result()
+
+
+def groups_as_ready(
+    work: Callable[[Any], Any], items: Iterable[Any], most: int, ahead: int
+) -> Iterator[list[Any]]:
+    """Results of `work(item)` in order, as many at a time as there are by now.
+
+    The items are taken from another thread, so that a source that keeps one waiting keeps nothing
+    back. What it raises, and what `work` raises, is raised here.
+
+    Args:
+      work: as of `map_in_threads`.
+      items: endless, if need be.
+      most: results at a time.
+      ahead: results that may wait to be taken.
+    """
+    results: queue.Queue[Future | None] = queue.Queue(max(ahead, most))
+    ended = threading.Event()
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+
+    def put(result: Future | None) -> None:
+        while not ended.is_set():
+            try:
+                return results.put(result, timeout=PATIENCE)
+            except queue.Full:
+                pass
+        return None
+
+    def feed() -> None:
+        try:
+            for item in items:
+                if ended.is_set():
+                    return
+                put(pool.submit(work, item))
+        except BaseException as error:  # To be raised by whom it concerns.
+            failed: Future = Future()
+            failed.set_exception(error)
+            put(failed)
+        put(None)
+
+    threading.Thread(target=feed, daemon=True).start()
+    try:
+        held: deque[Future | None] = deque()
+        while (first := held.popleft() if held else _next(results)) is not None:
+            group = [first.result()]
+            while len(group) < most and not results.empty():
+                result = results.get()
+                if result is None or not result.done() or result.exception():
+                    held.append(result)
+                    break
+                group.append(result.result())
+            yield group
+    finally:
+        ended.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _next(results: queue.Queue) -> Any:
+    while True:
+        interrupts.check()
+        try:
+            return results.get(timeout=PATIENCE)
+        except queue.Empty:
+            pass

@@ -95,6 +95,7 @@ def prepare(
     report, sets = examine(source, preprocessing, cache_dir, on_unreadable)
     if sets is None:
         report.require_sound()
+    assert sets is not None  # What cannot be used is not sound.
     return sets
 
 
@@ -146,10 +147,18 @@ def forget_others(cache_dir: Path, images: ImageSet) -> None:
         cache_dir: a folder of one data set alone.
         images: what is to stay.
     """
-    kept = Path(images.squares.filename).parent if isinstance(images.squares, np.memmap) else None
+    squares = images.squares
+    file = squares.filename if isinstance(squares, np.memmap) else None
+    kept = Path(file).parent if file else None
     for folder in cache_dir.glob("*-*/") if kept else ():
         if folder != kept and (folder / "index.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def content_of(squares: UInt8[np.ndarray, "n size size 3"]) -> str:
+    """What a photograph is known by, whatever it is called: a digest of its squares."""
+    about = str(squares.shape).encode()
+    return hashlib.blake2b(about + squares.tobytes(), digest_size=12).hexdigest()
 
 
 def require_equal_sizes(
@@ -268,11 +277,6 @@ class _Loaded:
     is_empty: bool = False
     vanishes: bool = False
 
-    @property
-    def content(self) -> str:
-        about = str(self.squares.shape).encode()
-        return hashlib.blake2b(about + self.squares.tobytes(), digest_size=12).hexdigest()
-
 
 def _write_split(
     source: Source,
@@ -303,12 +307,12 @@ def _write_split(
                 continue
             images.write(loaded.squares.tobytes())
             if index["with_masks"]:
-                masks.write(nothing if loaded.mask is None else loaded.mask)
+                masks.write((nothing if loaded.mask is None else loaded.mask).tobytes())
             index["names"].append(sample.name)
             index["counts"].append(len(loaded.squares))
             index["has_mask"].append(sample.label == NORMAL or loaded.has_mask)
             index["sizes"].append(loaded.size)
-            index["contents"].append(loaded.content)
+            index["contents"].append(content_of(loaded.squares))
             if loaded.bad_mask:
                 index["bad_masks"].append(loaded.bad_mask)
             if sample.label == ANOMALOUS and loaded.is_empty:

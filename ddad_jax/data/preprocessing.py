@@ -89,8 +89,9 @@ class Preprocessing(Checked):
         """
         if not self.tile:
             return fit_image(image, self.size, self.resize)[None]
+        height, width = image.shape[:2]
         try:
-            positions = tile_positions(*image.shape[:2], self.tile, self.overlap)
+            positions = tile_positions(height, width, self.tile, self.overlap)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
         tiles = (image[top : top + self.tile, left : left + self.tile] for top, left in positions)
@@ -123,6 +124,7 @@ class Preprocessing(Checked):
                 blend = Blend(height, width, self.overlap, channels=of_tile.shape[2:])
             scaled = _each_channel(of_tile, lambda layer: scale_map(layer, self.tile, self.tile))
             blend.add(top, left, scaled)
+        assert blend is not None  # An image has at least one tile.
         return blend.mean()
 
 

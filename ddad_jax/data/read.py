@@ -215,7 +215,7 @@ def _require_readable_size(image: Image.Image, name: str) -> None:
 
 
 def _require_one_page(image: Image.Image, name: str) -> None:
-    pages = image.n_frames if image.format == "TIFF" else 1
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
     sizes = [image.size]
     for page in range(1, pages):
         image.seek(page)

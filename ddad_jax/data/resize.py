@@ -7,6 +7,8 @@
 Masks go the same way and are binarised at 0.5 afterwards.
 """
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
@@ -76,7 +78,9 @@ def _overlap(start: int, length: int, size: int) -> tuple[slice, slice]:
     return slice(low, high), slice(low - start, high - start)
 
 
-def _place(scaled: np.ndarray, left: int, top: int, size: int, mode: str) -> np.ndarray:
+def _place(
+    scaled: np.ndarray, left: int, top: int, size: int, mode: Literal["constant", "edge"]
+) -> np.ndarray:
     height, width = scaled.shape[:2]
     rows, columns = _overlap(top, height, size), _overlap(left, width, size)
     margins = [

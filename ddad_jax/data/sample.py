@@ -34,6 +34,12 @@ class Sample:
     image: Path | None = None
     mask: Path | None = None
 
+    @property
+    def file(self) -> Path:
+        """The image file, of a source whose images are files."""
+        assert self.image is not None
+        return self.image
+
 
 def part_name(sample: Sample) -> str:
     """What is the same for all images of one part, and no others of their source."""

@@ -15,7 +15,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from ddad_jax.data.defects import DEFECTS, draw_missing, paint_defect
-from ddad_jax.data.machined_part import draw_part, paint_part, photograph
+from ddad_jax.data.machined_part import DESIGNS, draw_part, paint_part, photograph
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
 
@@ -36,6 +36,7 @@ class SyntheticSource:
     num_test_per_defect: int
     seed: int
     variation: float
+    design: str
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -70,7 +71,9 @@ class SyntheticSource:
 
     def digest(self, sample: Sample) -> str:
         """The settings that its picture depends on."""
-        return f"{_VERSION} {self.image_size} {self.seed} {self.variation} {sample.name}"
+        return (
+            f"{_VERSION} {self.image_size} {self.seed} {self.variation} {self.design} {sample.name}"
+        )
 
     def _draw(
         self, sample: Sample
@@ -81,11 +84,11 @@ class SyntheticSource:
         part_rng, defect_rng = np.random.default_rng(
             [self.seed, sample.split == "test", kind, index]
         ).spawn(2)
-        part = draw_part(part_rng, self.image_size, self.variation)
-        board = paint_part(part)
+        part, design = draw_part(part_rng, self.image_size, self.variation), DESIGNS[self.design]
+        board = paint_part(part, design)
         faultless = image = photograph(part, board)
         if sample.defect == "missing_component":
-            image = photograph(part, paint_part(part, draw_missing(defect_rng)))
+            image = photograph(part, paint_part(part, design, draw_missing(defect_rng)))
         elif sample.label != NORMAL:
             paint_defect(board, sample.defect, defect_rng)
             image = photograph(part, board)
@@ -101,6 +104,7 @@ def synthetic_source(
     num_test_per_defect: int = 20,
     seed: int = 0,
     variation: float = 1.0,
+    design: str = "aluminium",
 ) -> SyntheticSource:
     """Machined parts, good ones to learn from, good and defective ones to test on.
 
@@ -113,6 +117,7 @@ def synthetic_source(
         num_test_per_defect: parts of each of the four kinds in `DEFECTS`.
         seed: of everything.
         variation: of pose and light; 1 is usual, 0 makes them always the same.
+        design: "aluminium" or "anodised".
 
     Raises:
         UserError: a setting is out of range.
@@ -127,6 +132,8 @@ def synthetic_source(
     for name, value in counts.items():
         if value < 0:
             raise UserError(f"data.settings.{name}: {value} is negative")
+    if design not in DESIGNS:
+        raise UserError(f"data.settings.design: '{design}' is not one of {', '.join(DESIGNS)}")
     if num_train < 1:
         raise UserError("data.settings.num_train: 0 parts to learn from; at least 1 is needed")
     if image_size < 32:
@@ -141,6 +148,7 @@ def synthetic_source(
         num_test_per_defect=num_test_per_defect,
         seed=seed,
         variation=variation,
+        design=design,
     )
 
 

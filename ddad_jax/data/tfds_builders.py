@@ -8,7 +8,7 @@ Images keep the bytes of their files; masks become black and white PNG, all blac
 The order is that of the source that reads the folder.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -25,12 +25,15 @@ from ddad_jax.data.visa import visa_source
 from ddad_jax.errors import UserError
 
 
-class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# TFDS has no types.
+class FolderBuilder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """Writes what a source reads from the manual folder; a config is a category."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack the data set; manual_dir is the folder of categories."
-    open_source = staticmethod(mvtec_source)
+    open_source: Callable[..., FileSource] = staticmethod(mvtec_source)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -60,7 +63,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield (
                 index,
                 {
-                    "image": sample.image.read_bytes(),
+                    "image": sample.file.read_bytes(),
                     "mask": _encode_mask(mask),
                     "has_mask": sample.mask is not None,
                     "label": sample.label,

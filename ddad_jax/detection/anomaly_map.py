@@ -27,7 +27,9 @@ def feature_map(
       size: height and width of the image, in pixels.
     """
     pairs = zip(features, reconstructed, strict=True)
-    return sum(resize(1.0 - cosine_similarity(a, b), size) for a, b in pairs)
+    total = sum(resize(1.0 - cosine_similarity(a, b), size) for a, b in pairs)
+    assert isinstance(total, Array)  # There is at least one stage.
+    return total
 
 
 def cosine_similarity(

@@ -24,10 +24,10 @@ def batched(
       function: takes a batch of images; every array it returns leads with the batch.
       images: random access, memory-mapped or not.
       batch_size: images at a time, the shape that the function is called with.
-      name: stands in the progress bar.
+      name: stands in the progress bar; "": there is none.
     """
     total = len(images)
-    with tqdm(total=total, desc=name, unit="image", disable=None) as bar:
+    with tqdm(total=total, desc=name, unit="image", disable=None if name else True) as bar:
         for start in range(0, total, batch_size):
             interrupts.check()
             batch = np.asarray(images[start : start + batch_size])

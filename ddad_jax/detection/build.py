@@ -1,9 +1,8 @@
 """Building a detector from trained networks and normal images: banks, bins, calibration."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +39,8 @@ class BuildSettings(Checked):
       calibration_size: normal images to calibrate on. Where fewer are held out, training images
         join them, each measured against banks that hold no image of its fifth of the parts.
       false_alarm_rate: share of normal images that may be called anomalous.
+      pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
+        be called anomalous, and so every anomalous image has a defective region, and no other has.
       batch_size: images at a time.
     """
 
@@ -47,6 +48,7 @@ class BuildSettings(Checked):
     patch_candidates: int = setting(65536, changes="detector", low=1)
     calibration_size: int = setting(100, changes="detector", low=0)
     false_alarm_rate: float = setting(0.01, changes="detector", above=0, below=1)
+    pixel_alarm_rate: float = setting(0.0, changes="detector", low=0, below=1)
     batch_size: int = setting(16, changes="nothing", low=1)
 
 
@@ -56,11 +58,13 @@ class Banks:
 
     Attributes:
       detector: the detector.
-      origins: of each row of its patch bank, the training image that it is from.
+      origins: of each row of its patch bank, the image that it is from; -1: none of those below.
+      before: rows of its other bank that are of none of those images; they come first.
     """
 
     detector: Detector
     origins: Int[np.ndarray, " m"]
+    before: int = 0
 
     def cross_fitted(
         self,
@@ -71,10 +75,10 @@ class Banks:
         calibration: Calibration,
         counts: Int[np.ndarray, " n"] | int = 1,
     ) -> Iterator[tuple[Detector, Int[np.ndarray, "_"]]]:
-        """Training images to measure as if they were held out, and the detectors to do it with.
+        """Images of the banks to measure as if they were held out, and the detectors to do it with.
 
         Args:
-          parts: a number for each training image; images of the same part share it.
+          parts: a number for each image; images of the same part share it.
           wanted: about how many images are wanted; all there are where those are fewer, none of a
             single part, since without it nothing would be left to compare with.
           seed: of the choice of images.
@@ -87,16 +91,45 @@ class Banks:
         squares = np.broadcast_to(counts, len(parts))
         for fold, chosen in _folds(parts, wanted, seed):
             unknown = np.repeat(fold, squares)
+            rows = np.concatenate([np.zeros(self.before, bool), unknown])
+            of_patches = np.append(unknown, False)[self.origins]
             yield (
                 self.detector.replace(
-                    bank=jnp.where(unknown[:, None], jnp.nan, self.detector.bank),
-                    patch_bank=jnp.where(
-                        unknown[self.origins][:, None], jnp.nan, self.detector.patch_bank
-                    ),
+                    bank=jnp.where(rows[:, None], jnp.nan, self.detector.bank),
+                    patch_bank=jnp.where(of_patches[:, None], jnp.nan, self.detector.patch_bank),
                     calibration=calibration,
                 ),
                 chosen,
             )
+
+    def calibration(
+        self,
+        build: BuildSettings,
+        train_images: UInt8[np.ndarray, "n h w 3"],
+        train_parts: Int[np.ndarray, " n"],
+        heldout_images: UInt8[np.ndarray, "m h w 3"],
+        seed: int,
+        mesh: Mesh | None = None,
+    ) -> Calibration:
+        """One from the held-out images and, where they are few, from training images too.
+
+        Args:
+          build: see `BuildSettings`.
+          train_images: normal images that the banks are made of.
+          train_parts: a number for each of them; images of the same part share it.
+          heldout_images: normal images that neither networks nor banks know.
+          seed: of the choice of training images.
+          mesh: devices that share the images, None for one.
+        """
+        detector = self.detector
+        wanted = build.calibration_size - len(heldout_images)
+        others = self.cross_fitted(train_parts, wanted, seed, calibration=detector.calibration)
+        sets = [(detector, heldout_images)]
+        sets += [(fold, train_images[chosen]) for fold, chosen in others]
+        evidence = _evidence(sets, build.batch_size, mesh)
+        return calibrate(
+            evidence, detector.settings, build.false_alarm_rate, build.pixel_alarm_rate
+        )
 
 
 def fill_banks(
@@ -141,69 +174,79 @@ def fill_banks(
         latent_scale=latent_scale,
         alpha_bar=alpha_bar,
         bank=pooled,
+        bank_kind=jnp.zeros(len(pooled), jnp.int32),
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
         patch_bank=patch_bank,
         patch_scale=patch_scale,
-        calibration=Calibration({}, {}, unit, unit, jnp.int32(0)),
+        calibration=Calibration({}, {}, unit, unit, unit, unit, jnp.zeros(0)),
+        kinds=(),
         networks=networks,
         settings=settings,
     )
     return Banks(detector, origins)
 
 
-def build_detector(
-    networks: Networks,
-    settings: Settings,
-    build: BuildSettings,
-    *,
-    train_images: UInt8[np.ndarray, "n h w 3"],
-    train_parts: Int[np.ndarray, " n"],
-    heldout_images: UInt8[np.ndarray, "m h w 3"],
-    seed: int,
-    mesh: Mesh | None = None,
-    **trained: Any,
-) -> Detector:
-    """Fills the banks from the training images and calibrates on images that are in none.
+def extend_banks(
+    detector: Detector, build: BuildSettings, images: UInt8[np.ndarray, "n h w 3"], seed: int
+) -> Banks:
+    """Adds normal images of a new kind to a detector's banks; all that they held stays, in front.
+
+    So few images show the patches of their kind in few places. So each is looked at four times,
+    moved by half a patch to the right, down and both.
 
     Args:
-      networks: as of `fill_banks`, and so `settings`, `build`, `train_images` and `trained`.
-      settings: of the detector.
-      build: see `BuildSettings`.
-      train_images: normal images that the networks were trained on.
-      train_parts: a number for each of them; images of the same part share it.
-      heldout_images: normal images that they were not trained on.
-      seed: of the choice of patches and of calibration images.
-      mesh: devices that share the images to calibrate on, None for one; the detector stays on one.
-      **trained: variables, latent scaling and schedule.
+      detector: a fitted one.
+      build: see `BuildSettings`; as many patches are added as its bank has at most.
+      images: normal images of its size.
+      seed: of the choice of patches.
     """
-    banks = fill_banks(networks, settings, build, train_images=train_images, seed=seed, **trained)
-    return banks.detector.replace(
-        calibration=calibration_of(
-            banks, build, train_images, train_parts, heldout_images, seed, mesh
-        )
+    half = _patch_side(detector) // 2
+    views = [_moved(images, *by) for by in ((0, 0), (0, half), (half, 0), (half, half))]
+    pooled, candidates, _ = _features(
+        detector.networks,
+        detector.settings,
+        replace(build, patch_candidates=len(views) * build.patch_candidates),
+        detector.extractor,
+        np.concatenate(views),
+        seed,
+    )
+    pooled = pooled[: len(images)]
+    points, origins = _flat(candidates * detector.patch_scale)
+    kept, size = len(detector.patch_bank), min(build.patch_bank_size, len(points))
+    if size:
+        choose = jax.jit(patches.extend_coreset, static_argnums=2)
+        chosen = choose(detector.patch_bank, points, size, jax.random.key(seed))
+        points, origins = points[chosen], origins[np.asarray(chosen)] % len(images)
+    return Banks(
+        detector.replace(
+            bank=jnp.concatenate([detector.bank, pooled]),
+            bank_kind=jnp.concatenate(
+                [detector.bank_kind, jnp.full(len(pooled), len(detector.kinds) + 1, jnp.int32)]
+            ),
+            patch_bank=jnp.concatenate([detector.patch_bank, points]),
+        ),
+        np.append(np.full(kept, -1), origins),
+        before=len(detector.bank),
     )
 
 
-def calibration_of(
-    banks: Banks,
-    build: BuildSettings,
-    train_images: UInt8[np.ndarray, "n h w 3"],
-    train_parts: Int[np.ndarray, " n"],
-    heldout_images: UInt8[np.ndarray, "m h w 3"],
-    seed: int,
-    mesh: Mesh | None = None,
-) -> Calibration:
-    """A calibration from the held-out images and, where they are few, from training images too.
+def _patch_side(detector: Detector) -> int:
+    """Pixels between two patches."""
+    size, stage = detector.settings.image_size, detector.settings.patch_stages[0]
+    shape = jax.eval_shape(
+        lambda variables: extract(
+            detector.networks.extractor, variables, jnp.zeros((1, size, size, 3))
+        )[stage - 1],
+        detector.extractor,
+    ).shape
+    return size // shape[1]
 
-    Arguments are as of `build_detector`.
-    """
-    detector = banks.detector
-    wanted = build.calibration_size - len(heldout_images)
-    others = banks.cross_fitted(train_parts, wanted, seed, calibration=detector.calibration)
-    sets = [(detector, heldout_images)]
-    sets += [(fold, train_images[chosen]) for fold, chosen in others]
-    evidence = _evidence(sets, build.batch_size, mesh)
-    return calibrate(evidence, detector.settings, build.false_alarm_rate)
+
+def _moved(images: UInt8[np.ndarray, "n h w 3"], down: int, right: int) -> np.ndarray:
+    """The images moved by so many pixels, their edges repeated."""
+    height, width = images.shape[1:3]
+    padded = np.pad(images, [(0, 0), (down, 0), (right, 0), (0, 0)], mode="edge")
+    return padded[:, :height, :width]
 
 
 def _folds(
@@ -294,10 +337,17 @@ def _patch_bank(
     candidates: Float[Array, "n m p"], size: int, seed: int
 ) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
     """The bank of normal patches, and the training image that each of them is from."""
-    images, per_image, width = candidates.shape
-    points = candidates.reshape(images * per_image, width)
-    origins = np.repeat(np.arange(images), per_image)
+    points, origins = _flat(candidates)
     if len(points) <= size:
         return points, origins
     chosen = jax.jit(patches.coreset, static_argnums=1)(points, size, jax.random.key(seed))
     return points[chosen], origins[np.asarray(chosen)]
+
+
+def _flat(
+    candidates: Float[Array, "n m p"],
+) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
+    """Patches of images one below the other, and the image that each of them is from."""
+    images, per_image, width = candidates.shape
+    points = candidates.reshape(images * per_image, width)
+    return points, np.repeat(np.arange(images), per_image)

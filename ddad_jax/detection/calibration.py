@@ -1,4 +1,6 @@
-"""Calibration: common scales and a threshold from held-out normal images, never from test ones."""
+"""Calibration: common scales and thresholds from held-out normal images, never from test ones."""
+
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from ddad_jax.detection.evidence import Evidence, evidence_weights
 from ddad_jax.detection.threshold import fit_threshold
 
 # Part of what a detector is made of: raise it whenever another calibration comes out.
-VERSION = 2
+VERSION = 3
 # Evidence that is a distance from the reconstruction, which grows with the noise level.
 RECONSTRUCTED = ("latent", "feature")
 # Fewer images are given one location and scale for all pixels and noise levels.
@@ -19,8 +21,10 @@ LEAST_IMAGES = 10
 LEAST_SCALE = 0.05
 
 
-def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -> Calibration:
-    """Location and scale of each kind of evidence, and the threshold, from normal images.
+def calibrate(
+    evidence: Evidence, settings: Settings, false_alarm_rate: float, pixel_alarm_rate: float = 0.0
+) -> Calibration:
+    """Location and scale of each kind of evidence, and the thresholds, from normal images.
 
     Where scoring is "fused", the maps of the reconstruction are compared with what normal images
     show at that pixel and at that noise level: a line in T̂ is fitted to either. Other maps have one
@@ -32,9 +36,11 @@ def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -
       evidence: of normal images that no network or bank was fitted to.
       settings: the detector's.
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
+      pixel_alarm_rate: as of `with_thresholds`.
     """
     weights = evidence_weights(settings)
-    location, scale, heat = {}, {}, 0.0
+    location, scale = {}, {}
+    heat: Float[Array, "n h w"] | float = 0.0
     for kind, maps in evidence.maps.items():
         lines = kind in RECONSTRUCTED and settings.scoring == "fused"
         if lines and len(maps) >= LEAST_IMAGES:
@@ -43,18 +49,52 @@ def calibrate(evidence: Evidence, settings: Settings, false_alarm_rate: float) -
             fitted = _constants(maps)
         location[kind], scale[kind], calibrated = fitted
         heat += weights[kind] * calibrated
+    assert isinstance(heat, Array)  # There is evidence of at least one kind.
     scores = np.asarray(heat.max((1, 2)), np.float64)
-    return with_threshold(Calibration(location, scale, 0.0, 0.0, 0), scores, false_alarm_rate)
+    sigma_threshold = three_sigma(np.asarray(heat))
+    calibration = Calibration(location, scale, 0.0, 0.0, jnp.float32(sigma_threshold), 0.0, None)
+    return with_thresholds(calibration, scores, false_alarm_rate, pixel_alarm_rate)
 
 
-def with_threshold(
-    calibration: Calibration, scores: Float[np.ndarray, " n"], false_alarm_rate: float
+def with_thresholds(
+    calibration: Calibration,
+    scores: Float[np.ndarray, " n"],
+    false_alarm_rate: float,
+    pixel_alarm_rate: float = 0.0,
 ) -> Calibration:
-    """The calibration with the threshold that fits the scores of normal images."""
+    """The calibration with the thresholds that fit the scores of normal images.
+
+    Args:
+      calibration: of the maps.
+      scores: of normal images.
+      false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
+      pixel_alarm_rate: the share of normal images that may have any defective pixel, in (0, 1); 0:
+        as many as may be called anomalous.
+    """
     threshold, spread = fit_threshold(scores, false_alarm_rate)
+    # The highest pixel of an image is its score.
+    of_pixels = fit_threshold(scores, pixel_alarm_rate)[0] if pixel_alarm_rate else threshold
     return calibration.replace(
-        threshold=jnp.float32(threshold), spread=jnp.float32(spread), images=jnp.int32(len(scores))
+        threshold=jnp.float32(threshold),
+        pixel_threshold=jnp.float32(of_pixels),
+        spread=jnp.float32(spread),
+        scores=jnp.asarray(scores, jnp.float32),
     )
+
+
+def three_sigma(maps: Iterable[Float[np.ndarray, "_ _"]]) -> float:
+    """Mean and three standard deviations of the pixels of some maps.
+
+    From anomaly maps of good images it is the threshold of pixels in MVTec AD 2 (Heckler-Kram et
+    al., arXiv 2503.21622).
+    """
+    moments = np.zeros(3)
+    for each in maps:
+        values = each.astype(np.float64)
+        moments += values.size, values.sum(), np.square(values).sum()
+    count, total, squares = moments
+    mean = total / count
+    return float(mean + 3.0 * np.sqrt(max(squares / count - mean**2, 0.0)))
 
 
 def _constants(

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import flax.struct
 import jax
 from jaxtyping import Array, Float, UInt8
 
@@ -11,7 +10,6 @@ from ddad_jax.detection.evidence import Evidence, evidence_of, score_evidence
 from ddad_jax.detection.reconstruction import by_image
 
 
-@flax.struct.dataclass
 class Detections(Evidence):
     """What `detect` says of each image, beside the evidence for it.
 
@@ -38,7 +36,7 @@ def detect(
     """From pixels to decisions, one compiled program per batch size.
 
     Args:
-      detector: as `build_detector` or `shard_detector` makes it.
+      detector: fitted, and laid over devices as `shard_detector` does.
       images: uint8, or floats in [-1, 1], of the detector's size, as its preprocessing makes them.
         Over several devices their number must be a multiple of the devices'.
       brief: leaves the evidence out, None in place of each array, and with it all that the anomaly
@@ -54,7 +52,7 @@ def detect(
 def _detect(detector: Detector, images: Array, *, brief: bool) -> Detections:
     evidence = evidence_of(detector, images)
     calibration = detector.calibration
-    heat, score = score_evidence(evidence, calibration, detector.settings)
+    heat, score = score_evidence(evidence, calibration, detector.settings, detector.kinds)
     # Exponentials of several numbers at once differ in the last bit from that of one.
     calibrated = by_image(
         lambda one: jax.nn.sigmoid((one - calibration.threshold) / calibration.spread), score

@@ -66,6 +66,7 @@ class Settings(Checked):
         each patch to the nearest normal patch.
       patch_stages: stages of the extractor, from 1, whose features describe a patch.
       patch_weight: weight in [0, 1] of the patch map where scoring is "fused".
+      smallest_region: share of a photograph; defective regions below are specks, and left out.
     """
 
     image_size: int = 256
@@ -91,6 +92,7 @@ class Settings(Checked):
     scoring: Literal["fused", "paper"] = setting("fused", changes="detector")
     patch_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
+    smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
 
     def check_together(self) -> None:
         """Raises SettingError: bins or steps that do not fit, or no stage to look at."""
@@ -107,8 +109,7 @@ class Settings(Checked):
                 raise SettingError(name, "is empty; name at least one of the stages 1, 2, 3")
 
 
-@flax.struct.dataclass
-class Calibration:
+class Calibration(flax.struct.PyTreeNode):
     """What normal images that no network was trained on look like to the detector.
 
     Attributes:
@@ -116,20 +117,39 @@ class Calibration:
         them, [2, 1, 1]: at T̂ = 0, and its change for each timestep of T̂.
       scale: of each kind of evidence, the distance from `location` that maps to 1, [2], likewise.
       threshold: scalar; the score above which an image is called anomalous.
+      pixel_threshold: scalar; the value of the anomaly map above which a pixel is defective.
+      sigma_threshold: scalar; mean and three standard deviations of normal images' pixels, which
+        MVTec AD 2 takes for one; infinite where a file of an older format does not say.
       spread: scalar; the scale of normal images' scores about their median, in units of the score.
-      images: scalar; how many normal images the threshold is from; 0 where a file of an older
+      scores: of the normal images that the thresholds are from, [n]; none where a file of an older
         format does not say.
     """
 
     location: dict[str, Leaf]
     scale: dict[str, Leaf]
     threshold: Leaf
+    pixel_threshold: Leaf
+    sigma_threshold: Leaf
     spread: Leaf
-    images: Leaf
+    scores: Leaf
 
 
-@flax.struct.dataclass
-class Detector:
+class Kind(flax.struct.PyTreeNode):
+    """How a kind of good part is calibrated that a detector was extended by.
+
+    Attributes:
+      location: see `Calibration`.
+      scale: see `Calibration`.
+      factor: scalar; what its anomaly maps are multiplied by, so that its threshold becomes the
+        detector's.
+    """
+
+    location: dict[str, Leaf]
+    scale: dict[str, Leaf]
+    factor: Leaf
+
+
+class Detector(flax.struct.PyTreeNode):
     """A fitted detector: a pytree of arrays, with its networks and settings as static data.
 
     Attributes:
@@ -137,11 +157,15 @@ class Detector:
       latent_shift, latent_scale: z = (E(x) - shift) · scale, float [c].
       alpha_bar: the noise schedule's table, float [timesteps + 1].
       bank: pooled features of the training images, float [n, d].
+      bank_kind: of which kind of good part each row of the bank is, int [n]; 0: of those that the
+        detector was fitted to, k: of `kinds[k - 1]`.
       bin_edges: edges of the distance bins, float [bins + 1].
       patch_bank: scaled features of normal patches, float [m, p]; empty where scoring is "paper".
       patch_scale: what each feature of a patch is multiplied by, so that every stage counts alike,
         float [p].
       calibration: see `Calibration`.
+      kinds: those that it was extended by. An image is of the kind of the row of the bank that it
+        is nearest to.
       mesh: the devices it is laid over, as `shard_detector` does; None for one device.
     """
 
@@ -152,10 +176,12 @@ class Detector:
     latent_scale: Leaf
     alpha_bar: Leaf
     bank: Leaf
+    bank_kind: Leaf
     bin_edges: Leaf
     patch_bank: Leaf
     patch_scale: Leaf
     calibration: Calibration
+    kinds: tuple[Kind, ...]
     networks: Networks = flax.struct.field(pytree_node=False)
     settings: Settings = flax.struct.field(pytree_node=False)
     mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
@@ -182,7 +208,8 @@ def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
     bank = jnp.pad(
         detector.bank, ((0, -len(detector.bank) % mesh.size), (0, 0)), constant_values=jnp.nan
     )
-    divided = detector.replace(bank=bank, mesh=mesh)
+    bank_kind = jnp.pad(detector.bank_kind, (0, len(bank) - len(detector.bank)))
+    divided = detector.replace(bank=bank, bank_kind=bank_kind, mesh=mesh)
     layout = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _layout(divided))
     return jax.device_put(divided, layout)
 
@@ -209,4 +236,5 @@ def over_devices(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 def _layout(detector: Detector) -> Detector:
     """The partition of each array of a detector on its mesh."""
     everywhere = jax.tree.map(lambda _: PartitionSpec(), detector)
-    return everywhere.replace(bank=PartitionSpec(detector.axes))
+    rows = PartitionSpec(detector.axes)
+    return everywhere.replace(bank=rows, bank_kind=rows)

@@ -12,6 +12,7 @@ from ddad_jax.detection import anomaly_map, noise_level, patches
 from ddad_jax.detection.detector import (
     Calibration,
     Detector,
+    Kind,
     Leaf,
     Settings,
     over_devices,
@@ -26,8 +27,7 @@ from ddad_jax.detection.reconstruction import (
 )
 
 
-@flax.struct.dataclass
-class Evidence:
+class Evidence(flax.struct.PyTreeNode):
     """What is known of each image before calibration.
 
     Attributes:
@@ -37,6 +37,7 @@ class Evidence:
       knn_distance: d(x), the distance that chose it, float [b].
       reconstructed_knn_distance: d(x̂), the same distance of the reconstruction, float [b].
       reconstruction: the image as it would look without defect, uint8 [b, h, w, 3].
+      kind: of good part that the image is of, int [b]; None where there is but one.
     """
 
     maps: dict[str, Leaf]
@@ -45,6 +46,7 @@ class Evidence:
     knn_distance: Leaf
     reconstructed_knn_distance: Leaf
     reconstruction: Leaf
+    kind: Leaf | None
 
 
 def choose_noise_level(detector: Detector, distance: Float[Array, " b"]) -> Int[Array, " b"]:
@@ -110,6 +112,7 @@ def _evidence_of(
         knn_distance=distance,
         reconstructed_knn_distance=knn_distance(d, reconstructed_features),
         reconstruction=((reconstruction + 1.0) * 127.5).round().astype(jnp.uint8),
+        kind=nearest_kind(d, features) if d.kinds else None,
     )
 
 
@@ -117,11 +120,35 @@ def knn_distance(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
 ) -> Float[Array, " b"]:
     """d(x) of the feature stages of each image."""
+    return _distance(detector, detector.bank, features, detector.settings.num_neighbours)
+
+
+def nearest_kind(
+    detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
+) -> Int[Array, " b"]:
+    """The kind of good part of the row of the bank that each image is nearest to."""
+    distances = [
+        _distance(
+            detector,
+            jnp.where((detector.bank_kind == kind)[:, None], detector.bank, jnp.nan),
+            features,
+            1,
+        )
+        for kind in range(len(detector.kinds) + 1)
+    ]
+    # A kind of which no row is left has no distance.
+    return jnp.argmin(jnp.nan_to_num(jnp.stack(distances), nan=jnp.inf), axis=0)
+
+
+def _distance(
+    detector: Detector,
+    bank: Float[Array, "n d"],
+    features: Sequence[Float[Array, "b _h _w _c"]],
+    num_neighbours: int,
+) -> Float[Array, " b"]:
     s = detector.settings
     pooled = noise_level.pool_features(features[s.knn_stage - 1])
-    return noise_level.mean_distance(
-        pooled, detector.bank, s.num_neighbours, s.metric, axes=detector.axes
-    )
+    return noise_level.mean_distance(pooled, bank, num_neighbours, s.metric, axes=detector.axes)
 
 
 def reconstruction_maps(
@@ -132,10 +159,13 @@ def reconstruction_maps(
     reconstructed_features: Sequence[Float[Array, "b _h _w _c"]],
 ) -> dict[str, Float[Array, "b size size"]]:
     """By kind, how unlike its reconstruction each pixel of an image is, not blurred yet."""
-    compared = (_compared(each, settings) for each in (features, reconstructed_features))
     return {
         "latent": anomaly_map.latent_map(latent, reconstructed, settings.image_size),
-        "feature": anomaly_map.feature_map(*compared, settings.image_size),
+        "feature": anomaly_map.feature_map(
+            _compared(features, settings),
+            _compared(reconstructed_features, settings),
+            settings.image_size,
+        ),
     }
 
 
@@ -167,19 +197,29 @@ def evidence_weights(settings: Settings) -> dict[str, float]:
 
 
 def score_evidence(
-    evidence: Evidence, calibration: Calibration, settings: Settings
+    evidence: Evidence,
+    calibration: Calibration,
+    settings: Settings,
+    kinds: Sequence[Kind] = (),
 ) -> tuple[Float[Array, "b size size"], Float[Array, " b"]]:
     """The anomaly map, a weighted sum of the calibrated evidence, and its maximum, the score."""
-    # Evidence of no weight is left out, so that the compiler can drop what only it needs.
-    heat = sum(
-        weight
-        * anomaly_map.normalise(
-            evidence.maps[kind],
-            evidence.noise_level,
-            calibration.location[kind],
-            calibration.scale[kind],
+
+    def calibrated(by: Calibration | Kind) -> Float[Array, "b size size"]:
+        # Evidence of no weight is left out, so that the compiler can drop what only it needs.
+        total = sum(
+            weight
+            * anomaly_map.normalise(
+                evidence.maps[name], evidence.noise_level, by.location[name], by.scale[name]
+            )
+            for name, weight in evidence_weights(settings).items()
+            if weight
         )
-        for kind, weight in evidence_weights(settings).items()
-        if weight
-    )
+        assert isinstance(total, Array)  # The weights sum to 1.
+        return total
+
+    heat = calibrated(calibration)
+    for number, kind in enumerate(kinds, start=1):
+        assert evidence.kind is not None  # There are several.
+        is_of_it = jnp.equal(evidence.kind, number)[:, None, None]
+        heat = jnp.where(is_of_it, kind.factor * calibrated(kind), heat)
     return heat, heat.max(axis=(1, 2))

@@ -64,17 +64,48 @@ def coreset(points: Float[Array, "n p"], size: int, key: Key[Array, ""]) -> Int[
       key: decides the projection and the first point.
     """
     projection_key, first_key = jax.random.split(key)
+    first = jax.random.randint(first_key, (), 0, points.shape[0])
+    nearest = jnp.full(points.shape[0], jnp.inf)
+    return _farthest_first(_project(points, projection_key), nearest, first, size)
+
+
+def extend_coreset(
+    bank: Float[Array, "m p"], points: Float[Array, "n p"], size: int, key: Key[Array, ""]
+) -> Int[Array, " size"]:
+    """Indices of `size` points that a bank lacks most: `coreset` that goes on where it ended.
+
+    Args:
+      bank: what is there, at least one row.
+      points: the candidates, n ≥ size.
+      size: how many to take.
+      key: decides the projection.
+    """
+    own, projected = (_project(each, key) for each in (bank, points))
+    nearest = nearest_distances(projected, own, 1, "l2", block_size=4096)[:, 0]
+    return _farthest_first(projected, nearest**2, nearest.argmax(), size)
+
+
+def _project(points: Float[Array, "n p"], key: Key[Array, ""]) -> Float[Array, "n q"]:
     width = min(64, points.shape[1])
-    projected = points @ (jax.random.normal(projection_key, (points.shape[1], width)) / width**0.5)
-    squares = (projected**2).sum(-1)
+    return points @ (jax.random.normal(key, (points.shape[1], width)) / width**0.5)
+
+
+def _farthest_first(
+    points: Float[Array, "n q"],
+    nearest: Float[Array, " n"],
+    first: Int[Array, ""],
+    size: int,
+) -> Int[Array, " size"]:
+    """Points taken, the first given and each other farthest from all before.
+
+    `nearest` are squares of the distance to what was there before any is taken.
+    """
+    squares = (points**2).sum(-1)
 
     def take(carry, _):
         nearest, index = carry
-        chosen = projected[index]
-        nearest = jnp.minimum(nearest, squares - 2.0 * projected @ chosen + squares[index])
+        chosen = points[index]
+        nearest = jnp.minimum(nearest, squares - 2.0 * points @ chosen + squares[index])
         return (nearest, nearest.argmax()), index
 
-    first = jax.random.randint(first_key, (), 0, points.shape[0])
-    start = (jnp.full(points.shape[0], jnp.inf), first)
-    _, indices = jax.lax.scan(take, start, length=size)
-    return indices
+    return jax.lax.scan(take, (nearest, first), length=size)[1]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from ddad_jax.detection.detector import Settings, Variables
 from ddad_jax.diffusion import sampler, schedule
+from ddad_jax.models import apply
 
 
 def to_network_range(
@@ -35,7 +36,7 @@ def extract(
     """The feature stages, in float32, of images in [-1, 1]."""
     # An accelerator's default for float32 has the few bits of bfloat16.
     with jax.default_matmul_precision("high"):
-        stages = by_image(lambda x: extractor.apply(variables, extractor.normalise(x)), images)
+        stages = by_image(lambda x: apply(extractor, variables, extractor.normalise(x)), images)
     return tuple(stage.astype(jnp.float32) for stage in stages)
 
 
@@ -63,7 +64,7 @@ def encode(
     images: Float[Array, "b size size 3"],
 ) -> Float[Array, "b h w c"]:
     """The scaled latent z, in float32."""
-    latent = by_image(lambda x: autoencoder.apply(variables, x, method="encode"), images)
+    latent = by_image(lambda x: apply(autoencoder, variables, x, method="encode"), images)
     return (latent.astype(jnp.float32) - shift) * scale
 
 
@@ -76,7 +77,7 @@ def decode(
 ) -> Float[Array, "b size size 3"]:
     """The image of a scaled latent, in float32 and clipped to [-1, 1]."""
     unscaled = latent / scale + shift
-    images = by_image(lambda x: autoencoder.apply(variables, x, method="decode"), unscaled)
+    images = by_image(lambda x: apply(autoencoder, variables, x, method="decode"), unscaled)
     return jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
 
 
@@ -100,7 +101,7 @@ def reconstruct_latent(
         start = schedule.add_noise(latent, noise, a)
 
     def predict_noise(noisy, timestep):
-        output = denoiser.apply(variables, noisy, timestep).astype(jnp.float32)
+        output = apply(denoiser, variables, noisy, timestep).astype(jnp.float32)
         a_t = schedule.at(alpha_bar, timestep)
         return schedule.predicted_noise(output, noisy, a_t, settings.prediction)
 

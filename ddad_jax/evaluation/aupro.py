@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from ddad_jax.detection.regions import EIGHT_CONNECTED
+
 PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
-EIGHT_CONNECTED = np.ones((3, 3), int)
 # Of one size, or each of its own.
 Maps = Collection[Float[np.ndarray, "_ _"]]
 Masks = Collection[Bool[np.ndarray, "_ _"]]

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ddad_jax.data.sample import ANOMALOUS
-from ddad_jax.evaluation.outputs import COLOURS, MASK_COLOUR, heat_share
+from ddad_jax.evaluation.drawing import COLOURS, MASK_COLOUR, heat_share
 from ddad_jax.evaluation.predictions import Predictions
 
 # Longest side in pixels; 500 images of this size fit into 60 MB.

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 from scipy.special import expit
 
 from ddad_jax.data.prepare import ImageSet
@@ -19,13 +19,13 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.sample import Source
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.build import BuildSettings
-from ddad_jax.detection.calibration import with_threshold
+from ddad_jax.detection.calibration import three_sigma, with_thresholds
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Calibration, Detector
 from ddad_jax.evaluation import d3ad
 from ddad_jax.evaluation.metrics import Protocol
 from ddad_jax.evaluation.originals import as_picture, at_original_size, for_showing, on_disk
-from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.predictions import Maps, Masks, Pictures, Predictions
 
 # Kinds of evidence that protocol "paper" normalises over the test set.
 KINDS = ("latent", "feature")
@@ -74,6 +74,8 @@ def find(
     sizes: Int[np.ndarray, "n 2"],
     batch_size: int,
     protocol: Protocol = "exact",
+    *,
+    bar: str = "detect",
 ) -> Iterator[Found]:
     """What the detector says of each photograph, in order.
 
@@ -83,10 +85,11 @@ def find(
       squares: the networks' input, as `Preprocessing.squares` makes it.
       starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
       sizes: height and width of each photograph.
-      batch_size: squares at a time.
+      batch_size: squares at a time, as `batch_size_of` makes it.
       protocol: with "paper" there is also the evidence.
+      bar: name of the progress bar; "": there is none.
     """
-    found = _of_squares(detector, squares, batch_size, protocol)
+    found = _of_squares(detector, squares, batch_size, protocol, bar)
     if not preprocessing.tile:
         yield from found
         return
@@ -123,13 +126,8 @@ def _of_squares(
     squares: UInt8[np.ndarray, "m size size 3"],
     batch_size: int,
     protocol: Protocol,
+    bar: str,
 ) -> Iterator[Found]:
-    if not len(squares):
-        return
-    if jax.default_backend() == "cpu":
-        # It takes images one by one anyway, and so one program serves any number of them.
-        batch_size = 1
-    batch_size = fitted_batch_size(batch_size, len(squares), detector.device_count)
 
     def detect_batch(batch: UInt8[np.ndarray, "b size size 3"]) -> Any:
         f = detect(detector, batch)
@@ -146,9 +144,7 @@ def _of_squares(
         }
         return figures, f.anomaly_map, f.reconstruction, evidence
 
-    for figures, maps, reconstructions, evidence in batched(
-        detect_batch, squares, batch_size, "detect"
-    ):
+    for figures, maps, reconstructions, evidence in batched(detect_batch, squares, batch_size, bar):
         for row in range(len(maps)):
             yield Found(
                 **{name: values[row].item() for name, values in figures.items()},
@@ -158,6 +154,20 @@ def _of_squares(
             )
 
 
+def batch_size_of(detector: Detector, wanted: int, count: int = 0) -> int:
+    """How many squares a detector takes at a time.
+
+    Args:
+      detector: says over how many devices.
+      wanted: about so many.
+      count: how many there are in all, if that is known: the last batch is then as full as may be.
+    """
+    if jax.default_backend() == "cpu":
+        # It takes images one by one anyway, and so one program serves any number of them.
+        wanted = 1
+    return fitted_batch_size(wanted, count or wanted, detector.device_count)
+
+
 def find_all(
     detector: Detector,
     preprocessing: Preprocessing,
@@ -165,14 +175,14 @@ def find_all(
     batch_size: int,
     protocol: Protocol = "exact",
 ) -> Iterator[Found]:
-    """`find` of the photographs of a set."""
+    """`find` of the photographs of a set, about `batch_size` squares at a time."""
     return find(
         detector,
         preprocessing,
         images.squares,
         images.starts,
         images.sizes,
-        batch_size,
+        batch_size_of(detector, batch_size, len(images.squares)),
         protocol,
     )
 
@@ -205,23 +215,22 @@ def evaluate(
     every = list(found)
     normalised = None
     if protocol == "paper":
+        evidence = [each.evidence for each in every if each.evidence is not None]
         maps, extremes = (
-            {kind: np.stack([each.evidence[kind][part] for each in every]) for kind in KINDS}
+            {kind: np.stack([each[kind][part] for each in evidence]) for kind in KINDS}
             for part in (0, 1)
         )
         weight = detector.settings.latent_weight
         normalised = d3ad.normalise_by_test_set(maps, extremes, weight)
-    predictions = Predictions(
-        samples=images.samples,
-        images=np.asarray(images.squares),
+    predictions = _predictions(
+        detector,
+        images,
+        every,
+        shown=np.asarray(images.squares),
         masks=np.asarray(images.masks),
-        has_mask=images.has_mask,
-        labels=images.labels,
-        threshold=float(detector.calibration.threshold),
         maps=np.stack([each.anomaly_map for each in every]),
         reconstructions=np.stack([each.reconstruction for each in every]),
-        test_normalised_maps=normalised,
-        **_figures(every),
+        normalised=normalised,
     )
     if at_original:
         return at_original_size(predictions, source, preprocessing.resize)
@@ -240,46 +249,78 @@ def _of_tiled(
         maps.append(on_disk(each.anomaly_map))
         reconstructions.append(as_picture(each.reconstruction, *small.shape[:2]))
         every.append(replace(each, anomaly_map=NOTHING[..., 0], reconstruction=NOTHING))
+    return _predictions(
+        detector,
+        images,
+        every,
+        shown=shown,
+        masks=masks,
+        maps=maps,
+        reconstructions=reconstructions,
+    )
+
+
+def _predictions(
+    detector: Detector,
+    images: ImageSet,
+    every: Sequence[Found],
+    *,
+    shown: Pictures,
+    masks: Masks,
+    maps: Maps,
+    reconstructions: Pictures,
+    normalised: Float[np.ndarray, "n h w"] | None = None,
+) -> Predictions:
+    calibration = detector.calibration
     return Predictions(
         samples=images.samples,
         images=shown,
         masks=masks,
         has_mask=images.has_mask,
         labels=images.labels,
-        threshold=float(detector.calibration.threshold),
+        scores=np.array([each.score for each in every]),
+        calibrated_scores=np.array([each.calibrated_score for each in every]),
+        decisions=np.array([each.decision for each in every]),
+        noise_levels=np.array([each.noise_level for each in every]),
+        knn_distances=np.array([each.knn_distance for each in every]),
+        reconstructed_knn_distances=np.array([each.reconstructed_knn_distance for each in every]),
         maps=maps,
         reconstructions=reconstructions,
-        **_figures(every),
+        threshold=float(calibration.threshold),
+        pixel_threshold=float(calibration.pixel_threshold),
+        sigma_threshold=float(calibration.sigma_threshold),
+        smallest_region=detector.settings.smallest_region,
+        test_normalised_maps=normalised,
     )
-
-
-def _figures(every: Sequence[Found]) -> dict[str, Shaped[np.ndarray, " n"]]:
-    names = {
-        "scores": "score",
-        "calibrated_scores": "calibrated_score",
-        "decisions": "decision",
-        "noise_levels": "noise_level",
-        "knn_distances": "knn_distance",
-        "reconstructed_knn_distances": "reconstructed_knn_distance",
-    }
-    return {name: np.array([getattr(each, one) for each in every]) for name, one in names.items()}
 
 
 def calibrate_on_photographs(
     sets: Iterable[tuple[Detector, ImageSet]], preprocessing: Preprocessing, build: BuildSettings
 ) -> Calibration:
-    """A calibration with a threshold for photographs, where it had one for tiles.
+    """A calibration with thresholds for photographs, where it had them for tiles.
 
     Args:
       sets: detectors calibrated on tiles, each with normal photographs that neither its networks
         nor its banks know; all of the same calibration.
       preprocessing: that they were made with.
-      build: the false alarm rate, of photographs, and how many tiles are taken at a time.
+      build: the rates, of photographs, and how many tiles are taken at a time.
     """
-    scores = []
-    for detector, images in sets:
-        found = find_all(detector, preprocessing, images, build.batch_size)
-        scores += [each.score for each in found]
-    return with_threshold(
-        detector.calibration, np.array(scores, np.float64), build.false_alarm_rate
+    scores: list[float] = []
+    calibration = None
+
+    def maps() -> Iterator[Float[np.ndarray, "_ _"]]:
+        nonlocal calibration
+        for detector, images in sets:
+            calibration = detector.calibration
+            for each in find_all(detector, preprocessing, images, build.batch_size):
+                scores.append(each.score)
+                yield each.anomaly_map
+
+    sigma_threshold = three_sigma(maps())
+    assert calibration is not None  # There is at least one set.
+    return with_thresholds(
+        calibration.replace(sigma_threshold=np.float32(sigma_threshold)),
+        np.array(scores, np.float64),
+        build.false_alarm_rate,
+        build.pixel_alarm_rate,
     )

@@ -1,12 +1,15 @@
 """Figures for papers: curves, score histogram and training loss, each as PNG and PDF."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.evaluation.aupro import PRO_LIMIT
@@ -17,7 +20,10 @@ from ddad_jax.machine.storage import whole_file
 # Inches: a column of a paper in two columns.
 WIDTH, HEIGHT = 3.3, 2.5
 # Each kind of file, and how it is saved.
-SUFFIXES = {".png": {"dpi": 300}, ".pdf": {"metadata": {"CreationDate": None}}}
+SUFFIXES: Mapping[str, Mapping[str, Any]] = {
+    ".png": {"dpi": 300},
+    ".pdf": {"metadata": {"CreationDate": None}},
+}
 LINE, NORMAL_COLOUR, ANOMALOUS_COLOUR = "#0b6477", "#4a6fa5", "#c0532f"
 
 
@@ -53,8 +59,8 @@ def write_training_loss(folder: Path, workdir: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = _figure("step", "loss")
-    for name, (steps, values) in losses.items():
-        axes.plot(steps, values, linewidth=1.2, label=name)
+    for name, (taken, values) in losses.items():
+        axes.plot(taken, values, linewidth=1.2, label=name)
     axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=7)
     _save(figure, folder / "training_loss")
@@ -68,8 +74,10 @@ def _histogram(predictions: Predictions) -> Figure:
     for label, name, colour in [*kinds, (UNKNOWN, "unlabelled", "#58626f")]:
         chosen = p.scores[p.labels == label]
         if len(chosen):
-            axes.hist(chosen, edges, color=colour, alpha=0.65, label=name)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.hist(chosen, edges.tolist(), color=colour, alpha=0.65, label=name)
+    locator = axes.yaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)  # Axes begin with one.
+    locator.set_params(integer=True)
     axes.axvline(p.threshold, color="black", linewidth=1, label="threshold")
     axes.legend(frameon=False, fontsize=7)
     return figure

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # What a figure is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
-# reconstructions, or what D3AD's code computes, which protocol "paper" adds.
-Kind = Literal["calibration", "decision", "image", "pixel", "restored", "d3ad"]
+# defective regions by thresholds from good images, reconstructions, or what D3AD's code computes,
+# which protocol "paper" adds.
+Kind = Literal["calibration", "decision", "image", "pixel", "region", "restored", "d3ad"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ MEASURES = (
     _threshold("pixel_f1_max_threshold", "threshold of pixel F1-max", "pixel"),
     Measure("aupro", "AUPRO (0.3)", "pixel", tile=True, paper="AUPRO"),
     Measure("aupro_0.05", "AUPRO (0.05)", "pixel"),
+    Measure("pixel_f1", "pixel F1 at threshold", "region"),
+    Measure("region_recall", "region recall", "region"),
+    # Of good images, and so the same in all rows.
+    Measure("false_regions", "false regions a good image", "region", column=False),
+    Measure("seg_f1", "SegF1 (MVTec AD 2)", "region"),
     Measure("normality_restored", "normality restored", "restored"),
     Measure("image_auroc_d3ad", "image AUROC, D3AD's code", "d3ad", paper="image AUROC"),
     _threshold("threshold_d3ad", "threshold from test labels", "d3ad"),

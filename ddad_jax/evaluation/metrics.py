@@ -26,6 +26,7 @@ from ddad_jax.evaluation.binary import binary_figures
 from ddad_jax.evaluation.intervals import intervals
 from ddad_jax.evaluation.measures import keys
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.segmentation import count_pixels, region_figures
 
 RESTORED = "normality_restored"
 Protocol = Literal["exact", "paper"]
@@ -57,11 +58,11 @@ def compute_metrics(
 
     Returns:
       The figures of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
-      does (`decision`), the same for each defect type and each quarter of the defects by size
-      against all normal images (`per_defect`, `per_size`), the 95 % intervals (`intervals`), how
-      near to normal the reconstructions are (`normality_restored` and `knn_distance`),
-      counts, and `undefined`: the reason for every figure that is None. With protocol
-      "paper" also the figures of `d3ad`, all of the maps normalised by the test set.
+      does (`decision`), those of `region_figures`, the same for each defect type and each quarter
+      of the defects by size against all normal images (`per_defect`, `per_size`), the 95 %
+      intervals (`intervals`), how near to normal the reconstructions are (`normality_restored`
+      and `knn_distance`), counts, and `undefined`: the reason for every figure that is None. With
+      protocol "paper" also the figures of `d3ad`, all of the maps normalised by the test set.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
@@ -78,7 +79,8 @@ def compute_metrics(
         },
         "threshold": p.threshold,
     }
-    metrics |= _against_normal(p, normal, anomalous, undefined)
+    pixels = count_pixels(p)
+    metrics |= _against_normal(p, pixels, normal, anomalous, undefined)
     metrics[RESTORED] = None
     if normal.any() and anomalous.any():
         metrics[RESTORED] = normality_restored(p, normal, anomalous)
@@ -88,6 +90,7 @@ def compute_metrics(
         labelled = normal | anomalous
         masked = labelled & p.has_mask
         maps = p.test_normalised_maps
+        assert maps is not None  # The predictions have the same protocol.
         metrics |= d3ad.image_figures(maps[labelled].max((1, 2)), p.labels[labelled])
         metrics |= d3ad.pixel_figures(maps[masked], resized_masks[masked])
         if metrics["threshold_d3ad"] is None and metrics["image_auroc_d3ad"] is not None:
@@ -100,20 +103,24 @@ def compute_metrics(
     }
     metrics["decision"] = _decisions(p, normal, anomalous)
     metrics["per_defect"] = {
-        defect: _part(p, normal, chosen) for defect, chosen in _defects(p, anomalous).items()
+        defect: _part(p, pixels, normal, chosen)
+        for defect, chosen in _defects(p, anomalous).items()
     }
     metrics["per_size"] = [
-        {"size": size} | _part(p, normal, chosen) for size, chosen in _sizes(p, anomalous)
+        {"size": size} | _part(p, pixels, normal, chosen) for size, chosen in _sizes(p, anomalous)
     ]
     metrics["undefined"] = undefined
     return metrics
 
 
 def _part(
-    p: Predictions, normal: Bool[np.ndarray, " n"], chosen: Bool[np.ndarray, " n"]
+    p: Predictions,
+    pixels: Float[np.ndarray, "n 7"],
+    normal: Bool[np.ndarray, " n"],
+    chosen: Bool[np.ndarray, " n"],
 ) -> dict[str, float | int | None]:
     """The figures of some anomalous images, how many there are, and how many are found."""
-    return _against_normal(p, normal, chosen, {}) | {
+    return _against_normal(p, pixels, normal, chosen, {}) | {
         "images": int(chosen.sum()),
         "recall": float(p.decisions[chosen].mean()),
     }
@@ -121,6 +128,7 @@ def _part(
 
 def _against_normal(
     p: Predictions,
+    pixels: Float[np.ndarray, "n 7"],
     normal: Bool[np.ndarray, " n"],
     anomalous: Bool[np.ndarray, " n"],
     undefined: dict[str, str],
@@ -148,6 +156,11 @@ def _against_normal(
         else:
             reason = "no test image has a mask"
         undefined |= dict.fromkeys(keys("pixel"), reason)
+    figures |= region_figures(pixels, normal, anomalous)
+    for name in keys("region"):
+        if figures[name] is None:
+            without = "no mask of a test image marks a region"
+            undefined[name] = missing[0] if name == "false_regions" else without
     return figures
 
 

@@ -32,11 +32,13 @@ def at_original_size(predictions: Predictions, source: Source, resize: str) -> P
         mask = source.read_mask(sample)
         shown = for_showing(image)
         colours = np.moveaxis(p.reconstructions[row].astype(np.float32), -1, 0)
-        restored = np.dstack([restore_map(each, *shown.shape[:2], resize) for each in colours])
-        maps.append(on_disk(restore_map(p.maps[row], *image.shape[:2], resize)))
+        height, width = shown.shape[:2]
+        restored = np.dstack([restore_map(each, height, width, resize) for each in colours])
+        reconstructions.append(as_picture(restored, height, width))
+        height, width = image.shape[:2]
+        maps.append(on_disk(restore_map(p.maps[row], height, width, resize)))
         masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
         images.append(shown)
-        reconstructions.append(as_picture(restored, *shown.shape[:2]))
     return replace(p, maps=maps, masks=masks, images=images, reconstructions=reconstructions)
 
 

@@ -6,11 +6,11 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy import ndimage
 
-from ddad_jax.data.resize import scale_map
 from ddad_jax.data.sample import ANOMALOUS, Sample
+from ddad_jax.detection.regions import Region, find_regions
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.drawing import shrunk_map, shrunk_mask
 
 # Of one size, or each of its own.
 Maps = Float[np.ndarray, "n h w"] | Sequence[Float[np.ndarray, "_ _"]]
@@ -39,6 +39,9 @@ class Predictions:
         original images.
       reconstructions: RGB, 0 to 255, at the size of the images.
       threshold: of the scores, from held-out normal images alone.
+      pixel_threshold: of the maps, likewise.
+      sigma_threshold: of the maps, as MVTec AD 2 finds it; see `Calibration`.
+      smallest_region: share of an image; see `find_regions`.
       test_normalised_maps: with protocol "paper", the maps as `d3ad.normalise_by_test_set` makes
         them; else None.
 
@@ -60,6 +63,9 @@ class Predictions:
     maps: Maps
     reconstructions: Pictures
     threshold: float
+    pixel_threshold: float
+    sigma_threshold: float
+    smallest_region: float
     test_normalised_maps: Float[np.ndarray, "n h w"] | None = None
 
     def __post_init__(self):
@@ -84,16 +90,22 @@ class Predictions:
         self, chosen: Bool[np.ndarray, " n"]
     ) -> tuple[list[Float[np.ndarray, "_ _"]], list[Bool[np.ndarray, "_ _"]]]:
         """Maps and masks of those of the chosen images whose pixels count."""
-        rows = np.flatnonzero(chosen & self.is_measured)
+        rows = np.flatnonzero(chosen & self.is_measured).tolist()
         return [self.maps[row] for row in rows], [self.masks[row] for row in rows]
 
     def shown_map(self, row: int) -> Float[np.ndarray, "h w"]:
         """The map at the size of the image; a narrow peak keeps its height."""
-        height, width = self.images[row].shape[:2]
-        heat = self.maps[row]
-        step = -(-max(heat.shape) // max(height, width))
-        return scale_map(ndimage.maximum_filter(heat, step) if step > 1 else heat, height, width)
+        return shrunk_map(self.maps[row], *self.images[row].shape[:2])
 
     def shown_mask(self, row: int) -> Bool[np.ndarray, "h w"]:
         """The mask at the size of the image: every pixel there that holds some of the defect."""
-        return scale_map(self.masks[row].astype(np.float32), *self.images[row].shape[:2]) > 0
+        return shrunk_mask(self.masks[row], *self.images[row].shape[:2])
+
+    def found(self, row: int) -> tuple[Bool[np.ndarray, "h w"], list[Region]]:
+        """The defective pixels and the regions of an image."""
+        return find_regions(
+            self.maps[row],
+            self.pixel_threshold,
+            self.smallest_region,
+            anomalous=bool(self.decisions[row]),
+        )

@@ -67,12 +67,19 @@ def report_part(
     return ReportPart(name, metrics, curves, images)
 
 
-def write_report(path: Path, title: str, parts: Sequence[ReportPart]) -> None:
-    """Writes the page of one category, or of several with their means."""
+def write_report(path: Path, title: str, parts: Sequence[ReportPart], verdict: str = "") -> None:
+    """Writes the page of one category, or of several with their means.
+
+    Args:
+      path: the file.
+      title: of the page.
+      parts: of each category.
+      verdict: what stands below the title; "": what follows from the images of the page.
+    """
     several = len(parts) > 1
     page = Template((PAGE / "report.html").read_text("utf-8")).substitute(
         title=html.escape(title),
-        verdict=html.escape(_verdict(parts)),
+        verdict=html.escape(verdict or _verdict(parts)),
         provenance=html.escape(_provenance(parts)),
         tiles=tiles([part.metrics for part in parts]),
         threshold_label="Threshold shift" if several else "Threshold",

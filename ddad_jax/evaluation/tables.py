@@ -42,7 +42,7 @@ def latex(
 
 def _per_category(
     metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
-) -> tuple[Row, list[Row]]:
+) -> tuple[Row, Sequence[Row]]:
     figures = OURS
     header = ["category", *(each.paper for each in OURS)]
     if mean["protocol"] == "paper":
@@ -60,7 +60,7 @@ def _per_category(
 
 def _comparison(
     categories: int, mean: dict[str, Any], benchmark: Benchmark
-) -> tuple[Row, list[Row]]:
+) -> tuple[Row, Sequence[Row]]:
     ours = f"ddad_jax, {categories} of {benchmark.categories} categories"
     protocol = "one model a category, one setting for all, no test labels"
     figures = [_percent(figure.of(mean)) for figure in OURS]

@@ -8,11 +8,12 @@ import pytest
 from ddad_jax import pretrained
 from ddad_jax.data.mvtec import mvtec_source
 from ddad_jax.data.sample import ANOMALOUS
-from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detect import detect
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.models import initialise
+from tests.conftest import calibrated_detector
 
 
 @pytest.mark.slow
@@ -30,7 +31,7 @@ def test_bfloat16_changes_no_score_by_more_than_a_fiftieth_of_the_normal_range(s
     odd = [each for each in source.samples if each.label == ANOMALOUS][::20][:3]
     images = np.stack([source.read_image(each) for each in [*good, *odd]])
     channels = networks.autoencoder.latent_channels
-    detector = build_detector(
+    detector = calibrated_detector(
         networks,
         config.detector,
         BuildSettings(patch_bank_size=1024, patch_candidates=4096, calibration_size=0),

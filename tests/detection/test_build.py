@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddad_jax.detection.build import BuildSettings, build_detector, fill_banks
+from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.evidence import gather_evidence
+from tests.conftest import calibrated_detector
 
 PARTS = np.repeat(np.arange(10), 2)
 
@@ -22,9 +23,9 @@ def build(detector, part_images):
     # Of two images of one part each is the other's nearest neighbour.
     train_images = part_images[:10].repeat(2, axis=0)
 
-    def build(settings, make=build_detector, **changed):
+    def build(settings, make=calibrated_detector, **changed):
         arguments = {"train_images": train_images}
-        if make is build_detector:
+        if make is calibrated_detector:
             arguments |= {"train_parts": PARTS, "heldout_images": part_images[14:]}
         return make(
             detector.networks,

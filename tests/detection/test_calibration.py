@@ -29,6 +29,7 @@ def evidence_of(levels, seed=0):
         knn_distance=None,
         reconstructed_knn_distance=None,
         reconstruction=None,
+        kind=None,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddad_jax.data.preprocessing import Preprocessing
-from ddad_jax.deploy.artifact import FittedDetector
+from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.detection.detect import detect
 
 PROGRAM = """
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from jax.sharding import Mesh
-from ddad_jax.deploy.artifact import load_detector
+from ddad_jax.deploy.fitted import load_detector
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import shard_detector
 

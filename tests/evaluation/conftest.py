@@ -62,6 +62,9 @@ def make_predictions():
             maps=maps,
             reconstructions=grey,
             threshold=threshold,
+            pixel_threshold=threshold,
+            sigma_threshold=threshold,
+            smallest_region=0.0,
             test_normalised_maps=maps,
         )
 

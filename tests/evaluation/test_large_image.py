@@ -12,12 +12,13 @@ from ddad_jax.data.folder import folder_source
 from ddad_jax.data.prepare import prepare
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.synthetic import synthetic_source
-from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.evaluation.evaluate import evaluate
 from ddad_jax.models import initialise
+from tests.conftest import calibrated_detector
 from tests.data.pictures import save
 
 HEIGHT, WIDTH, TILE, OVERLAP = 3072, 4096, 128, 32
@@ -70,7 +71,7 @@ def tiled_detector(folder):
     )
     train = prepare(folder_source(folder / "good"), TILED, folder / "cache")["train"]
     learnt, held_out = (train.take(np.array([number])).squares for number in (0, 1))
-    return build_detector(
+    return calibrated_detector(
         networks,
         Settings(image_size=TILE, num_steps=1, blur=2.0, patch_weight=1.0),
         BuildSettings(patch_bank_size=4096, calibration_size=0, batch_size=16),

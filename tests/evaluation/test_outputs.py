@@ -7,13 +7,8 @@ import pytest
 from PIL import Image
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
-from ddad_jax.evaluation.outputs import (
-    heat_overlay,
-    picture,
-    write_metrics,
-    write_pictures,
-    write_scores,
-)
+from ddad_jax.evaluation.drawing import heat_overlay
+from ddad_jax.evaluation.outputs import picture, write_metrics, write_pictures, write_scores
 
 
 @pytest.fixture
