@@ -1,24 +1,64 @@
 """Diffusion-based anomaly detection with a dynamic noise level (D3AD) and DDAD, in JAX."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ddad_jax.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
-    import ddad_jax.deploy.artifact
+    from ddad_jax.data.preprocessing import Photograph
+    from ddad_jax.deploy.fitted import FittedDetector
 
+__all__ = ["Interrupted", "UserError", "fit", "load"]
 __version__ = "0.2.0.dev0"
 
+# All else is imported when it is called for, so that `import ddad_jax` takes no time.
 
-def load(path: str | Path) -> "ddad_jax.deploy.artifact.FittedDetector":
+
+def fit(
+    good_images: "str | Path | Iterable[Photograph]",
+    *,
+    workdir: str | Path | None = None,
+    config: str = "folder",
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> "FittedDetector":
+    """A detector fitted to photographs of good parts; nothing else is needed.
+
+    Args:
+      good_images: a folder of photographs, or photographs: paths, the bytes of files, images of
+        Pillow, or arrays [h w], [h w 1] or [h w 3].
+      workdir: folder for everything that is written; the same call goes on from what is done there.
+        None: a temporary one.
+      config: the name of a config, or the path of a file, as of `--config`.
+      settings: by dotted name, such as {"detection.max_noise_level": 40}, as of `--config.<name>`.
+      progress: whether the log goes to standard error.
+
+    Raises:
+      UserError: bad input; names it and says what to do.
+      Interrupted: Ctrl-C or SIGTERM while training, with everything saved.
+    """
+    from ddad_jax.machine.kernels import choose_cpu_kernels
+
+    # Those of the command line, so that answers are the same; without effect once JAX has begun.
+    choose_cpu_kernels()
+    from ddad_jax.experiment import photographs
+
+    return photographs.fit(good_images, workdir, config, settings or {}, progress)
+
+
+def load(path: str | Path) -> "FittedDetector":
     """The fitted detector in a file, `detector.safetensors` of a run's folder.
 
     Raises:
       UserError: no such file, or it holds no detector.
     """
-    # Imported late, so that `import ddad_jax` takes no time.
-    from ddad_jax.deploy.artifact import load_detector
     from ddad_jax.machine.kernels import choose_cpu_kernels
 
-    # Those of the command line, so that answers are the same; without effect once JAX has begun.
     choose_cpu_kernels()
+    from ddad_jax.data.read import allow_large_images
+    from ddad_jax.deploy.fitted import load_detector
+
+    allow_large_images()
     return load_detector(path)

@@ -17,10 +17,11 @@ from absl import flags, logging
 import ddad_jax
 from ddad_jax.data.read import allow_large_images
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
-from ddad_jax.experiment import modes
+from ddad_jax.experiment import changing, modes
 from ddad_jax.experiment.category import DETECTOR as DETECTOR_FILE
 from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
 from ddad_jax.experiment.identity import first_difference
+from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.machine import interrupts, kernels, processes
@@ -29,7 +30,9 @@ from ddad_jax.machine.storage import local_path, only_run
 PACKAGE = Path(ddad_jax.__file__).parent
 INTERRUPTED = "interrupted: the same command goes on from what is done"
 # Modes that several processes do not share.
-ONE_PROCESS = ("ablate", "predict", "benchmark")
+ONE_PROCESS = ("ablate", "benchmark")
+# Modes that need a detector and no config.
+WITH_DETECTOR = ("predict", "extend", "threshold")
 
 FLAGS = flags.FlagValues()
 
@@ -40,9 +43,20 @@ def _text(name: str, help_text: str) -> flags.FlagHolder:
 
 MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_values=FLAGS)
 WORKDIR = _text("workdir", "folder for everything that the run writes")
-IMAGES = _text("images", "predict: a folder of images, or one image")
-DETECTOR = _text("detector", "predict: a detector's file, instead of --workdir's")
-OUTPUT = _text("output", "convert: the file to write; predict: folder for results")
+IMAGES = _text("images", "predict: a folder of images, or one image; extend: good images")
+DETECTOR = _text("detector", "predict, extend, threshold: a detector's file, not --workdir's")
+OUTPUT = _text(
+    "output", "convert, extend, threshold: the file to write; predict: folder for results"
+)
+WATCH = flags.DEFINE_bool(
+    "watch", False, "predict: go on with the images that appear in the folder, until it is stopped",
+    flag_values=FLAGS,
+)  # fmt: skip
+UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)
+RATE = flags.DEFINE_float(
+    "rate", None, "threshold: that of this false-alarm rate, such as 0.05", flag_values=FLAGS
+)
+VALUE = flags.DEFINE_float("value", None, "threshold: this one", flag_values=FLAGS)
 VARY = flags.DEFINE_multi_string(
     "vary", [], "ablate: a setting and its values, such as detection.blur=2,4; may be repeated",
     flag_values=FLAGS,
@@ -62,7 +76,7 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
 )
-SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, VARY, NETWORK, TRAIN_ON,
+SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, RATE, VALUE, VARY, NETWORK, TRAIN_ON,
          COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
 
 HELP = """\
@@ -74,6 +88,7 @@ examples:
   ddad_jax --config=demo --workdir=runs/demo
   ddad_jax --config=folder --workdir=runs/mine --config.data.root=photos/good
   ddad_jax --mode=predict --workdir=runs/mine --images=photos/new
+  ddad_jax --mode=predict --workdir=runs/mine --images=/camera --watch
 
 modes:
 {modes}
@@ -132,18 +147,19 @@ def main(argv: Sequence[str]) -> None:
         return
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is no flag; every setting is given as --config.name=value")
-    if name is None and mode != "predict":
+    _require_of_mode(mode)
+    if name is None and mode not in WITH_DETECTOR:
         raise UserError("--config is missing; choose one, such as --config=demo; --help says more")
     config = _config(name or "default", assignments)
     if mode == "convert":
         workdir = _workdir() if WORKDIR.value else None
         modes.convert(config, workdir, NETWORK.value, _expanded(OUTPUT))
         return
-    if mode == "predict" and (DETECTOR.value or WORKDIR.value):
-        _predict(config, [setting for setting, _ in assignments])
+    if mode in WITH_DETECTOR and (DETECTOR.value or WORKDIR.value):
+        _with_detector(mode, config, [setting for setting, _ in assignments])
         return
     if WORKDIR.value is None:
-        or_detector = ", or with --mode=predict a --detector" if mode == "predict" else ""
+        or_detector = f", or with --mode={mode} a --detector" if mode in WITH_DETECTOR else ""
         raise UserError(
             f"--workdir is missing; name the folder that the run may write to{or_detector}"
         )
@@ -163,26 +179,68 @@ def main(argv: Sequence[str]) -> None:
             modes.run(mode, config, workdir, TRAIN_ON.value)
 
 
-def _predict(config: Config, given: list[str]) -> None:
+def _require_of_mode(mode: str) -> None:
+    """Checks that flags of one mode alone are not given with another."""
+    for owner, of_mode in (
+        ("predict", (WATCH,)),
+        ("extend", (UNDO,)),
+        ("threshold", (RATE, VALUE)),
+    ):
+        for flag in of_mode:
+            if flag.value is not None and flag.value is not False and mode != owner:
+                raise UserError(
+                    f"--{flag.name}: does nothing with --mode={mode}; leave it out, or use "
+                    f"--mode={owner}"
+                )
+
+
+def _with_detector(mode: str, config: Config, given: list[str]) -> None:
     if NUM_PROCESSES.value or COORDINATOR.value:
-        raise UserError("--mode=predict: is for one process; leave out --coordinator")
+        raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
     workdir = _workdir() if WORKDIR.value else None
-    path = Path(_expanded(DETECTOR)) if DETECTOR.value else modes.detector_in(workdir)
+    path = _path(DETECTOR)
+    if path is None:
+        assert workdir is not None  # One of the two is given.
+        path = modes.detector_in(workdir)
+    if mode == "predict":
+        _predict(workdir, path, config, given)
+        return
+    if given:
+        raise UserError(
+            f"--config.{given[0]}: does nothing with --mode={mode}; the detector has its settings; "
+            "leave it out"
+        )
+    if IMAGES.value and mode == "threshold":
+        raise UserError("--images: does nothing with --mode=threshold; leave it out")
+    output = _path(OUTPUT) or path
+    if output.is_dir():
+        raise UserError(f"--output={output}: is a folder; name the file to write")
+    home = _writable(output.parent, "--output" if OUTPUT.value else "--workdir")
+    kernels.choose_cpu_kernels()
+    with only_run(home):
+        _begin(mode, home)
+        if mode == "extend":
+            changing.extend(_expanded(IMAGES), path, output, UNDO.value)
+        else:
+            changing.set_threshold(path, output, RATE.value, VALUE.value)
+
+
+def _predict(workdir: Path | None, path: Path, config: Config, given: list[str]) -> None:
     default = workdir / "predictions" if workdir else Path("predictions")
-    output = _writable(Path(_expanded(OUTPUT)) if OUTPUT.value else default, "--output")
+    output = _writable(_path(OUTPUT) or default, "--output")
     # The log and the lock are the run's, unless results are wanted elsewhere.
     home = output if OUTPUT.value or workdir is None else workdir
     kernels.choose_cpu_kernels()
     with only_run(home):
         _begin("predict", home)
-        modes.predict(_expanded(IMAGES), path, output, config, given)
+        predict(_expanded(IMAGES), path, output, config, given, WATCH.value)
 
 
 def _begin(mode: str, folder: Path) -> None:
     """The log, and the cache of compiled programs, of a run in a folder."""
     _log_to(folder / "log.txt" if processes.is_first() else Path(os.devnull))
     # JAX_COMPILATION_CACHE_DIR names one that several runs share.
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         cache = folder.resolve() / "compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     logging.info("%s on %s", mode, ", ".join(str(device) for device in _devices()))
@@ -239,6 +297,10 @@ def _workdir() -> Path:
 
 def _expanded(flag: flags.FlagHolder) -> str | None:
     return str(local_path(flag.value, f"--{flag.name}")) if flag.value else flag.value
+
+
+def _path(flag: flags.FlagHolder) -> Path | None:
+    return local_path(flag.value, f"--{flag.name}") if flag.value else None
 
 
 def _require_agreement(mode: str, config: Config) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 
 from ddad_jax.data.synthetic import synthetic_source
-from ddad_jax.detection.build import BuildSettings, build_detector
+from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
@@ -114,6 +114,15 @@ def part_images() -> np.ndarray:
     return np.stack([source.read_image(sample) for sample in source.samples])
 
 
+def calibrated_detector(
+    networks, settings, build, *, train_images, train_parts, heldout_images, seed, **trained
+):
+    """A detector with banks of the training images, calibrated."""
+    banks = fill_banks(networks, settings, build, train_images=train_images, seed=seed, **trained)
+    calibration = banks.calibration(build, train_images, train_parts, heldout_images, seed)
+    return banks.detector.replace(calibration=calibration)
+
+
 @pytest.fixture(scope="session")
 def detector(part_images):
     """A detector of small networks with drawn weights, its banks and calibration of real parts."""
@@ -127,7 +136,7 @@ def detector(part_images):
     drawn["denoiser"]["params"]["out_2"]["kernel"] = 0.05 * jax.random.normal(
         jax.random.key(3), last.shape
     )
-    return build_detector(
+    return calibrated_detector(
         networks,
         Settings(image_size=64, blur=1.0, num_neighbours=5),
         BuildSettings(patch_bank_size=64, calibration_size=0, batch_size=8),

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -378,14 +380,16 @@ def test_predict_needs_the_detector_and_images_alone(run, tmp_path):
     home, arguments = run
     known = scores(home / "run/scores.csv")
     predicted = ddad(
-        "--mode=predict", f"--workdir={home}/run", f"--images={home}/data/plate/test"
+        "--mode=predict", f"--workdir={home}/run", f"--images={home}/data/plate/test",
+        "--config.prediction.report=True",
     )  # fmt: skip
     assert predicted.returncode == 0, predicted.stderr
     assert "6 images in" in predicted.stderr
     found = scores(home / "run/predictions/scores.csv")
     assert found == pytest.approx({n.removeprefix("plate/test/"): v for n, v in known.items()},
                                   rel=0, abs=1e-6)  # fmt: skip
-    assert "unlabelled images" in (home / "run/predictions/report.html").read_text()
+    page = (home / "run/predictions/report.html").read_text()
+    assert "of 6 images are anomalous." in page
 
     shutil.copy(home / "run/detector.safetensors", tmp_path / "part.safetensors")
     alone = ddad(
@@ -412,6 +416,90 @@ def test_predict_needs_the_detector_and_images_alone(run, tmp_path):
     shutil.copy(home / "run/detector.safetensors", home / "both/plate")
     several = ddad("--mode=predict", f"--workdir={home}/both", f"--images={home}/data")
     assert_refused(several, "holds a detector for each of plate", f"--workdir={home}/both/plate")
+
+
+@pytest.mark.slow
+def test_a_fitted_detector_is_given_another_threshold_and_a_new_kind_of_part(run, tmp_path):
+    home, arguments = run
+    path = home / "run/detector.safetensors"
+    fitted = ddad_jax.load(path)
+    result = ddad("--mode=threshold", f"--workdir={home}/run", "--rate=0.2")
+    assert result.returncode == 0, result.stderr
+    lower = ddad_jax.load(path)
+    assert lower.threshold < fitted.threshold and lower.wish["false_alarm_rate"] == 0.2
+    again = ddad(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "used as it is; it has the threshold" in again.stderr
+    # The rate of the settings counts from then on, and nothing is built.
+    rated = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
+    assert rated.returncode == 0, rated.stderr
+    assert "another rate gives it the threshold" in rated.stderr
+    assert "built anew" not in rated.stderr
+    assert ddad_jax.load(path).threshold == pytest.approx(
+        fitted.with_false_alarm_rate(0.3).threshold
+    )
+
+    blue = synthetic_source(
+        category="blue", image_size=64, num_train=6, num_test_good=0, num_test_per_defect=0,
+        design="anodised",
+    )  # fmt: skip
+    write_mvtec(blue, tmp_path)
+    more = ddad("--mode=extend", f"--workdir={home}/run", f"--images={tmp_path}/blue")
+    assert more.returncode == 0, more.stderr
+    assert "6 good photographs added" in more.stderr
+    assert len(ddad_jax.load(path).detector.kinds) == 1
+    kept = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
+    assert "it is extended by 6 good photographs" in kept.stderr, kept.stderr
+    undone = ddad("--mode=extend", f"--workdir={home}/run", "--undo")
+    assert undone.returncode == 0 and not ddad_jax.load(path).detector.kinds
+    twice = ddad("--mode=extend", f"--workdir={home}/run", "--undo")
+    assert_refused(twice, "nothing to undo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--mode=fit", "--watch"), ("--watch: does nothing with --mode=fit",)),
+        (("--mode=predict", "--undo"), ("--undo: does nothing with --mode=predict",)),
+        (("--mode=extend", "--rate=0.1"), ("--rate: does nothing with --mode=extend",)),
+        (("--mode=threshold",), ("--workdir is missing", "--detector")),
+    ],
+)
+def test_flags_of_another_mode(arguments, parts):
+    assert_refused(ddad("--config=demo", *arguments), *parts)
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_goes_on_and_ctrl_c_says_so(run):
+    home, _ = run
+    photographs = home / "many"
+    photographs.mkdir()
+    source = home / "data/plate/test/large/0000.png"
+    for number in range(400):
+        os.link(source, photographs / f"{number:03d}.png")
+    path = home / "run/predictions/scores.jsonl"
+
+    def rows():
+        return path.read_text().splitlines() if path.exists() else []
+
+    for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 75)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ddad_jax", "--mode=predict", f"--workdir={home}/run",
+             f"--images={photographs}"],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        before = len(rows())
+        deadline = time.monotonic() + 600
+        while len(rows()) < before + 20:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(ending)
+        assert process.wait(600) == code
+    last = ddad("--mode=predict", f"--workdir={home}/run", f"--images={photographs}")
+    assert last.returncode == 0, last.stderr
+    assert "photographs have their row already" in last.stderr
+    names = [json.loads(line)["path"] for line in rows()]
+    assert sorted(names) == sorted(each.name for each in photographs.iterdir())
 
 
 @pytest.mark.slow

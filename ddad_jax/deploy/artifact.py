@@ -1,34 +1,32 @@
 """A fitted detector as one file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 5 holds as JSON: "networks", what builds them; "settings" of detection;
-"preprocessing"; and "made_of", the settings, images and weights that it was made of. "version" is
-that of ddad_jax. Newer versions read older formats.
+The header of format 6 holds as JSON: "networks", what builds them; "settings" of detection;
+"preprocessing"; "made_of", the settings, images and weights that it was made of; and "wish", the
+threshold that was asked for instead of the calibrated one, and by whom. "version" is that of
+ddad_jax. Newer versions read older formats.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 import ddad_jax
-from ddad_jax.data.preprocessing import Photograph, Preprocessing
-from ddad_jax.detection.detector import Calibration, Detector, Settings
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.detection.detector import Calibration, Detector, Kind, Settings
 from ddad_jax.detection.networks import build_networks
-from ddad_jax.detection.threshold import promised_rate
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.evaluate import find
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 5
+FORMAT = 6
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "mesh")
 # What files of format 3 do not say of their preprocessing: the setting that says it, and its value
@@ -39,121 +37,33 @@ LACKING = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a detector says of one photograph.
+def write(
+    path: Path, detector: Detector, preprocessing: Preprocessing, about: Mapping[str, Any]
+) -> None:
+    """Writes a detector to a file; an older one stays until it is whole.
 
-    Attributes:
-      score: the maximum of the anomaly map, unbounded.
-      calibrated_score: in [0, 1]; 0.5 at the threshold.
-      decision: whether it is called anomalous.
-      noise_level: T̂ used.
-      anomaly_map: on the scale of the score, at the photograph's own size.
-      reconstruction: RGB, 0 to 255, at the photograph's own size.
-    """
-
-    score: float
-    calibrated_score: float
-    decision: bool
-    noise_level: int
-    anomaly_map: Float[np.ndarray, "h w"]
-    reconstruction: UInt8[np.ndarray, "h w 3"]
-
-
-@dataclass(frozen=True, eq=False)
-class FittedDetector:
-    """A detector with how photographs become its input and what it was made of.
-
-    Attributes:
-      detector: what `detect` takes.
+    Args:
+      path: the file.
+      detector: its arrays and settings.
       preprocessing: how photographs become its input.
-      description: the arguments of `build_networks` that make its networks.
-      made_of: the settings, images and weights that it was made of, serialisable; empty where a
-        file of an older format does not say.
+      about: "networks", "made_of" and "wish", serialisable.
     """
-
-    detector: Detector
-    preprocessing: Preprocessing
-    description: Mapping[str, Any]
-    made_of: Mapping[str, Any]
-
-    def save(self, path: str | Path) -> None:
-        """Writes it to a file, `.safetensors` by custom; an older one stays until it is whole."""
-        parts = _arrays(self.detector) | {"calibration": _arrays(self.detector.calibration)}
-        arrays = {
-            name: np.array(array, order="C") for name, array in flatten_dict(parts, sep="|").items()
-        }
-        metadata = {
-            "format": f"{NAME} {FORMAT}",
-            "version": ddad_jax.__version__,
-            "networks": json.dumps(self.description),
-            "settings": json.dumps(dataclasses.asdict(self.detector.settings)),
-            "preprocessing": json.dumps(dataclasses.asdict(self.preprocessing)),
-            "made_of": json.dumps(self.made_of),
-        }
-        write_atomically(Path(path), save(arrays, metadata))
-
-    @property
-    def calibrated(self) -> dict[str, float]:
-        """What the threshold is worth.
-
-        Returns:
-          How many good "images" it is from, the "false_alarm_rate" that was asked for, and the
-          "promised_rate", below `threshold.FEW` images 1; empty where the file does not say.
-        """
-        images = int(self.detector.calibration.images)
-        if not images:
-            return {}
-        rate = self.made_of["settings"]["build.false_alarm_rate"]
-        promised = promised_rate(images, rate)
-        return {"images": images, "false_alarm_rate": rate, "promised_rate": promised}
-
-    def predict(
-        self, photographs: Photograph | Iterable[Photograph], batch_size: int = 16
-    ) -> Prediction | list[Prediction]:
-        """What the detector says of a photograph, or of each of several.
-
-        The answers are those of `--mode=predict` and `--mode=evaluate`.
-
-        Args:
-          photographs: a path, the bytes of a file, an image of Pillow, or an array [h w], [h w 1]
-            or [h w 3] of any size; or several of these.
-          batch_size: squares at a time.
-
-        Raises:
-          UserError: one that cannot be read; names it.
-        """
-        if isinstance(photographs, Photograph):
-            return next(self._predict([photographs], batch_size))
-        return list(self._predict(photographs, batch_size))
-
-    def _predict(self, photographs: Iterable[Photograph], batch_size: int) -> Iterator[Prediction]:
-        images, squares = [], []
-        for number, photograph in enumerate(photographs):
-            named = isinstance(photograph, str | Path)
-            name = str(photograph) if named else f"photograph {number}"
-            image = self.preprocessing.read(photograph, name)
-            images.append(image.shape[:2])
-            squares.append(self.preprocessing.squares(image, name))
-        starts = np.append(0, np.cumsum([len(each) for each in squares], dtype=int))
-        sizes = np.array(images, int).reshape(-1, 2)
-        every = np.concatenate(squares) if squares else np.zeros((0, 1, 1, 3), np.uint8)
-        found = find(self.detector, self.preprocessing, every, starts, sizes, batch_size)
-        for each, (height, width) in zip(found, sizes.tolist(), strict=True):
-            whole = each.layers
-            if not self.preprocessing.tile:
-                whole = self.preprocessing.restore(whole[None], height, width)
-            yield Prediction(
-                score=each.score,
-                calibrated_score=each.calibrated_score,
-                decision=each.decision,
-                noise_level=each.noise_level,
-                anomaly_map=whole[..., 0],
-                reconstruction=np.rint(whole[..., 1:]).clip(0, 255).astype(np.uint8),
-            )
+    parts = _arrays(detector) | {"calibration": _arrays(detector.calibration)}
+    parts["kinds"] = {str(number): _arrays(kind) for number, kind in enumerate(detector.kinds)}
+    arrays = {
+        name: np.array(array, order="C") for name, array in flatten_dict(parts, sep="|").items()
+    }
+    header = {
+        **about,
+        "settings": dataclasses.asdict(detector.settings),
+        "preprocessing": dataclasses.asdict(preprocessing),
+    }
+    metadata = {name: json.dumps(value) for name, value in header.items()}
+    metadata |= {"format": f"{NAME} {FORMAT}", "version": ddad_jax.__version__}
+    write_atomically(path, save(arrays, metadata))
 
 
-def _arrays(of: Detector | Calibration) -> dict[str, Any]:
+def _arrays(of: Detector | Calibration | Kind) -> dict[str, Any]:
     return {
         field.name: getattr(of, field.name)
         for field in dataclasses.fields(of)
@@ -161,8 +71,8 @@ def _arrays(of: Detector | Calibration) -> dict[str, Any]:
     }
 
 
-def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
-    """Reads a detector; nothing in the file is executed.
+def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str, Any]]:
+    """What `write` wrote; nothing in the file is executed.
 
     Args:
       path: the file.
@@ -172,7 +82,6 @@ def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
     Raises:
       UserError: no such file, it holds no detector, or it is lacking what is not given.
     """
-    path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
             f"{path}: there is no detector here; make one with --mode=fit and the same --workdir"
@@ -201,13 +110,8 @@ def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
                 f"--config.{LACKING[name][0]}: {given} contradicts the detector {path}, which was "
                 f"made with {getattr(preprocessing, name)}; leave it out"
             )
-    description = json.loads(metadata["networks"])
-    return FittedDetector(
-        detector=_detector(arrays, settings, description),
-        preprocessing=preprocessing,
-        description=description,
-        made_of=json.loads(metadata.get("made_of", "{}")),
-    )
+    about = {name: json.loads(metadata.get(name, "{}")) for name in ("networks", "made_of", "wish")}
+    return _detector(arrays, settings, about["networks"]), preprocessing, about
 
 
 def _format(path: Path, name: str) -> int:
@@ -244,11 +148,21 @@ def _detector(
 ) -> Detector:
     placed: dict[str, Array] = {name: jnp.asarray(array) for name, array in arrays.items()}
     parts = unflatten_dict(placed, sep="|")
-    # Before format 5 it did not say from how many images it is.
-    calibration = Calibration(**{"images": jnp.int32(0)} | parts.pop("calibration"))
+    known = parts.pop("calibration")
+    # Before format 6 the scores that it is from were not kept, in format 5 their number alone.
+    known.pop("images", None)
+    unknown = {
+        "pixel_threshold": known["threshold"],
+        "sigma_threshold": jnp.float32(jnp.inf),
+        "scores": jnp.zeros(0),
+    }
+    calibration = Calibration(**unknown | known)
+    kinds = parts.pop("kinds", {})
+    one_kind = {"bank_kind": jnp.zeros(len(parts["bank"]), jnp.int32)}
     return Detector(
-        **parts,
+        **one_kind | parts,
         calibration=calibration,
+        kinds=tuple(Kind(**kinds[number]) for number in sorted(kinds, key=int)),
         networks=build_networks(**description),
         settings=Settings(**settings),
     )

@@ -21,7 +21,7 @@ from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.report import DatasetReport
 from ddad_jax.data.sample import Source, part_name
 from ddad_jax.data.split import HELDOUT, TRAIN, split_normals
-from ddad_jax.deploy.artifact import FittedDetector, load_detector
+from ddad_jax.deploy.fitted import FittedDetector, load_detector
 from ddad_jax.detection.detector import Networks
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
@@ -92,8 +92,10 @@ class Category:
         Raises:
           UserError: something in them would spoil a result.
         """
-        self.report.require_sound()
-        return self._examined[1]
+        report, images = self._examined
+        report.require_sound()
+        assert images is not None  # What cannot be used is not sound.
+        return images
 
     @cached_property
     def division(self) -> tuple[ImageSet, ImageSet]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import ddad_jax
 from ddad_jax import settings
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.schema import Config
+from ddad_jax.experiment.schema import Config, DataSettings
 from ddad_jax.machine.storage import local_path
 from ddad_jax.settings import Checked, SettingError, near
 
@@ -71,6 +71,7 @@ def load_config(name: str) -> ConfigDict:
     """
     path = _config_path(name).resolve()
     spec = importlib.util.spec_from_file_location(f"ddad_jax_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # It is the path of a Python file.
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -200,6 +201,7 @@ def parse(kind: Any, name: str, text: str) -> Any:
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if choices:
         kind = type(choices[0])
+    value: Any
     if kind is str:
         value = text.strip("'\"") if text[:1] in ("'", '"') else text
     elif kind is bool:
@@ -242,6 +244,7 @@ def _expanded(of: Checked, prefix: str = "") -> Any:
 
 def _path(name: str, value: str, of: Checked) -> str:
     # TFDS reads its own data from buckets.
-    if name == "data.root" and of.source == "tfds" and "://" in value:
+    from_tfds = isinstance(of, DataSettings) and of.source == "tfds"
+    if name == "data.root" and from_tfds and "://" in value:
         return value
     return str(local_path(value, name)) if value.startswith("~") or "://" in value else value

@@ -1,13 +1,14 @@
 """From trained networks and normal images to a detector that knows what it was made of."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from ddad_jax.deploy.artifact import FittedDetector
-from ddad_jax.detection.build import BuildSettings, calibration_of, fill_banks
+from ddad_jax.deploy.fitted import FittedDetector
+from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import VERSION
 from ddad_jax.detection.detector import Calibration, Settings, shard_detector
 from ddad_jax.detection.threshold import FEW, promise
@@ -18,6 +19,9 @@ from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.experiment.trained import Trained
+
+# Settings that change thresholds alone.
+RATES = ("build.false_alarm_rate", "build.pixel_alarm_rate")
 
 
 def made_of(made: Trained) -> dict[str, Any]:
@@ -47,16 +51,52 @@ def fitted_detector(made: Trained) -> FittedDetector:
     category, wanted = made.category, made_of(made)
     stored = category.stored_detector
     if stored is not None:
-        difference = first_difference(stored.made_of, wanted)
-        if not difference:
-            logging.info("%s: its detector is of these settings and images, used as it is",
-                         category.workdir)  # fmt: skip
+        fitting = _of_these_rates(stored, wanted)
+        difference = first_difference(_as_fitted(fitting), wanted)
+        if not difference and fitting is stored:
+            logging.info("%s: its detector is of these settings and images, used as it is%s",
+                         category.workdir, _since_then(stored))  # fmt: skip
             return stored
-        logging.info("%s: its detector is built anew: %s", category.workdir, difference)
+        if not difference:
+            logging.info("%s: its detector is of these images; another rate gives it the threshold "
+                         "%.3f", category.workdir, fitting.threshold)  # fmt: skip
+            fitting.save(category.detector_path)
+            return fitting
+        logging.info("%s: its detector is built anew: %s%s", category.workdir, difference,
+                     _since_then(stored, "; lost is that it "))  # fmt: skip
     built = build(made, category.config.detector, category.config.build)
     _say_what_it_is_made_of(category, wanted)
     built.save(category.detector_path)
     return built
+
+
+def _as_fitted(fitted: FittedDetector) -> dict[str, Any]:
+    """What it was made of, before it was extended."""
+    return {name: value for name, value in fitted.made_of.items() if name != "extensions"}
+
+
+def _of_these_rates(fitted: FittedDetector, wanted: dict[str, Any]) -> FittedDetector:
+    """With the rates of now, where they are others; the scores that give thresholds are in it."""
+    settings = fitted.made_of.get("settings", {})
+    rates = {name: wanted["settings"][name] for name in RATES}
+    if all(settings.get(name) == rate for name, rate in rates.items()):
+        return fitted
+    if not len(fitted.scores):
+        return fitted
+    made_of = {**fitted.made_of, "settings": settings | rates}
+    return replace(fitted, made_of=made_of, wish={}).recalibrated()
+
+
+def _since_then(fitted: FittedDetector, begin: str = "; it ") -> str:
+    """What a user did to a detector since it was fitted, as the end of a sentence."""
+    done = []
+    extensions = fitted.made_of.get("extensions", ())
+    if extensions:
+        count = sum(len(each["images"]) for each in extensions)
+        done.append(f"is extended by {count} good photographs")
+    if fitted.wish:
+        done.append(f"has the threshold {fitted.threshold:.3f} by {fitted.wish['by']}")
+    return begin + " and ".join(done) if done else ""
 
 
 def _say_what_it_is_made_of(category: Category, wanted: dict[str, Any]) -> None:
@@ -97,8 +137,8 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
     parts = category.train_parts
     train, heldout = category.division
     counts = np.diff(train.starts)
-    calibration = calibration_of(
-        banks, build, train.squares, np.repeat(parts, counts), squares, seed, mesh
+    calibration = banks.calibration(
+        build, train.squares, np.repeat(parts, counts), squares, seed, mesh
     )
     if tiled:
         others = banks.cross_fitted(
@@ -119,7 +159,7 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
 
 def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSettings) -> None:
     rate = build.false_alarm_rate
-    count = int(calibration.images)
+    count = len(calibration.scores)
     say = logging.warning if count < FEW else logging.info
     say("%s: threshold %.3f, %s", name, calibration.threshold, promise(count, rate))
 
@@ -153,6 +193,7 @@ def contents_of(fitted: FittedDetector) -> set[str]:
     """The contents of every image that a detector was made of, in whichever way."""
     found = [*fitted.made_of["images"].values()]
     found += [each.get("trained_on", ()) for each in fitted.made_of["networks"].values()]
+    found += [each["images"] for each in fitted.made_of.get("extensions", ())]
     return {content for contents in found for content in contents}
 
 

@@ -62,7 +62,7 @@ def digest_of(variables: PyTree) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-        digest.update(array)
+        digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -112,6 +112,13 @@ def read_record(folder: Path) -> Record | None:
     return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
+def begun_record(folder: Path) -> Record:
+    """The same of a network whose training has begun, which has one."""
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record of a network."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +127,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 def finish_record(folder: Path) -> Record:
     """Says in a network's record that its training has ended."""
-    record = replace(read_record(folder), done=True)
+    record = replace(begun_record(folder), done=True)
     write_record(folder, record)
     return record
 

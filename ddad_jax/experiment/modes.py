@@ -1,34 +1,27 @@
 """What each mode of the command line does, for one category or for all."""
 
-import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax.traverse_util import flatten_dict
 from jaxtyping import Float
 
 from ddad_jax import pretrained
 from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
-from ddad_jax.data.folder import unlabelled
-from ddad_jax.data.prepare import prepare
 from ddad_jax.data.report import SHOWN
-from ddad_jax.deploy.artifact import LACKING, FittedDetector, load_detector
-from ddad_jax.detection.detector import shard_detector
+from ddad_jax.deploy.fitted import FittedDetector, load_detector
+from ddad_jax.detection.detector import Detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.compare import compare_runs, write_resampled
 from ddad_jax.evaluation.curves import compute_curves
-from ddad_jax.evaluation.evaluate import evaluate
 from ddad_jax.evaluation.figures import write_figures, write_training_loss
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
@@ -42,21 +35,14 @@ from ddad_jax.experiment.fitting import (
     evaluate_detector,
     fitted_detector,
 )
-from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.trained import Trained, load_networks
 from ddad_jax.experiment.training import train_networks
 from ddad_jax.machine import processes
 from ddad_jax.machine.storage import write_atomically
-from ddad_jax.training.mesh import make_mesh
 
 # The networks that each mode trains; the others train none.
 TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
-# The settings that prediction depends on besides the detector's, and where a run's files lie.
-PREDICTING = (
-    "mesh.", "build.batch_size", "data.on_unreadable", "evaluation.resolution",
-    "data.root", "data.cache", "autoencoder.weights", "denoiser.weights", "extractor.weights",
-)  # fmt: skip
 # What each mode does, in a line, as --help shows it.
 MODES = {
     "fit": "train, build a detector, score the test images, write the report (the default)",
@@ -65,6 +51,8 @@ MODES = {
     "adapt": "the same, and adapt the extractor",
     "evaluate": "score the test images with the detector that is there",
     "predict": "score the images of --images with the detector of --workdir or --detector",
+    "extend": "teach a detector a new kind of good part by --images, without training; --undo",
+    "threshold": "give a detector the threshold of --rate or --value, or its own again",
     "ablate": "one table of every combination of what --vary names, on one trained model",
     "compare": "how two runs differ: --mode=compare runs/a runs/b; or two benchmark.json",
     "benchmark": "how fast the config's networks train and detect here; needs no data",
@@ -240,7 +228,7 @@ def benchmark(config: Config, workdir: Path) -> None:
         patch_rows=config.build.patch_bank_size,
         seed=config.seed,
     )
-    detectors = {
+    detectors: dict[str, Detector] = {
         dtype: detector.replace(networks=replace(config, dtype=dtype).networks())
         for dtype in settings.dtypes
     }
@@ -326,80 +314,3 @@ def detector_in(workdir: Path) -> Path:
             f"--workdir={folders[0]}"
         )
     raise UserError(f"{path}: there is no detector here; make one with --mode=fit")
-
-
-def predict(
-    images: str | None,
-    path: Path,
-    output: Path,
-    config: Config,
-    given: Sequence[str],
-) -> None:
-    """Scores images with a fitted detector, as it was made.
-
-    Args:
-      images: a folder of images with the folders below it, or one image.
-      path: the detector's file.
-      output: the folder for results.
-      config: says what is not the detector's: devices, batch size, what happens to images that
-        cannot be read, the resolution of maps.
-      given: the settings that the user gave, by dotted name; they must not contradict the detector.
-
-    Raises:
-      UserError: no images, or a setting that contradicts the detector.
-    """
-    if not images:
-        raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
-    asked = settings_of(config, "detector")
-    fitted = load_detector(path, **_lacking(asked, given))
-    _require_agreement(path, fitted.made_of.get("settings", {}), asked, given)
-    _require_effect(path, config, asked, given)
-    source = unlabelled(images, white_level=fitted.preprocessing.white_level)
-    with tempfile.TemporaryDirectory(prefix="ddad_jax_") as scratch:
-        prepared = prepare(source, fitted.preprocessing, Path(scratch), config.data.on_unreadable)
-        logging.info("%d images in %s", len(prepared["test"]), images)
-        mesh = make_mesh(**asdict(config.mesh)).local_mesh
-        predictions = evaluate(
-            shard_detector(fitted.detector, mesh),
-            fitted.preprocessing,
-            source,
-            prepared["test"],
-            config.build.batch_size,
-            at_original=config.at_original,
-        )
-        output.mkdir(parents=True, exist_ok=True)
-        _write_results(output, Path(images).resolve().name, predictions, fitted)
-    anomalous = int(predictions.decisions.sum())
-    logging.info("%d of %d images are anomalous; see %s", anomalous, len(predictions), output)
-
-
-def _lacking(asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """What the user says of the preprocessing, for a detector that may not say it itself."""
-    return {name: asked[setting] for name, (setting, _) in LACKING.items() if setting in given}
-
-
-def _require_agreement(
-    path: Path, own: dict[str, Any], asked: dict[str, Any], given: Sequence[str]
-) -> None:
-    for name in given:
-        if name in asked and name in own and asked[name] != own[name]:
-            raise UserError(
-                f"--config.{name}: {asked[name]} contradicts the detector {path}, which was made "
-                f"with {own[name]}; leave it out, or fit a detector with it"
-            )
-
-
-def _require_effect(
-    path: Path, config: Config, asked: dict[str, Any], given: Sequence[str]
-) -> None:
-    """Checks that what was given does something, or is the detector's own run's command again."""
-    stored = path.with_name("config.json")
-    of_run = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
-    plain, of_run = (flatten_dict(settings, sep=".") for settings in (config.plain(), of_run))
-    for name in given:
-        value, before = plain.get(name), of_run.get(name)
-        if name not in asked and not name.startswith(PREDICTING) and value != before:
-            raise UserError(
-                f"--config.{name}: does nothing with --mode=predict, which looks for all images in "
-                "and below --images; leave it out"
-            )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ddad_jax import models, settings
 from ddad_jax.benchmark.run import BenchmarkSettings
 from ddad_jax.data.augment import AugmentationSettings
+from ddad_jax.deploy.outputs import PredictionSettings
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.networks import build_networks
@@ -189,6 +190,7 @@ class Config(Checked):
       detection: see `Settings`.
       build: see `BuildSettings`.
       evaluation: see `EvaluationSettings`.
+      prediction: see `PredictionSettings`.
       benchmark: see `BenchmarkSettings`.
       mesh: see `MeshSettings`.
     """
@@ -203,6 +205,7 @@ class Config(Checked):
     detection: Settings = section(Settings)
     build: BuildSettings = section(BuildSettings)
     evaluation: EvaluationSettings = section(EvaluationSettings)
+    prediction: PredictionSettings = section(PredictionSettings)
     benchmark: BenchmarkSettings = section(BenchmarkSettings)
     mesh: MeshSettings = section(MeshSettings)
 

@@ -87,8 +87,9 @@ def _denoiser(made: Trained) -> Task:
 def _encode(made: Trained, frozen: Any, batch: Any) -> Float[Array, "b h w c"]:
     category = made.category
     pixels = reconstruction.to_network_range(batch["image"], category.preprocessing.size)
+    shift, scale = frozen["scaling"]
     return reconstruction.encode(
-        category.networks.autoencoder, frozen["autoencoder"], *frozen["scaling"], pixels
+        category.networks.autoencoder, frozen["autoencoder"], shift, scale, pixels
     )
 
 

@@ -70,6 +70,7 @@ class Trained:
 
     def _encoded(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
         network, c = self.category.networks.autoencoder, self.category
+        assert self.autoencoder is not None  # It is the first that is made.
         return encode_images(network, self.autoencoder, images, c.config.build.batch_size, c.cache)
 
     def trains(self, network: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -15,6 +16,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.identity import (
     Record,
+    begun_record,
     can_train_on,
     finish_record,
     images_that_differ,
@@ -85,8 +87,9 @@ def _with(made: Trained, network: str, params: PyTree) -> Trained:
         finish_record(folder)
     processes.wait_for_all("finished")
     statistics = made.pretrained_extractor if network == "extractor" else {}
-    records = {**made.records, network: read_record(folder)}
-    return replace(made, records=records, **{network: {**statistics, "params": params}})
+    record = begun_record(folder)
+    trained: dict[str, Any] = {network: {**statistics, "params": params}}
+    return replace(made, records={**made.records, network: record}, **trained)
 
 
 def _taken_up(made: Trained, network: str, train_on: bool) -> Record | None:
@@ -142,8 +145,8 @@ def _finished(made: Trained, network: str, record: Record) -> Trained:
         # Nothing had to be learnt: no step was asked for.
         return replace(made, records={**made.records, network: record})
     statistics = made.pretrained_extractor if network == "extractor" else {}
-    records = {**made.records, network: record}
-    return replace(made, records=records, **{network: {**statistics, "params": params}})
+    trained: dict[str, Any] = {network: {**statistics, "params": params}}
+    return replace(made, records={**made.records, network: record}, **trained)
 
 
 def _train_settings(record: Record, network: str) -> TrainSettings:
@@ -230,10 +233,10 @@ def _settings_of_training(category: Category, network: str) -> TrainSettings:
 
 def _start(folder: Path, network: str, params: PyTree) -> PyTree:
     """The parameters that a training starts from: those given, or those of the one before it."""
-    record = read_record(folder)
+    record = begun_record(folder)
     if not record.start:
         return params
     before = folder.with_name(record.start)
-    settings = _train_settings(read_record(before), network)
+    settings = _train_settings(begun_record(before), network)
     found = read_parameters(before / "checkpoints", settings)
     return params if found is None else found

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 import ddad_jax
 from ddad_jax.data.preprocessing import Preprocessing
-from ddad_jax.deploy.artifact import FORMAT, FittedDetector, load_detector
+from ddad_jax.deploy.artifact import FORMAT
+from ddad_jax.deploy.fitted import FittedDetector, load_detector
 from ddad_jax.detection.detect import detect
 from ddad_jax.errors import UserError
 

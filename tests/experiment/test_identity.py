@@ -3,13 +3,14 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddad_jax.data.prepare import prepare
-from ddad_jax.deploy.artifact import FittedDetector
+from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.errors import UserError
 from ddad_jax.experiment import fitting, training
 from ddad_jax.experiment.category import open_categories, preprocessing_of
@@ -123,16 +124,20 @@ class World:
     def build(self, made, settings, build):
         train, heldout = made.category.division
         self.built_of = {"train": list(train.contents), "heldout": list(heldout.contents)}
-        fitted = object.__new__(FittedDetector)
-        object.__setattr__(fitted, "made_of", json.loads(json.dumps(fitting.made_of(made))))
-        return fitted
+        return self.fitted(json.loads(json.dumps(fitting.made_of(made))))
 
     def save(self, fitted, path):
         path.write_text(json.dumps(fitted.made_of))
 
     def load(self, path):
+        return self.fitted(json.loads(path.read_text()))
+
+    def fitted(self, made_of):
+        """A detector that holds no scores, as those of older formats."""
+        without = SimpleNamespace(calibration=SimpleNamespace(scores=()))
         fitted = object.__new__(FittedDetector)
-        object.__setattr__(fitted, "made_of", json.loads(path.read_text()))
+        for name, value in (("detector", without), ("made_of", made_of), ("wish", {})):
+            object.__setattr__(fitted, name, value)
         return fitted
 
     def add(self):

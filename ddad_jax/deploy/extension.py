@@ -1,0 +1,172 @@
+"""A fitted detector learns a new kind of good part, by photographs of it and without training.
+
+They join the banks, and have a calibration of their own: what their reconstructions and patches
+usually look like, and a threshold. Of a photograph the calibration counts of the kind that it is
+nearest to. Networks, and all that the detector knew, stay, so that it can be taken away again.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from ddad_jax.data.prepare import content_of
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.detection.build import Banks, BuildSettings, extend_banks
+from ddad_jax.detection.detector import Detector, Kind
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.evaluate import batch_size_of, find
+
+# Squares at a time.
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an extension changed.
+
+    Attributes:
+      added: photographs that were new.
+      threshold: the detector's, which stays.
+      new_threshold: that of the new kind, on the scale of its own calibration.
+      known: good images that the detector was calibrated on.
+      known_alarms: how many of them are called anomalous, by the scores that they had.
+      new_alarms: of the new photographs, before and after; then each is measured against banks that
+        do not hold it.
+    """
+
+    added: int
+    threshold: float
+    new_threshold: float
+    known: int
+    known_alarms: int
+    new_alarms: tuple[int, int]
+
+    def __str__(self) -> str:
+        new = self.new_alarms
+        return (
+            f"{self.added} good photographs added. Threshold: {self.threshold:.3f} as before, "
+            f"which {self.known_alarms} of the {self.known} good images known before exceed; that "
+            f"of the new kind is {self.new_threshold:.3f} on a scale of its own. Of the "
+            f"{self.added} added {new[0]} were called anomalous, and now {new[1]}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """A detector with a new kind of good part.
+
+    Attributes:
+      detector: the detector with it; the factor of the new kind is still 1.
+      record: what was added, serialisable: the "images" by content, how many rows of the "bank" and
+        of the "patch_bank" they are, and their "scores" by their own calibration.
+      scores_before: of the same photographs, by the detector as it was.
+    """
+
+    detector: Detector
+    record: dict[str, Any]
+    scores_before: Float[np.ndarray, " n"]
+
+
+def extend(
+    detector: Detector,
+    preprocessing: Preprocessing,
+    made_of: Mapping[str, Any],
+    photographs: Iterable[UInt8[np.ndarray, "_ _ 3"]],
+) -> Extension:
+    """Adds good photographs to a detector, and measures them.
+
+    Args:
+      detector: a fitted one, on one device.
+      preprocessing: that it was made with.
+      made_of: what it was made of; photographs that it knows, and copies, are passed over.
+      photographs: RGB, of any size.
+
+    Raises:
+      UserError: fewer than two of them are new, or the detector does not say what it was made of.
+    """
+    new = _new_ones(preprocessing, made_of, photographs)
+    settings = made_of["settings"]
+    build = BuildSettings(
+        **{
+            name.removeprefix("build."): value
+            for name, value in settings.items()
+            if name.startswith("build.")
+        }
+        | {"batch_size": BATCH_SIZE}
+    )
+    squares = [each for _, each in new.values()]
+    sizes = np.array([size for size, _ in new.values()])
+    counts = np.array([len(each) for each in squares])
+    images, seed, parts = np.concatenate(squares), settings["seed"], np.arange(len(new))
+    banks = extend_banks(detector, build, images, seed)
+    of_all = replace(build, calibration_size=len(images))
+    calibration = banks.calibration(of_all, images, np.repeat(parts, counts), images[:0], seed)
+
+    def scores(of: Detector, chosen: Int[np.ndarray, " k"]) -> list[float]:
+        starts = np.append(0, np.cumsum(counts[chosen]))
+        taken = np.concatenate([squares[row] for row in chosen])
+        batch_size = batch_size_of(of, BATCH_SIZE, len(taken))
+        found = find(of, preprocessing, taken, starts, sizes[chosen], batch_size)
+        return [each.score for each in found]
+
+    found = np.asarray(calibration.scores, np.float64)
+    if preprocessing.tile:
+        found = np.zeros(len(new))
+        folds = banks.cross_fitted(parts, len(new), seed, calibration=calibration, counts=counts)
+        for fold, chosen in folds:
+            found[chosen] = scores(fold.replace(kinds=()), chosen)
+    kind = Kind(calibration.location, calibration.scale, jnp.float32(1.0))
+    extended = banks.detector.replace(kinds=(*detector.kinds, kind))
+    return Extension(
+        detector=extended,
+        record={
+            "images": list(new),
+            "bank": len(extended.bank) - len(detector.bank),
+            "patch_bank": len(extended.patch_bank) - len(detector.patch_bank),
+            "scores": found.tolist(),
+        },
+        scores_before=np.array(scores(_without(banks), parts)),
+    )
+
+
+def _new_ones(
+    preprocessing: Preprocessing,
+    made_of: Mapping[str, Any],
+    photographs: Iterable[UInt8[np.ndarray, "_ _ 3"]],
+) -> dict[str, tuple[tuple[int, int], UInt8[np.ndarray, "_ size size 3"]]]:
+    """Size and squares of each photograph that the detector does not know, by content."""
+    if not made_of:
+        raise UserError(
+            "the detector does not say what it was made of, as those made by older versions do "
+            "not; make it anew with --mode=fit"
+        )
+    known = {content for contents in made_of["images"].values() for content in contents}
+    known |= {content for each in made_of.get("extensions", ()) for content in each["images"]}
+    new, count = {}, 0
+    for image in photographs:
+        count += 1
+        squares = preprocessing.squares(image)
+        content = content_of(squares)
+        if content not in known:
+            new[content] = image.shape[:2], squares
+    if len(new) < 2:
+        raise UserError(
+            f"{len(new)} of {count} photographs are new to the detector; at least 2 are "
+            "needed, so that each can be measured without itself"
+        )
+    return new
+
+
+def _without(banks: Banks) -> Detector:
+    """The detector as it was, in the shape of what it is, so that one program serves both."""
+    detector = banks.detector
+    bank = jnp.arange(len(detector.bank)) >= banks.before
+    patch_bank = jnp.asarray(banks.origins >= 0)
+    return detector.replace(
+        bank=jnp.where(bank[:, None], jnp.nan, detector.bank),
+        patch_bank=jnp.where(patch_bank[:, None], jnp.nan, detector.patch_bank),
+    )

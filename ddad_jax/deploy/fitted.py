@@ -1,0 +1,338 @@
+"""A fitted detector: photographs in, decisions out, and what may be changed of it afterwards."""
+
+import getpass
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ddad_jax.data.preprocessing import Photograph, Preprocessing
+from ddad_jax.deploy import artifact
+from ddad_jax.deploy.extension import Change, extend
+from ddad_jax.deploy.prediction import Prediction
+from ddad_jax.deploy.stream import Unreadable, stream
+from ddad_jax.detection.build import BuildSettings
+from ddad_jax.detection.calibration import with_thresholds
+from ddad_jax.detection.detector import Calibration, Detector
+from ddad_jax.detection.threshold import fit_threshold, promised_rate
+from ddad_jax.errors import UserError
+
+RATE, VALUE, BEFORE = "false_alarm_rate", "threshold", "before"
+WITHOUT_SCORES = (
+    "does not hold the scores of its good images, as those made by older versions do not"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FittedDetector:
+    """A detector with how photographs become its input and what it was made of.
+
+    Nothing changes it: what is changed is another one.
+
+    Attributes:
+      detector: what `detect` takes.
+      preprocessing: how photographs become its input.
+      description: the arguments of `build_networks` that make its networks.
+      made_of: the settings, images and weights that it was made of, serialisable; empty where a
+        file of an older format does not say.
+      wish: the "false_alarm_rate" or the "threshold" that was asked for instead of the calibrated
+        one, "by" whom and "at" what time; empty where it is the calibrated one.
+    """
+
+    detector: Detector
+    preprocessing: Preprocessing
+    description: Mapping[str, Any]
+    made_of: Mapping[str, Any]
+    wish: Mapping[str, Any] = field(default_factory=dict)
+
+    # A path of type str is an iterable of them too, but is taken as one.
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, photographs: Photograph, batch_size: int = 16
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, photographs: Iterable[Photograph], batch_size: int = 16
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, photographs: Photograph | Iterable[Photograph], batch_size: int = 16
+    ) -> Prediction | list[Prediction]:
+        """What the detector says of a photograph, or of each of several.
+
+        The answers are those of `--mode=predict` and `--mode=evaluate`.
+
+        Args:
+          photographs: a path, the bytes of a file, an image of Pillow, or an array [h w], [h w 1]
+            or [h w 3] of any size; or several of these, or an array [n h w 3].
+          batch_size: squares at a time.
+
+        Raises:
+          UserError: one that cannot be read; names it.
+        """
+        if isinstance(photographs, np.ndarray) and photographs.ndim == 4:
+            photographs = list(photographs)
+        if isinstance(photographs, Photograph):
+            return next(self.predict_iter([photographs], batch_size))
+        return list(self.predict_iter(photographs, batch_size))
+
+    @overload
+    def predict_iter(
+        self,
+        photographs: Iterable[Photograph],
+        batch_size: int = 16,
+        on_unreadable: Literal["error"] = "error",
+    ) -> Iterator[Prediction]: ...
+
+    @overload
+    def predict_iter(
+        self,
+        photographs: Iterable[Photograph],
+        batch_size: int = 16,
+        on_unreadable: Literal["error", "return"] = "error",
+    ) -> Iterator[Prediction | UserError]: ...
+
+    def predict_iter(
+        self,
+        photographs: Iterable[Photograph],
+        batch_size: int = 16,
+        on_unreadable: Literal["error", "return"] = "error",
+    ) -> Iterator[Prediction | UserError]:
+        """What the detector says of each photograph, in order, as soon as it is known.
+
+        Memory holds a few photographs at a time, however many there are. They are taken from
+        another thread.
+
+        Args:
+          photographs: as of `predict`; endless, if need be.
+          batch_size: squares at a time, at most.
+          on_unreadable: "error" raises where one cannot be read; "return" yields the error in its
+            place.
+
+        Raises:
+          UserError: one that cannot be read; names it.
+        """
+        for found in stream(self.detector, self.preprocessing, _named(photographs), batch_size):
+            if isinstance(found, Unreadable) and on_unreadable == "error":
+                raise found
+            yield found
+
+    def save(self, path: str | Path) -> None:
+        """Writes it to a file, `.safetensors` by custom; an older one stays until it is whole."""
+        about = {"networks": self.description, "made_of": self.made_of, "wish": self.wish}
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        artifact.write(path, self.detector, self.preprocessing, about)
+
+    @property
+    def threshold(self) -> float:
+        """The score above which a photograph is called anomalous."""
+        return float(self.detector.calibration.threshold)
+
+    @property
+    def calibrated(self) -> dict[str, int | float]:
+        """What the threshold is worth.
+
+        Returns:
+          How many good "images" it is from, the "false_alarm_rate" that was asked for, and the
+          "promised_rate", below `threshold.FEW` images 1; empty where the file does not say, or the
+          threshold was given as a value. Of several kinds of good part that of the fewest images.
+        """
+        if VALUE in self.wish or not len(self.scores):
+            return {}
+        fewest = min(map(len, (self.scores, *self._scores_of_kinds)))
+        promised = promised_rate(fewest, self.false_alarm_rate)
+        return {"images": fewest, RATE: self.false_alarm_rate, "promised_rate": promised}
+
+    @property
+    def false_alarm_rate(self) -> float:
+        """The share of good photographs that may be called anomalous."""
+        settings = self.made_of.get("settings", {})
+        of_settings = settings.get("build.false_alarm_rate", BuildSettings.false_alarm_rate)
+        return self.wish.get(RATE, of_settings)
+
+    @property
+    def scores(self) -> Float[np.ndarray, " n"]:
+        """Of the good images that the threshold is from; none where an older file does not say."""
+        return np.asarray(self.detector.calibration.scores, np.float64)
+
+    @property
+    def _scores_of_kinds(self) -> list[Float[np.ndarray, " _"]]:
+        """Of the good images of each extension, each by its own calibration."""
+        return [np.array(each["scores"]) for each in self.made_of.get("extensions", ())]
+
+    def with_false_alarm_rate(self, rate: float) -> "FittedDetector":
+        """The same detector with the threshold of another rate, from the same good images.
+
+        Args:
+          rate: share of good photographs that may be called anomalous, in (0, 1).
+
+        Raises:
+          UserError: no such rate, or the file does not hold the scores of the good images.
+        """
+        if not 0 < rate < 1:
+            raise UserError(f"false_alarm_rate: {rate} must be above 0 and below 1")
+        if not len(self.scores):
+            raise UserError(
+                f"the detector {WITHOUT_SCORES}; make it anew with --mode=fit, or give a threshold"
+            )
+        return replace(self, wish={RATE: rate, **_who()}).recalibrated()
+
+    def with_threshold(self, threshold: float) -> "FittedDetector":
+        """The same detector with a threshold of the user's own.
+
+        Args:
+          threshold: the score above which a photograph is called anomalous, above 0.
+
+        Raises:
+          UserError: no such number.
+        """
+        if not 0 < threshold < np.inf:
+            raise UserError(f"threshold: {threshold} must be a finite number above 0")
+        before = self.wish.get(BEFORE, self.threshold)
+        wish = {VALUE: float(threshold), BEFORE: before, **_who()}
+        return replace(self, wish=wish).recalibrated()
+
+    def with_calibrated_threshold(self) -> "FittedDetector":
+        """The same detector with the threshold that it was fitted with, by whatever rate that was.
+
+        Raises:
+          UserError: the file holds neither the scores of the good images nor that threshold.
+        """
+        if not len(self.scores) and BEFORE in self.wish:
+            return replace(self.with_threshold(self.wish[BEFORE]), wish={})
+        fitted = replace(self, wish={})
+        return replace(fitted.with_false_alarm_rate(fitted.false_alarm_rate), wish={})
+
+    def extend(self, photographs: Iterable[Photograph]) -> tuple["FittedDetector", Change]:
+        """Takes good photographs of a new kind of part into the detector; nothing is trained.
+
+        What it knew it keeps, and `without_extension` takes back what was added.
+
+        Args:
+          photographs: as of `predict`; good ones alone, two at the least.
+
+        Returns:
+          The extended detector, and what is different.
+
+        Raises:
+          UserError: one cannot be read, or there are too few that are new.
+        """
+        if not len(self.scores):
+            raise UserError(f"the detector {WITHOUT_SCORES}; make it anew with --mode=fit")
+        images = (self.preprocessing.read(each, name) for name, each in _named(photographs))
+        extension = extend(self.detector, self.preprocessing, self.made_of, images)
+        record = extension.record
+        made_of = {**self.made_of, "extensions": [*self.made_of.get("extensions", ()), record]}
+        extended = replace(self, detector=extension.detector, made_of=made_of).recalibrated()
+        own_threshold = extended.threshold / float(extended.detector.kinds[-1].factor)
+        return extended, Change(
+            added=len(record["images"]),
+            threshold=extended.threshold,
+            new_threshold=own_threshold,
+            known=len(self.scores),
+            known_alarms=int((self.scores > self.threshold).sum()),
+            new_alarms=(
+                int((extension.scores_before > self.threshold).sum()),
+                int((np.array(record["scores"]) > own_threshold).sum()),
+            ),
+        )
+
+    def without_extension(self) -> "FittedDetector":
+        """The detector as it was before it was last extended.
+
+        Raises:
+          UserError: it never was.
+        """
+        *others, last = self.made_of.get("extensions") or [None]
+        if last is None:
+            raise UserError("the detector was never extended: there is nothing to undo")
+        d = self.detector
+        rows, patches = len(d.bank) - last["bank"], len(d.patch_bank) - last["patch_bank"]
+        detector = d.replace(
+            bank=d.bank[:rows],
+            bank_kind=d.bank_kind[:rows],
+            patch_bank=d.patch_bank[:patches],
+            kinds=d.kinds[:-1],
+        )
+        made_of = {name: value for name, value in self.made_of.items() if name != "extensions"}
+        if others:
+            made_of["extensions"] = others
+        return replace(self, detector=detector, made_of=made_of)
+
+    def recalibrated(self) -> "FittedDetector":
+        """The same detector with the thresholds that its settings and its wish make of scores."""
+        d = self.detector
+        calibration, kinds = d.calibration, d.kinds
+        if len(self.scores):
+            pixel_rate = self.made_of["settings"].get("build.pixel_alarm_rate", 0.0)
+            rate = self.false_alarm_rate
+            calibration = with_thresholds(calibration, self.scores, rate, pixel_rate)
+            kinds = tuple(
+                kind.replace(factor=_factor(calibration, scores, rate))
+                for kind, scores in zip(kinds, self._scores_of_kinds, strict=True)
+            )
+        if VALUE in self.wish:
+            calibration = _by_value(calibration, self.wish[VALUE])
+        return replace(self, detector=d.replace(calibration=calibration, kinds=kinds))
+
+    def __repr__(self) -> str:
+        size, tile = self.preprocessing.size, self.preprocessing.tile
+        of = f", in tiles of {tile}" if tile else ""
+        return f"<FittedDetector: {size}×{size} pixels{of}, threshold {self.threshold:.3f}>"
+
+
+def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
+    """Reads a detector; nothing in the file is executed.
+
+    Args:
+      path: the file.
+      **lacking: as of `artifact.read`.
+
+    Raises:
+      UserError: no such file, it holds no detector, or it is lacking what is not given.
+    """
+    detector, preprocessing, about = artifact.read(Path(path).expanduser(), **lacking)
+    return FittedDetector(
+        detector, preprocessing, about["networks"], about["made_of"], about["wish"]
+    )
+
+
+def _named(photographs: Iterable[Photograph]) -> Iterator[tuple[str, Photograph]]:
+    if isinstance(photographs, str | Path | bytes):
+        raise UserError("photographs: is one, or a folder; give several, such as a list of paths")
+    for number, photograph in enumerate(photographs):
+        is_path = isinstance(photograph, str | Path)
+        yield str(photograph) if is_path else f"photograph {number}", photograph
+
+
+def _who() -> dict[str, str]:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "unknown"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"by": f"{user}@{socket.gethostname()}", "at": now}
+
+
+def _factor(
+    calibration: Calibration, scores: Float[np.ndarray, " n"], rate: float
+) -> Float[Array, ""]:
+    """What brings the threshold of a kind of good part to that of the detector."""
+    own = max(fit_threshold(scores, rate)[0], 1e-6)
+    return jnp.float32(float(calibration.threshold) / own)
+
+
+def _by_value(calibration: Calibration, threshold: float) -> Calibration:
+    """With a threshold of the user's; that of pixels goes with it where it was the same."""
+    same = float(calibration.pixel_threshold) == float(calibration.threshold)
+    value = jnp.float32(threshold)
+    pixels = value if same else calibration.pixel_threshold
+    return calibration.replace(threshold=value, pixel_threshold=pixels)

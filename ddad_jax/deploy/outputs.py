@@ -1,0 +1,123 @@
+"""What is written of each photograph besides its row, where it is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ddad_jax.data.sample import UNKNOWN, Sample
+from ddad_jax.deploy.prediction import Prediction
+from ddad_jax.detection.detector import Detector
+from ddad_jax.evaluation.bootstrap import resample
+from ddad_jax.evaluation.curves import compute_curves
+from ddad_jax.evaluation.metrics import compute_metrics
+from ddad_jax.evaluation.outputs import path_of
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.report import report_part, write_report
+from ddad_jax.machine.storage import whole_file
+from ddad_jax.settings import Checked, setting
+
+# Value of a 16-bit map that is the threshold; the highest that it can hold is eight times that.
+LEVEL = 8192
+
+
+@dataclass(frozen=True)
+class PredictionSettings(Checked):
+    """What --mode=predict writes of each photograph besides its row.
+
+    Attributes:
+      maps: its anomaly map: "png" of 16 bits, in which 8192 is the threshold and all values are
+        cut off at eight times that, or "tiff", floating point on the scale of the score.
+      masks: its defective pixels, a PNG.
+      pictures: the photograph, its reconstruction and its heat map side by side, a PNG.
+      report: report.html of the photographs with the highest scores.
+      report_images: how many those are.
+      coco: regions.json, all regions in the form of COCO's annotations.
+      parquet: scores.parquet, the rows once more.
+      settle_seconds: a file that appears, with --watch, must not have changed for so long.
+    """
+
+    maps: Literal["none", "png", "tiff"] = setting("none", changes="nothing")
+    masks: bool = setting(False, changes="nothing")
+    pictures: Literal["none", "anomalous", "all"] = setting("none", changes="nothing")
+    report: bool = setting(False, changes="nothing")
+    report_images: int = setting(200, changes="nothing", low=1)
+    coco: bool = setting(False, changes="nothing")
+    parquet: bool = setting(False, changes="nothing")
+    settle_seconds: float = setting(1.0, changes="nothing", low=0)
+
+
+def write_outputs(folder: Path, prediction: Prediction, settings: PredictionSettings) -> None:
+    """Writes map, mask and picture of a photograph, as far as they are asked for."""
+    p = prediction
+    if settings.maps == "png":
+        share = p.anomaly_map / max(p.threshold, np.finfo(np.float32).tiny)
+        values = np.rint(share * LEVEL).clip(0, 2**16 - 1).astype(np.uint16)
+        _save(Image.fromarray(values), path_of(folder / "maps", p.name))
+    elif settings.maps == "tiff":
+        values = p.anomaly_map.astype(np.float32)
+        _save(Image.fromarray(values), path_of(folder / "maps", p.name, ".tiff"))
+    if settings.masks:
+        mask = p.mask.astype(np.uint8) * 255
+        _save(Image.fromarray(mask), path_of(folder / "masks", p.name))
+    if settings.pictures == "all" or (settings.pictures == "anomalous" and p.decision):
+        _save(p.draw(), path_of(folder / "pictures", p.name))
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as unfinished:
+        image.save(unfinished)
+
+
+def write_prediction_report(
+    path: Path,
+    title: str,
+    predictions: Sequence[Prediction],
+    detector: Detector,
+    calibrated: Mapping[str, int | float],
+    verdict: str,
+) -> None:
+    """Writes report.html of some photographs.
+
+    Args:
+      path: the file.
+      title: of the page.
+      predictions: what it shows, at least one.
+      detector: that they are from.
+      calibrated: what its threshold is worth.
+      verdict: what is said of all photographs.
+    """
+    shown = _as_predictions(predictions, detector)
+    metrics = compute_metrics(shown, resample(shown)) | {"calibration": calibrated}
+    part = report_part(title, shown, metrics, compute_curves(shown))
+    write_report(path, title, [part], verdict)
+
+
+def _as_predictions(predictions: Sequence[Prediction], detector: Detector) -> Predictions:
+    calibration = detector.calibration
+    names = {
+        "scores": "score",
+        "calibrated_scores": "calibrated_score",
+        "decisions": "decision",
+        "noise_levels": "noise_level",
+        "knn_distances": "knn_distance",
+        "reconstructed_knn_distances": "reconstructed_knn_distance",
+    }
+    return Predictions(
+        samples=tuple(Sample(p.name, UNKNOWN, "unknown", "test", "") for p in predictions),
+        images=[p.image for p in predictions],
+        masks=[np.broadcast_to(np.False_, p.mask.shape) for p in predictions],
+        has_mask=np.zeros(len(predictions), bool),
+        labels=np.full(len(predictions), UNKNOWN),
+        maps=[p.anomaly_map for p in predictions],
+        reconstructions=[p.shown_reconstruction for p in predictions],
+        threshold=float(calibration.threshold),
+        pixel_threshold=float(calibration.pixel_threshold),
+        sigma_threshold=float(calibration.sigma_threshold),
+        smallest_region=detector.settings.smallest_region,
+        **{of: np.array([getattr(p, one) for p in predictions]) for of, one in names.items()},
+    )

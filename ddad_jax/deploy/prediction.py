@@ -1,0 +1,174 @@
+"""What a detector says of one photograph."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.detection.regions import Region, find_regions
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.drawing import decision_name, panels, shrunk_map, shrunk_mask
+from ddad_jax.evaluation.evaluate import Found
+from ddad_jax.evaluation.originals import as_picture
+
+# Regions that are listed where a prediction is printed.
+LISTED = 3
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """What a detector says of one photograph.
+
+    Attributes:
+      name: the photograph's path, or its number.
+      score: the maximum of the anomaly map, unbounded.
+      calibrated_score: in [0, 1]; 0.5 at the threshold.
+      decision: whether it is called anomalous: its score is above `threshold`.
+      threshold: of the score.
+      noise_level: T̂ used.
+      knn_distance: to the training images, which chose T̂.
+      reconstructed_knn_distance: that of the reconstruction.
+      anomaly_map: on the scale of the score, at the photograph's own size.
+      mask: the defective pixels: those of the regions.
+      regions: where it is defective, the highest peak first.
+      image: the photograph as RGB, 0 to 255, scaled down to 1024 pixels where it is larger.
+    """
+
+    name: str
+    score: float
+    calibrated_score: float
+    decision: bool
+    threshold: float
+    noise_level: int
+    knn_distance: float
+    reconstructed_knn_distance: float
+    anomaly_map: Float[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"]
+    regions: Sequence[Region]
+    image: UInt8[np.ndarray, "_ _ 3"]
+    _reconstructed: np.ndarray
+    _preprocessing: Preprocessing
+
+    @cached_property
+    def reconstruction(self) -> UInt8[np.ndarray, "h w 3"]:
+        """How the photograph would look without defect, RGB, at its own size."""
+        return self._restored(*self.anomaly_map.shape)
+
+    @property
+    def shown_reconstruction(self) -> UInt8[np.ndarray, "_ _ 3"]:
+        """The reconstruction at the size of `image`."""
+        height, width = self.image.shape[:2]
+        if self._preprocessing.tile:
+            return as_picture(self._reconstructed, height, width)
+        return self._restored(height, width)
+
+    def as_shown(self) -> "Prediction":
+        """The same at the size of `image`, which takes less memory; regions stay as they are."""
+        height, width = self.image.shape[:2]
+        return replace(
+            self,
+            anomaly_map=shrunk_map(self.anomaly_map, height, width),
+            mask=shrunk_mask(self.mask, height, width),
+            _reconstructed=self.shown_reconstruction
+            if self._preprocessing.tile
+            else self._reconstructed,
+        )
+
+    def draw(self) -> Image.Image:
+        """A picture: the photograph, its reconstruction, and its heat map with the regions."""
+        height, width = self.image.shape[:2]
+        return panels(
+            self.image,
+            self.shown_reconstruction,
+            shrunk_map(self.anomaly_map, height, width),
+            self.threshold,
+            defective=shrunk_mask(self.mask, height, width),
+            decision=self.decision,
+            said=f"score {self.score:.3f}, threshold {self.threshold:.3f}, "
+            f"noise level {self.noise_level}",
+        )
+
+    def _restored(self, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
+        values = self._reconstructed
+        if not self._preprocessing.tile:
+            whole = values.astype(np.float32)[None]
+            values = self._preprocessing.restore(whole, height, width)
+        return np.rint(values).clip(0, 255).astype(np.uint8)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{self.name}: {decision_name(self.decision)}, score {self.score:.3f}, "
+            f"threshold {self.threshold:.3f}"
+        ]
+        lines += [
+            f"  {each.width}×{each.height} pixels at ({each.left}, {each.top}), "
+            f"{100 * each.share:.2g} % of the image, peak {each.peak:.3f}"
+            for each in self.regions[:LISTED]
+        ]
+        if len(self.regions) > LISTED:
+            lines.append(f"  and {len(self.regions) - LISTED} regions more")
+        return "\n".join(lines)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.draw().save(file, "png")
+        return file.getvalue()
+
+
+def prediction_of(
+    name: str,
+    found: Found,
+    image: UInt8[np.ndarray, "_ _ 3"],
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    *,
+    threshold: float,
+    pixel_threshold: float,
+    smallest_region: float,
+) -> Prediction:
+    """A prediction from what the detector found.
+
+    Args:
+      name: the photograph's.
+      found: by `find`.
+      image: as it is shown.
+      size: height and width of the photograph.
+      preprocessing: the detector's.
+      threshold: of the score.
+      pixel_threshold: of the anomaly map.
+      smallest_region: see `find_regions`.
+
+    Raises:
+      UserError: the score is not finite.
+    """
+    if not np.isfinite(found.score):
+        raise UserError(
+            f"{name}: its score is not a finite number; the detector is broken, train it again "
+            "with a lower learning rate"
+        )
+    heat = found.anomaly_map
+    if not preprocessing.tile:
+        heat = preprocessing.restore(heat[None], *size)
+    mask, regions = find_regions(heat, pixel_threshold, smallest_region, anomalous=found.decision)
+    return Prediction(
+        name=name,
+        score=found.score,
+        calibrated_score=found.calibrated_score,
+        decision=found.decision,
+        threshold=threshold,
+        noise_level=found.noise_level,
+        knn_distance=found.knn_distance,
+        reconstructed_knn_distance=found.reconstructed_knn_distance,
+        anomaly_map=heat,
+        mask=mask,
+        regions=regions,
+        image=image,
+        _reconstructed=found.reconstruction,
+        _preprocessing=preprocessing,
+    )

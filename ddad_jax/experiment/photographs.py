@@ -1,0 +1,95 @@
+"""From good photographs to a detector, in Python."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ddad_jax.data.preprocessing import Photograph, Preprocessing
+from ddad_jax.data.read import allow_large_images
+from ddad_jax.deploy.fitted import FittedDetector, load_detector
+from ddad_jax.errors import UserError
+from ddad_jax.experiment import modes
+from ddad_jax.experiment.category import DETECTOR, preprocessing_of
+from ddad_jax.experiment.config import load_config, override, read_config
+from ddad_jax.machine.storage import only_run, write_csv
+
+TABLE, SAVED = "photographs.csv", "photographs"
+# Of a config's own, those that are of any photographs.
+MANIFEST_SETTINGS = ("mask_rule", "white_level")
+FOLDER_SETTINGS = (*MANIFEST_SETTINGS, "recursive", "group_pattern")
+
+
+def fit(
+    good_images: str | Path | Iterable[Photograph],
+    workdir: str | Path | None,
+    config: str,
+    settings: Mapping[str, Any],
+    progress: bool,
+) -> FittedDetector:
+    """`ddad_jax.fit`, whose arguments these are."""
+    allow_large_images()
+    values = load_config(config)
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddad_jax_")))
+        else:
+            folder = Path(workdir).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_run(folder))
+        if progress:
+            stack.enter_context(_said())
+        values.data.category = ""
+        of_folder = isinstance(good_images, str | Path)
+        of_source = FOLDER_SETTINGS if of_folder else MANIFEST_SETTINGS
+        own = values.data.settings.to_dict()
+        values.data.settings = ConfigDict({name: own[name] for name in of_source if name in own})
+        override(values, [(name, _text(value)) for name, value in settings.items()])
+        if isinstance(good_images, str | Path):
+            values.data.source, values.data.root = "folder", str(good_images)
+        else:
+            values.data.source = "manifest"
+            values.data.root = str(folder / TABLE)
+            how = preprocessing_of(read_config(values))
+            _write_table(folder, good_images, how)
+        modes.run("fit", read_config(values), folder)
+        return load_detector(folder / DETECTOR)
+
+
+def _write_table(folder: Path, photographs: Iterable[Photograph], how: Preprocessing) -> None:
+    """Lists the photographs as good ones; those that are no files are saved first."""
+    rows: dict[str, list[str]] = {}
+    for number, photograph in enumerate(photographs):
+        if isinstance(photograph, str | Path):
+            path = Path(photograph).expanduser().absolute()
+        else:
+            path = (folder / SAVED / f"{number:06d}.png").absolute()
+            path.parent.mkdir(exist_ok=True)
+            image = how.read(photograph, f"photograph {number}")
+            Image.fromarray(image).save(path)
+        rows[str(path)] = [str(path), "train", "good"]
+    if not rows:
+        raise UserError("good_images: holds no photograph; give a folder, paths or arrays")
+    write_csv(folder / TABLE, [["image", "split", "label"], *rows.values()])
+
+
+def _text(value: Any) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, str) else repr(value)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Has what goes on logged, and leaves logging as it was."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
