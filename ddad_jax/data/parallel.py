@@ -53,10 +53,10 @@ def groups_as_ready(
     def put(result: Future | None) -> None:
         while not ended.is_set():
             try:
-                return results.put(result, timeout=PATIENCE)
+                results.put(result, timeout=PATIENCE)
+                return
             except queue.Full:
                 pass
-        return None
 
     def feed() -> None:
         try:

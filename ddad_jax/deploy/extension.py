@@ -163,10 +163,5 @@ def _new_ones(
 
 def _without(banks: Banks) -> Detector:
     """The detector as it was, in the shape of what it is, so that one program serves both."""
-    detector = banks.detector
-    bank = jnp.arange(len(detector.bank)) >= banks.before
-    patch_bank = jnp.asarray(banks.origins >= 0)
-    return detector.replace(
-        bank=jnp.where(bank[:, None], jnp.nan, detector.bank),
-        patch_bank=jnp.where(patch_bank[:, None], jnp.nan, detector.patch_bank),
-    )
+    rows = np.arange(len(banks.detector.bank)) >= banks.before
+    return banks.hiding(rows, banks.origins >= 0)

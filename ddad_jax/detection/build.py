@@ -93,14 +93,15 @@ class Banks:
             unknown = np.repeat(fold, squares)
             rows = np.concatenate([np.zeros(self.before, bool), unknown])
             of_patches = np.append(unknown, False)[self.origins]
-            yield (
-                self.detector.replace(
-                    bank=jnp.where(rows[:, None], jnp.nan, self.detector.bank),
-                    patch_bank=jnp.where(of_patches[:, None], jnp.nan, self.detector.patch_bank),
-                    calibration=calibration,
-                ),
-                chosen,
-            )
+            yield self.hiding(rows, of_patches).replace(calibration=calibration), chosen
+
+    def hiding(self, rows: Bool[np.ndarray, " n"], of_patches: Bool[np.ndarray, " m"]) -> Detector:
+        """The detector without some rows of either bank, which keep their shapes."""
+        d = self.detector
+        return d.replace(
+            bank=jnp.where(rows[:, None], jnp.nan, d.bank),
+            patch_bank=jnp.where(of_patches[:, None], jnp.nan, d.patch_bank),
+        )
 
     def calibration(
         self,
