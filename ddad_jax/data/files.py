@@ -13,7 +13,7 @@ from jaxtyping import Bool, UInt8
 
 from ddad_jax.data import read
 from ddad_jax.data.sample import ANOMALOUS, Sample
-from ddad_jax.errors import UserError
+from ddad_jax.errors import UserError, readable
 from ddad_jax.machine.storage import LOCK
 
 # What follows an image's stem in the name of its mask, in the order in which they are looked for.
@@ -130,14 +130,6 @@ def examples(names: Sequence[str]) -> str:
     """The first of several names, as a line shows them."""
     shown = ", ".join(names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
-
-
-def readable(name: str) -> str:
-    """A file's name as text that can be written: bytes that are not UTF-8 as %FC.
-
-    Python reads such names as lone surrogates, which no file of text can hold.
-    """
-    return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in name)
 
 
 def name_of(path: Path, home: Path) -> str:

@@ -12,7 +12,7 @@ from absl import logging
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from ddad_jax.data.files import images_below, name_of, readable, require_folder
+from ddad_jax.data.files import images_below, name_of, require_folder
 from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.preprocessing import Photograph
 from ddad_jax.deploy.artifact import LACKING
@@ -31,7 +31,7 @@ from ddad_jax.deploy.rows import (
 from ddad_jax.deploy.stream import Unreadable, stream
 from ddad_jax.deploy.watch import Stamp, Watch, stamp_of
 from ddad_jax.detection.detector import shard_detector
-from ddad_jax.errors import UserError
+from ddad_jax.errors import UserError, readable
 from ddad_jax.experiment.identity import digest_of, settings_of
 from ddad_jax.experiment.schema import Config
 from ddad_jax.machine import interrupts
@@ -167,8 +167,7 @@ class _Run:
                         continue
                     logging.warning("%s", found)
                     rows.forget_outputs(found.name)
-                    reason = readable(str(found))
-                    row = row_of_unreadable(found.name, reason, self._stamp(found.name))
+                    row = row_of_unreadable(found.name, str(found), self._stamp(found.name))
                 else:
                     rows.forget_outputs(found.name)
                     write_outputs(self._output, found, settings)

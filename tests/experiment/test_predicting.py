@@ -162,10 +162,11 @@ def test_the_folder_of_the_photographs_is_no_output(path, photographs, tmp_path)
     assert len(rows) == 9
 
 
-def test_names_that_are_not_utf8(run, photographs):
+def test_names_that_are_not_utf8(run, photographs, caplog):
     (photographs / os.fsdecode(b"br\xfcken.png")).write_bytes(b"no image")
     assert run(data__on_unreadable="skip")["unreadable"] == 1
     assert "br%FCken.png" in run.rows and "br%FCken.png" in run.rows["br%FCken.png"]["problem"]
+    assert "br%FCken.png: is no image" in caplog.text
 
 
 def test_other_settings_of_the_detector_are_another_detector(run, path, tmp_path):
