@@ -63,17 +63,18 @@ def fit(
 
 
 def _write_table(folder: Path, photographs: Iterable[Photograph], how: Preprocessing) -> None:
-    """Lists the photographs as good ones; those that are no files are saved first."""
+    """Lists the photographs as good ones; those that no table can name are saved first."""
     rows: dict[str, list[str]] = {}
     for number, photograph in enumerate(photographs):
+        path = ""
         if isinstance(photograph, str | Path):
-            path = Path(photograph).expanduser().absolute()
-        else:
-            path = (folder / SAVED / f"{number:06d}.png").absolute()
-            path.parent.mkdir(exist_ok=True)
-            image = how.read(photograph, f"photograph {number}")
+            path = str(Path(photograph).expanduser().absolute())
+        if not path or not path.isprintable() or path != path.strip():
+            image = how.read(photograph, path or f"photograph {number}")
+            path = str((folder / SAVED / f"{number:06d}.png").absolute())
+            Path(path).parent.mkdir(exist_ok=True)
             Image.fromarray(image).save(path)
-        rows[str(path)] = [str(path), "train", "good"]
+        rows[path] = [path, "train", "good"]
     if not rows:
         raise UserError("good_images: holds no photograph; give a folder, paths or arrays")
     write_csv(folder / TABLE, [["image", "split", "label"], *rows.values()])

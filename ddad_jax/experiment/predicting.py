@@ -231,11 +231,11 @@ class _Run:
         names = [name for _, name in nlargest(self._settings.report_images, scored)]
         # Those that an earlier call scored are looked at again.
         missing = [name for name in names if name not in self._highest]
-        known = self._paths or {name_of(p, self._images): p for p in images_below(self._images)}
-        paths = ((name, known[name]) for name in missing if name in known)
-        for found in self._predictions(paths) if missing else ():
-            if isinstance(found, Prediction):
-                self._highest[found.name] = found.as_shown()
+        if missing:
+            known = self._paths or {name_of(p, self._images): p for p in images_below(self._images)}
+            for found in self._predictions((n, known[n]) for n in missing if n in known):
+                if isinstance(found, Prediction):
+                    self._highest[found.name] = found.as_shown()
         shown = [self._highest[name] for name in names if name in self._highest]
         if shown:
             shown_of = f"; shown are the {len(shown)} with the highest scores"

@@ -66,6 +66,16 @@ def test_photographs_of_any_kind_are_good_ones_to_learn_from(fitted_with, part_i
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["two\nlines.png", "gr\udcfcn.png", "blank.png "])
+def test_names_that_no_table_can_hold(fitted_with, part_images, tmp_path, name):
+    save(part_images[0], tmp_path / "a.png")
+    path = (tmp_path / "a.png").rename(tmp_path / name)
+    ddad_jax.fit([path, part_images[1]], workdir=tmp_path / "run", progress=False)
+    source, _ = names(fitted_with["config"])
+    found = [source.read_image(sample) for sample in source.samples]
+    np.testing.assert_array_equal(found, part_images[:2])
+
+
 def test_what_cannot_be_is_said(fitted_with, tmp_path):
     with pytest.raises(UserError, match="good_images: holds no photograph"):
         ddad_jax.fit([], workdir=tmp_path)
