@@ -33,7 +33,7 @@ def fit(
         None: a temporary one.
       config: the name of a config, or the path of a file, as of `--config`.
       settings: by dotted name, such as {"detection.max_noise_level": 40}, as of `--config.<name>`.
-      progress: whether the log goes to standard error.
+      progress: whether the log and, on a terminal, progress bars go to standard error.
 
     Raises:
       UserError: bad input; names it and says what to do.

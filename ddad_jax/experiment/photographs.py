@@ -1,6 +1,7 @@
 """From good photographs to a detector, in Python."""
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -43,8 +44,7 @@ def fit(
             folder = Path(workdir).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(only_run(folder))
-        if progress:
-            stack.enter_context(_said())
+        stack.enter_context(_said() if progress else _without_bars())
         values.data.category = ""
         of_folder = isinstance(good_images, str | Path)
         of_source = FOLDER_SETTINGS if of_folder else MANIFEST_SETTINGS
@@ -94,3 +94,21 @@ def _said() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+class _NoTerminal:
+    """A stream that says it is no terminal."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _without_bars() -> contextlib.AbstractContextManager[Any]:
+    """Has no progress bar drawn: they are for terminals alone."""
+    return contextlib.redirect_stderr(_NoTerminal(sys.stderr))

@@ -1,6 +1,10 @@
+import io
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 import ddad_jax
 from ddad_jax.deploy.fitted import FittedDetector
@@ -74,6 +78,18 @@ def test_names_that_no_table_can_hold(fitted_with, part_images, tmp_path, name):
     source, _ = names(fitted_with["config"])
     found = [source.read_image(sample) for sample in source.samples]
     np.testing.assert_array_equal(found, part_images[:2])
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_bars_are_drawn_where_progress_is_wanted(
+    fitted_with, monkeypatch, part_images, tmp_path, progress
+):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(modes, "run", lambda *_: list(tqdm(range(3), desc="steps", disable=None)))
+    ddad_jax.fit(part_images[:2], workdir=tmp_path, progress=progress)
+    assert ("steps" in terminal.getvalue()) == progress
 
 
 def test_what_cannot_be_is_said(fitted_with, tmp_path):
