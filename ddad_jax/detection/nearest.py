@@ -15,7 +15,7 @@ def nearest_distances(
     num_neighbours: int,
     metric: Metric = "l1",
     own_index: Int[Array, " q"] | None = None,
-    block_size: int = 1024,
+    block_size: int = 2048,
 ) -> Float[Array, "q k"]:
     """Distances from each query to its k nearest rows of the bank, nearest first.
 
@@ -44,12 +44,12 @@ def nearest_distances(
         ignored = (index < block * block_size) | jnp.isnan(distance)
         if own_index is not None:
             ignored = ignored | (index[None, :] == own_index[:, None])
-        distance = jnp.where(ignored, jnp.inf, distance)
-        return _smallest(jnp.concatenate([nearest, distance], axis=1), num_neighbours), None
+        found = _smallest(jnp.where(ignored, jnp.inf, distance), num_neighbours)
+        return _smallest(jnp.concatenate([nearest, found], axis=1), num_neighbours), None
 
     start = jnp.full((queries.shape[0], num_neighbours), jnp.inf, queries.dtype)
     nearest, _ = jax.lax.scan(merge, start, jnp.arange(blocks))
-    return nearest
+    return jnp.sqrt(jnp.maximum(nearest, 0.0)) if metric == "l2" else nearest
 
 
 def nearest_distances_over_devices(
@@ -78,17 +78,20 @@ def nearest_distances_over_devices(
     return _smallest(candidates, num_neighbours)
 
 
-def _smallest(distances: Float[Array, "q m"], count: int) -> Float[Array, "q {count}"]:
-    return -jax.lax.top_k(-distances, count)[0]
+def _smallest(distances: Float[Array, "q m"], count: int) -> Float[Array, "q _k"]:
+    """The smallest of each row, of which there may be fewer than `count`."""
+    if count == 1:
+        # On a CPU it is found in the pass that makes the distances; `top_k` sorts them.
+        return distances.min(axis=1, keepdims=True)
+    return -jax.lax.top_k(-distances, min(count, distances.shape[1]))[0]
 
 
 def _pairwise(
     queries: Float[Array, "q d"], rows: Float[Array, "m d"], metric: Metric
 ) -> Float[Array, "q m"]:
+    """Sums of absolute differences, or squares of Euclidean distances."""
     if metric == "l1":
         # One query at a time: the differences to a whole block never exist at once.
         return jax.lax.map(lambda query: jnp.abs(rows - query).sum(-1), queries)
     products = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
-    squares = (queries**2).sum(-1)[:, None] + (rows**2).sum(-1)[None, :] - 2.0 * products
-    # Not `maximum`, which XLA's CPU compiler may let turn NaN into 0.
-    return jnp.sqrt(jnp.where(squares < 0.0, 0.0, squares))
+    return (queries**2).sum(-1)[:, None] + (rows**2).sum(-1)[None, :] - 2.0 * products

@@ -48,7 +48,7 @@ def distance_map(
 ) -> Float[Array, "b h w"]:
     """Euclidean distance of each patch to the nearest row of the bank."""
     b, h, w, p = described.shape
-    distances = nearest_distances(described.reshape(b * h * w, p), bank, 1, "l2", block_size=4096)
+    distances = nearest_distances(described.reshape(b * h * w, p), bank, 1, "l2")
     return distances.reshape(b, h, w)
 
 
@@ -81,7 +81,7 @@ def extend_coreset(
       key: decides the projection.
     """
     own, projected = (_project(each, key) for each in (bank, points))
-    nearest = nearest_distances(projected, own, 1, "l2", block_size=4096)[:, 0]
+    nearest = nearest_distances(projected, own, 1, "l2")[:, 0]
     return _farthest_first(projected, nearest**2, nearest.argmax(), size)
 
 
