@@ -1,23 +1,27 @@
-"""A fitted detector as one file: arrays in safetensors, everything else in its JSON header.
+"""A fitted detector as a file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 6 holds as JSON: "networks", what builds them; "settings" of detection;
-"preprocessing"; "made_of", the settings, images and weights that it was made of; and "wish", the
-threshold that was asked for instead of the calibrated one, and by whom. "version" is that of
-ddad_jax. Newer versions read older formats.
+The header of format 7 holds as JSON: "networks", what builds them; "settings" of detection;
+"preprocessing"; "made_of", the settings, images and weights that it was made of; "wish", the
+threshold that was asked for instead of the calibrated one, and by whom; and "shared": by network
+whose arrays are in a file of their own, which detectors share, its path from here ("file") and the
+"checksum" of its content. "version" is that of ddad_jax. Newer versions read older formats.
 """
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 import ddad_jax
 from ddad_jax.data.preprocessing import Preprocessing
@@ -26,7 +30,7 @@ from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 6
+FORMAT = 7
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "mesh")
 # What files of format 3 do not say of their preprocessing: the setting that says it, and its value
@@ -38,7 +42,13 @@ LACKING = {
 
 
 def write(
-    path: Path, detector: Detector, preprocessing: Preprocessing, about: Mapping[str, Any]
+    path: Path,
+    detector: Detector,
+    preprocessing: Preprocessing,
+    about: Mapping[str, Any],
+    *,
+    shared: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> None:
     """Writes a detector to a file; an older one stays until it is whole.
 
@@ -47,20 +57,40 @@ def write(
       detector: its arrays and settings.
       preprocessing: how photographs become its input.
       about: "networks", "made_of" and "wish", serialisable.
+      shared: networks that go to files of their own, where they are not there yet.
+      folder: of these files.
     """
     parts = _arrays(detector) | {"calibration": _arrays(detector.calibration)}
     parts["kinds"] = {str(number): _arrays(kind) for number, kind in enumerate(detector.kinds)}
-    arrays = {
-        name: np.array(array, order="C") for name, array in flatten_dict(parts, sep="|").items()
-    }
+    places = {}
+    for name in shared:
+        assert folder is not None  # It is given with them.
+        content = save(_flat({name: parts.pop(name)}))
+        checksum = _checksum(content)
+        file = folder / f"{name}-{checksum}.safetensors"
+        if not file.exists() or _checksum(file.read_bytes()) != checksum:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
+        relative = Path(os.path.relpath(file.resolve(), path.parent.resolve())).as_posix()
+        places[name] = {"file": relative, "checksum": checksum}
     header = {
         **about,
+        "shared": places,
         "settings": dataclasses.asdict(detector.settings),
         "preprocessing": dataclasses.asdict(preprocessing),
     }
     metadata = {name: json.dumps(value) for name, value in header.items()}
     metadata |= {"format": f"{NAME} {FORMAT}", "version": ddad_jax.__version__}
-    write_atomically(path, save(arrays, metadata))
+    write_atomically(path, save(_flat(parts), metadata))
+
+
+def _flat(parts: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    flat = flatten_dict(dict(parts), sep="|")
+    return {name: np.array(array, order="C") for name, array in flat.items()}
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _arrays(of: Detector | Calibration | Kind) -> dict[str, Any]:
@@ -110,8 +140,25 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
                 f"--config.{LACKING[name][0]}: {given} contradicts the detector {path}, which was "
                 f"made with {getattr(preprocessing, name)}; leave it out"
             )
+    for name, place in json.loads(metadata.get("shared", "{}")).items():
+        arrays |= _shared(path, name, **place)
     about = {name: json.loads(metadata.get(name, "{}")) for name in ("networks", "made_of", "wish")}
     return _detector(arrays, settings, about["networks"]), preprocessing, about
+
+
+def _shared(path: Path, network: str, file: str, checksum: str) -> dict[str, np.ndarray]:
+    """The arrays of a network that is in a file of its own."""
+    place = path.resolve().parent / file
+    hint = "copy it along with the detector, or delete the detector and run --mode=fit again"
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: its {network} is in {place}, which cannot be read ({error.strerror}); {hint}"
+        ) from error
+    if _checksum(content) != checksum:
+        raise UserError(f"{path}: its {network} is in {place}, which is another file now; {hint}")
+    return load(content)
 
 
 def _format(path: Path, name: str) -> int:
@@ -146,7 +193,7 @@ def _asked_for(path: Path, lacking: Mapping[str, Any], **known: Any) -> Preproce
 def _detector(
     arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], description: Mapping[str, Any]
 ) -> Detector:
-    placed: dict[str, Array] = {name: jnp.asarray(array) for name, array in arrays.items()}
+    placed: dict[str, Array] = jax.device_put(dict(arrays))
     parts = unflatten_dict(placed, sep="|")
     known = parts.pop("calibration")
     # Before format 6 the scores that it is from were not kept, in format 5 their number alone.

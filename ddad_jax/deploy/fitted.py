@@ -124,12 +124,27 @@ class FittedDetector:
                 raise found
             yield found
 
-    def save(self, path: str | Path) -> None:
-        """Writes it to a file, `.safetensors` by custom; an older one stays until it is whole."""
+    def save(self, path: str | Path, shared: str | Path | None = None) -> None:
+        """Writes it to a file, `.safetensors` by custom; an older one stays until it is whole.
+
+        Args:
+          path: the file.
+          shared: folder for networks that were not trained with it, as published ones, where all
+            detectors that have the same network share a file; None: all is in the one file.
+        """
         about = {"networks": self.description, "made_of": self.made_of, "wish": self.wish}
         path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        artifact.write(path, self.detector, self.preprocessing, about)
+        made = self.made_of.get("networks", {})
+        published = [name for name, of in made.items() if "trained_on" not in of]
+        artifact.write(
+            path,
+            self.detector,
+            self.preprocessing,
+            about,
+            shared=published if shared else (),
+            folder=Path(shared).expanduser() if shared else None,
+        )
 
     @property
     def threshold(self) -> float:

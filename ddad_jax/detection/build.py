@@ -42,6 +42,8 @@ class BuildSettings(Checked):
       pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
         be called anomalous, and so every anomalous image has a defective region, and no other has.
       batch_size: images at a time.
+      share_networks: whether the detectors of several categories share files of the networks that
+        were not trained with them, in the folder `networks`; else each detector's file is whole.
     """
 
     patch_bank_size: int = setting(8192, changes="detector", low=1)
@@ -50,6 +52,7 @@ class BuildSettings(Checked):
     false_alarm_rate: float = setting(0.01, changes="detector", above=0, below=1)
     pixel_alarm_rate: float = setting(0.0, changes="detector", low=0, below=1)
     batch_size: int = setting(16, changes="nothing", low=1)
+    share_networks: bool = setting(True, changes="nothing")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,6 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
-from ddad_jax import data
-from ddad_jax.data import find_categories
 from ddad_jax.data.augment import build_augmentations
 from ddad_jax.data.loader import Augmentation
 from ddad_jax.data.prepare import ImageSet, examine, forget_others
@@ -20,6 +18,7 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.report import DatasetReport
 from ddad_jax.data.sample import Source, part_name
+from ddad_jax.data.sources import build_source, find_categories
 from ddad_jax.data.split import HELDOUT, TRAIN, split_normals
 from ddad_jax.deploy.fitted import FittedDetector, load_detector
 from ddad_jax.detection.detector import Networks
@@ -33,6 +32,7 @@ from ddad_jax.training import mesh as meshes
 
 SPLIT = "split.json"
 DETECTOR = "detector.safetensors"
+SHARED = "networks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,8 @@ class Category:
       source: its photographs.
       preprocessing: how they become the networks' input.
       networks: the modules.
+      shared: folder of networks that its detector shares with those of other categories; None: its
+        detector's file is whole.
     """
 
     config: Config
@@ -54,6 +56,7 @@ class Category:
     source: Source
     preprocessing: Preprocessing
     networks: Networks
+    shared: Path | None = None
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -233,13 +236,15 @@ def open_categories(config: Config, workdir: Path) -> list[Category]:
     """
     chosen = config.data.category
     names = [chosen] if chosen else find_categories(config.data.source, config.data.root)
-    several = len(names) > 1
-    return [_open(config, name, workdir / name if several else workdir) for name in names]
+    if len(names) == 1:
+        return [_open(config, names[0], workdir)]
+    shared = workdir / SHARED if config.build.share_networks else None
+    return [replace(_open(config, name, workdir / name), shared=shared) for name in names]
 
 
 def _open(config: Config, category: str, workdir: Path) -> Category:
     d = config.data
-    source = data.build_source(d.source, d.root, category, **d.settings)
+    source = build_source(d.source, d.root, category, **d.settings)
     preprocessing = preprocessing_of(config)
     of_category = config.of_category(source.category)
     check_batches(of_category)

@@ -60,13 +60,13 @@ def fitted_detector(made: Trained) -> FittedDetector:
         if not difference:
             logging.info("%s: its detector is of these images; another rate gives it the threshold "
                          "%.3f", category.workdir, fitting.threshold)  # fmt: skip
-            fitting.save(category.detector_path)
+            fitting.save(category.detector_path, category.shared)
             return fitting
         logging.info("%s: its detector is built anew: %s%s", category.workdir, difference,
                      _since_then(stored, "; lost is that it "))  # fmt: skip
     built = build(made, category.config.detector, category.config.build)
     _say_what_it_is_made_of(category, wanted)
-    built.save(category.detector_path)
+    built.save(category.detector_path, category.shared)
     return built
 
 

@@ -9,7 +9,6 @@ starts as a process of its own.
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from ddad_jax.deploy.fitted import load_detector
 from ddad_jax.peers import results
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A fitted run of one category.", required=True)
@@ -43,7 +43,7 @@ print(json.dumps(evaluate(Pipeline(detector), Path(sys.argv[2]), Path(sys.argv[3
 def ours(workdir: Path, config: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """Runs `--mode=evaluate` on the detector of a run, in a folder of its own."""
     folder.mkdir()
-    shutil.copy(workdir / "detector.safetensors", folder)
+    load_detector(workdir / "detector.safetensors").save(folder / "detector.safetensors")
     network = "mvtec" if config["autoencoder"]["name"] == "kl" else "mvtec_small"
     changed = [
         f"--config.{section}.{name}={config[section][name]}"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ddad_jax.data import find_categories
 from ddad_jax.data.btad import btad_source
+from ddad_jax.data.sources import find_categories
 from ddad_jax.errors import UserError
 from tests.data.pictures import make_btad, picture, square_mask
 

@@ -68,7 +68,7 @@ def test_neither_writing_nor_reading_needs_tensorflow(tmp_path):
     make_mvtec(tmp_path / "manual")
     script = f"""
 import sys
-from ddad_jax.data import build_source
+from ddad_jax.data.sources import build_source
 from ddad_jax.data.tfds_builders import write_tfds
 write_tfds("mvtec_ad", "plate", r"{tmp_path}/manual", r"{tmp_path}/tfds")
 source = build_source("tfds", r"{tmp_path}/tfds", "plate", dataset="mvtec_ad")

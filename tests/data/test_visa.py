@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddad_jax.data import find_categories
+from ddad_jax.data.sources import find_categories
 from ddad_jax.data.visa import visa_source
 from ddad_jax.errors import UserError
 from tests.data.pictures import make_rearranged_visa, make_visa, square_mask

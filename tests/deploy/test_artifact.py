@@ -70,6 +70,74 @@ def test_nothing_unfinished_is_left(path):
     assert [file.name for file in path.parent.iterdir()] == ["detector.safetensors"]
 
 
+@pytest.fixture
+def shared(fitted, tmp_path):
+    """Two detectors in folders of their own that share what was not trained with them."""
+    networks = {
+        "autoencoder": {"digest": "1"},
+        "denoiser": {"digest": "2", "trained_on": ["a"]},
+        "extractor": {"digest": "3"},
+    }
+    of = replace(fitted, made_of=MADE_OF | {"networks": networks})
+    for name in ("one", "other"):
+        of.save(tmp_path / "run" / name / "detector.safetensors", tmp_path / "run/networks")
+    return tmp_path / "run"
+
+
+def test_published_networks_are_stored_once_for_several_detectors(
+    shared, path, detector, part_images, tmp_path
+):
+    files = sorted(file.name.partition("-")[0] for file in (shared / "networks").iterdir())
+    assert files == ["autoencoder", "extractor"]
+    shared.rename(tmp_path / "moved")
+    one = tmp_path / "moved/one/detector.safetensors"
+    published = sum(file.stat().st_size for file in (tmp_path / "moved/networks").iterdir())
+    assert one.stat().st_size == pytest.approx(path.stat().st_size - published, rel=0.01)
+    assert {name.partition("|")[0] for name in load_file(one)} & {
+        "autoencoder",
+        "extractor",
+    } == set()
+    np.testing.assert_array_equal(
+        detect(load_detector(one).detector, part_images[:2]).anomaly_map,
+        detect(detector, part_images[:2]).anomaly_map,
+    )
+    whole = tmp_path / "whole/detector.safetensors"
+    load_detector(one).save(whole)
+    assert whole.stat().st_size == pytest.approx(path.stat().st_size, rel=0.01)
+
+
+def test_links_to_detectors_that_share_networks(shared, tmp_path):
+    link = tmp_path / "links/current.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(shared / "one/detector.safetensors")
+    one = load_detector(link)
+    one.save(link, shared / "networks")
+    assert not link.is_symlink() and load_detector(link).made_of == one.made_of
+
+
+def test_a_spoilt_shared_network_is_mended_by_the_next_detector(shared):
+    (file,) = (shared / "networks").glob("extractor-*")
+    of = load_detector(shared / "one/detector.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    of.save(shared / "third.safetensors", shared / "networks")
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.unlink(), r"cannot be read \(No such file.*copy it along"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-4] + b"abcd"), "is another file now"),
+    ],
+)
+def test_a_shared_network_that_is_not_there_is_named(shared, spoil, message):
+    (file,) = (shared / "networks").glob("extractor-*")
+    spoil(file)
+    with pytest.raises(UserError, match=f"its extractor is in .*{file.name}, which {message}"):
+        load_detector(shared / "one/detector.safetensors")
+
+
 def test_a_missing_detector_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match="nowhere.*--mode=fit"):
         load_detector(tmp_path / "nowhere")

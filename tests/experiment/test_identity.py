@@ -112,7 +112,9 @@ class World:
         monkeypatch.setattr(training, "read_parameters", lambda *_: {"weight": np.zeros(1)})
         monkeypatch.setattr(fitting, "build", self.build)
         monkeypatch.setattr("ddad_jax.experiment.category.load_detector", self.load)
-        monkeypatch.setattr(FittedDetector, "save", lambda fitted, path: self.save(fitted, path))
+        monkeypatch.setattr(
+            FittedDetector, "save", lambda fitted, path, shared: self.save(fitted, path)
+        )
 
     def train(self, group, network):
         for made, task in group:

@@ -28,9 +28,9 @@ def fitted_with(monkeypatch):
 
 
 def names(config):
-    from ddad_jax import data
+    from ddad_jax.data.sources import build_source
 
-    source = data.build_source(
+    source = build_source(
         config.data.source, config.data.root, config.data.category, **config.data.settings
     )
     return source, [sample.name for sample in source.samples]

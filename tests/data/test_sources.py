@@ -1,6 +1,6 @@
 import pytest
 
-from ddad_jax.data import SOURCES, build_source, find_categories
+from ddad_jax.data.sources import SOURCES, build_source, find_categories
 from ddad_jax.errors import UserError
 from tests.data.pictures import make_mvtec
 
