@@ -26,6 +26,8 @@ def fit(
 ) -> "FittedDetector":
     """A detector fitted to photographs of good parts; nothing else is needed.
 
+    Programs that JAX compiles from then on are kept in the user's cache folder.
+
     Args:
       good_images: a folder of photographs, or photographs: paths, the bytes of files, images of
         Pillow, or arrays [h w], [h w 1] or [h w 3].
@@ -39,10 +41,7 @@ def fit(
       UserError: bad input; names it and says what to do.
       Interrupted: Ctrl-C or SIGTERM while training, with everything saved.
     """
-    from ddad_jax.machine.kernels import choose_cpu_kernels
-
-    # Those of the command line, so that answers are the same; without effect once JAX has begun.
-    choose_cpu_kernels()
+    _prepare()
     from ddad_jax.experiment import photographs
 
     return photographs.fit(good_images, workdir, config, settings or {}, progress)
@@ -51,14 +50,24 @@ def fit(
 def load(path: str | Path) -> "FittedDetector":
     """The fitted detector in a file, `detector.safetensors` of a run's folder.
 
+    Programs that JAX compiles from then on are kept in the user's cache folder.
+
     Raises:
       UserError: no such file, or it holds no detector.
     """
-    from ddad_jax.machine.kernels import choose_cpu_kernels
-
-    choose_cpu_kernels()
+    _prepare()
     from ddad_jax.data.read import allow_large_images
     from ddad_jax.deploy.fitted import load_detector
 
     allow_large_images()
     return load_detector(path)
+
+
+def _prepare() -> None:
+    """What the command line tells JAX: answers are the same then, and programs are found again."""
+    from ddad_jax.machine.kernels import choose_cpu_kernels
+    from ddad_jax.machine.programs import keep_programs
+
+    # Without effect once JAX has begun.
+    choose_cpu_kernels()
+    keep_programs()

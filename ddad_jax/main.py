@@ -24,7 +24,8 @@ from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
-from ddad_jax.machine import interrupts, kernels, processes
+from ddad_jax.machine import interrupts, kernels, processes, programs
+from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.storage import local_path, only_run
 
 PACKAGE = Path(ddad_jax.__file__).parent
@@ -237,12 +238,10 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
 
 
 def _begin(mode: str, folder: Path) -> None:
-    """The log, and the cache of compiled programs, of a run in a folder."""
+    """The log of a run in a folder, and the programs that earlier runs compiled."""
     _log_to(folder / "log.txt" if processes.is_first() else Path(os.devnull))
-    # JAX_COMPILATION_CACHE_DIR names one that several runs share.
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        cache = folder.resolve() / "compilation_cache"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    # Hosts of several processes may have no home in common.
+    programs.keep_programs(folder / "compilation_cache" if jax.process_count() > 1 else None)
     logging.info("%s on %s", mode, ", ".join(str(device) for device in _devices()))
 
 
@@ -311,7 +310,7 @@ def _require_agreement(mode: str, config: Config) -> None:
     """
     if mode in ONE_PROCESS:
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
-    own = {"mode": mode, "train_on": TRAIN_ON.value, "code": processes.source_hash()}
+    own = {"mode": mode, "train_on": TRAIN_ON.value, "code": source_hash()}
     text = json.dumps(own | {"config": config.plain()}, sort_keys=True)
     first, *others = map(json.loads, processes.gather_texts(text))
     for number, other in enumerate(others, start=1):
@@ -343,7 +342,7 @@ def _use_of_detector(folder: Path) -> str:
         if path.is_file():
             return (
                 f"; its detector can be used from there, with --mode=predict --detector={path} and "
-                "an --output, or copied"
+                "an --output"
             )
     return ""
 

@@ -30,9 +30,12 @@ from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.machine.kernels import choose_cpu_kernels
+from ddad_jax.machine.programs import keep_programs
 from ddad_jax.models import initialise
 
 choose_cpu_kernels()
+# Test processes, and the commands that they run, share what they compile.
+keep_programs()
 
 GOLDEN = Path(__file__).parent / "golden"
 

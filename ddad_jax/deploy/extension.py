@@ -18,7 +18,7 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.build import Banks, BuildSettings, extend_banks
 from ddad_jax.detection.detector import Detector, Kind
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.evaluate import batch_size_of, find
+from ddad_jax.evaluation.find import Finder
 
 # Squares at a time.
 BATCH_SIZE = 16
@@ -109,9 +109,8 @@ def extend(
     def scores(of: Detector, chosen: Int[np.ndarray, " k"]) -> list[float]:
         starts = np.append(0, np.cumsum(counts[chosen]))
         taken = np.concatenate([squares[row] for row in chosen])
-        batch_size = batch_size_of(of, BATCH_SIZE, len(taken))
-        found = find(of, preprocessing, taken, starts, sizes[chosen], batch_size)
-        return [each.score for each in found]
+        finder = Finder(of, preprocessing, BATCH_SIZE, len(taken))
+        return [each.score for each in finder.find(taken, starts, sizes[chosen])]
 
     found = np.asarray(calibration.scores, np.float64)
     if preprocessing.tile:

@@ -91,23 +91,9 @@ def write_prediction_report(
       calibrated: what its threshold is worth.
       verdict: what is said of all photographs.
     """
-    shown = _as_predictions(predictions, detector)
-    metrics = compute_metrics(shown, resample(shown)) | {"calibration": calibrated}
-    part = report_part(title, shown, metrics, compute_curves(shown))
-    write_report(path, title, [part], verdict)
-
-
-def _as_predictions(predictions: Sequence[Prediction], detector: Detector) -> Predictions:
-    calibration = detector.calibration
-    names = {
-        "scores": "score",
-        "calibrated_scores": "calibrated_score",
-        "decisions": "decision",
-        "noise_levels": "noise_level",
-        "knn_distances": "knn_distance",
-        "reconstructed_knn_distances": "reconstructed_knn_distance",
-    }
-    return Predictions(
+    shown = Predictions.of(
+        detector,
+        predictions,
         samples=tuple(Sample(p.name, UNKNOWN, "unknown", "test", "") for p in predictions),
         images=[p.image for p in predictions],
         masks=[np.broadcast_to(np.False_, p.mask.shape) for p in predictions],
@@ -115,9 +101,7 @@ def _as_predictions(predictions: Sequence[Prediction], detector: Detector) -> Pr
         labels=np.full(len(predictions), UNKNOWN),
         maps=[p.anomaly_map for p in predictions],
         reconstructions=[p.shown_reconstruction for p in predictions],
-        threshold=float(calibration.threshold),
-        pixel_threshold=float(calibration.pixel_threshold),
-        sigma_threshold=float(calibration.sigma_threshold),
-        smallest_region=detector.settings.smallest_region,
-        **{of: np.array([getattr(p, one) for p in predictions]) for of, one in names.items()},
     )
+    metrics = compute_metrics(shown, resample(shown)) | {"calibration": calibrated}
+    part = report_part(title, shown, metrics, compute_curves(shown))
+    write_report(path, title, [part], verdict)

@@ -13,7 +13,7 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.regions import Region, find_regions
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.drawing import decision_name, panels, shrunk_map, shrunk_mask
-from ddad_jax.evaluation.evaluate import Found
+from ddad_jax.evaluation.find import Found
 from ddad_jax.evaluation.originals import as_picture
 
 # Regions that are listed where a prediction is printed.

@@ -16,7 +16,7 @@ from ddad_jax.data.preprocessing import Photograph, Preprocessing
 from ddad_jax.deploy.prediction import Prediction, prediction_of
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.evaluate import Found, batch_size_of, find
+from ddad_jax.evaluation.find import Finder, Found
 from ddad_jax.evaluation.originals import for_showing
 
 # Its name, its height and width, how it is shown, and the networks' input.
@@ -49,7 +49,8 @@ def stream(
       photographs: names and photographs; endless, if need be.
       batch_size: squares at a time, about.
     """
-    size = batch_size_of(detector, batch_size)
+    finder = Finder(detector, preprocessing, batch_size)
+    size = finder.batch_size
     threads = os.cpu_count() or 1
     # Of a tiled photograph all squares are there at once, which takes as much as itself.
     most, ahead = (1, threads) if preprocessing.tile else (size, size + threads)
@@ -77,7 +78,7 @@ def stream(
             starts = np.cumsum([0, *map(len, squares)])
             sizes = np.array([each[1] for each in good])
             every = np.concatenate(squares)
-            found = find(detector, preprocessing, every, starts, sizes, size, bar="")
+            found = finder.find(every, starts, sizes, bar="")
         for each in group:
             if isinstance(each, Unreadable):
                 yield each

@@ -2,7 +2,7 @@
 
 With n scores, the highest of them is exceeded by one new good image in n + 1, whatever the scores'
 distribution. A rarer false alarm is a matter of the distribution's tail, of which few scores say
-little: the threshold is then put so high that the rate holds for tails as heavy as `HEAVIEST`.
+little: the threshold is then put so high that the rate holds for tails as heavy as `_tails` has.
 """
 
 import functools
@@ -11,13 +11,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
-from scipy.stats import gumbel_r, invweibull
 
 QUARTILES = (0.25, 0.5, 0.75)
-# Scores are maxima of maps. Of the limits that maxima have, Gumbel's is that of light tails.
-# Fréchet's of this shape, of finite variance but not skewness, is the heaviest reckoned with.
-USUAL, HEAVIEST = gumbel_r, invweibull(3)
 # One score in so many may be of a defect that slipped in among the good ones: they are passed over.
 ODD = 20
 # Never more than so many.
@@ -45,7 +40,7 @@ def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> t
     """
     count, ordered = len(scores), np.sort(scores)
     low, middle, high = np.quantile(ordered, QUARTILES)
-    spread = (high - low) / float(np.diff(USUAL.ppf(QUARTILES[::2]))[0])
+    spread = (high - low) / float(np.diff(_tails()[0].ppf(QUARTILES[::2]))[0])
     beyond = _beyond(count)
     if beyond <= false_alarm_rate * (count + 1):
         threshold = ordered[-math.floor(false_alarm_rate * (count + 1))]
@@ -104,6 +99,18 @@ def _beyond(count: int) -> int:
     return min(1 + count // ODD, MOST_ODD)
 
 
+def _tails() -> tuple[Any, Any]:
+    """The usual and the heaviest distribution reckoned with.
+
+    Scores are maxima of maps. Of the limits that maxima have, Gumbel's is that of light tails.
+    Fréchet's of shape 3, of finite variance but not skewness, is the heavy one.
+    """
+    # SciPy's statistics take a second to import, and who only predicts needs none.
+    from scipy.stats import gumbel_r, invweibull
+
+    return gumbel_r, invweibull(3)
+
+
 @functools.lru_cache
 def _stretch(count: int, false_alarm_rate: float) -> float:
     """What to multiply the distance from the median to the score at rank `_beyond` by.
@@ -111,6 +118,8 @@ def _stretch(count: int, false_alarm_rate: float) -> float:
     The smallest factor whose threshold, in simulation, is exceeded at most at the promised rate by
     scores of the heaviest tail, and at most at half of that by scores of the usual one.
     """
+    from scipy.optimize import brentq
+
     if count == 1:
         return 1.0
     rows = min(max(DRAWS // count, 1000), MOST_ROWS)
@@ -131,4 +140,5 @@ def _stretch(count: int, false_alarm_rate: float) -> float:
             most *= 2.0
         return brentq(excess, 0.0, most, xtol=1e-3)
 
-    return max(factor(HEAVIEST, MARGIN * promised), factor(USUAL, 0.5 * promised))
+    usual, heaviest = _tails()
+    return max(factor(heaviest, MARGIN * promised), factor(usual, 0.5 * promised))

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from ddad_jax.data.sample import ANOMALOUS, Sample
+from ddad_jax.detection.detector import Detector
 from ddad_jax.detection.regions import Region, find_regions
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.drawing import shrunk_map, shrunk_mask
@@ -76,6 +78,33 @@ class Predictions:
                 f"{name}: its score is not a finite number, as those of {int((~finite).sum())} "
                 "images are not; the detector is broken, train it again with a lower learning rate"
             )
+
+    @classmethod
+    def of(cls, detector: Detector, answers: Sequence[Any], **others: Any) -> "Predictions":
+        """Those of a detector.
+
+        Args:
+          detector: has the thresholds.
+          answers: one a photograph: its score, calibrated_score, decision, noise_level and the two
+            distances.
+          **others: all attributes that neither of them says.
+        """
+        calibration = detector.calibration
+        return cls(
+            scores=np.array([each.score for each in answers]),
+            calibrated_scores=np.array([each.calibrated_score for each in answers]),
+            decisions=np.array([each.decision for each in answers]),
+            noise_levels=np.array([each.noise_level for each in answers]),
+            knn_distances=np.array([each.knn_distance for each in answers]),
+            reconstructed_knn_distances=np.array(
+                [each.reconstructed_knn_distance for each in answers]
+            ),
+            threshold=float(calibration.threshold),
+            pixel_threshold=float(calibration.pixel_threshold),
+            sigma_threshold=float(calibration.sigma_threshold),
+            smallest_region=detector.settings.smallest_region,
+            **others,
+        )
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -1,5 +1,6 @@
-"""What a measurement was made on and with."""
+"""What is run, on what and with what."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -32,6 +33,15 @@ def describe() -> dict[str, Any]:
         },
         "source": _source(),
     }
+
+
+def source_hash() -> str:
+    """Changes with the package's code."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _processor() -> str:

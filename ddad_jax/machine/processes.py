@@ -1,12 +1,10 @@
 """Several processes that train together: how they begin, agree, take turns, and end."""
 
 import ctypes
-import hashlib
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from ddad_jax.errors import EXIT_INTERRUPTED, UserError
+from ddad_jax.machine import memory
 
 # Seconds without a sign of life after which a process counts as gone.
 LOST_AFTER = 30
@@ -99,6 +98,7 @@ def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> jax.stage
       arguments: what it will be called with.
     """
     compiled = function.lower(*arguments).compile()
+    memory.give_back()
     wait_for_all("compiled")
     return compiled
 
@@ -125,12 +125,3 @@ def gather_texts(text: str) -> list[str]:
     padded = np.pad(data, (0, int(lengths.max()) - len(data)))
     gathered = multihost_utils.process_allgather(padded)
     return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths, strict=True)]
-
-
-def source_hash() -> str:
-    """Changes with the package's code."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

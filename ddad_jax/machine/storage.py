@@ -83,6 +83,11 @@ def local_path(text: str | os.PathLike[str], setting: str) -> Path:
         raise UserError(f"{setting}: '{text}': {error}; name the whole path") from error
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be had again: ~/.cache/ddad_jax, or below $XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddad_jax"
+
+
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
     """Holds a folder for this run; the system lets go of it when the process ends, however it does.

@@ -14,6 +14,7 @@ import huggingface_hub.constants
 import tqdm
 
 from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import cache_folder
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 30.0
@@ -24,8 +25,7 @@ def default_cache() -> Path:
     """Where downloads are kept: $DDAD_JAX_CACHE, or ddad_jax under the user's cache folder."""
     if chosen := os.environ.get("DDAD_JAX_CACHE"):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "ddad_jax", "weights")
+    return cache_folder() / "weights"
 
 
 def fetch_url(

@@ -52,7 +52,7 @@ def reddest(monkeypatch):
             reconstruction=images,
         )
 
-    monkeypatch.setattr("ddad_jax.evaluation.evaluate.detect", detect)
+    monkeypatch.setattr("ddad_jax.evaluation.find.compiled", lambda *_: detect)
 
 
 TILED = Preprocessing(64, tile=64, overlap=16)

@@ -6,17 +6,19 @@ import sys
 import jax
 import pytest
 
+from ddad_jax.machine import kernels
 from ddad_jax.machine.kernels import choose_cpu_kernels
 
 
 @pytest.fixture
 def xla_flags(monkeypatch):
-    """Function: machine, XLA_FLAGS before, JAX's version -> XLA_FLAGS afterwards."""
+    """Function: machine, XLA_FLAGS before, version of JAX, whether it was used -> XLA_FLAGS."""
 
-    def flags_of(machine, before="", version=(0, 10, 2)):
+    def flags_of(machine, before="", version=(0, 10, 2), begun=False):
         monkeypatch.setattr(platform, "machine", lambda: machine)
         monkeypatch.setattr(jax, "__version_info__", version)
         monkeypatch.setenv("XLA_FLAGS", before)
+        monkeypatch.setattr(kernels, "backends_are_initialized", lambda: begun)
         choose_cpu_kernels()
         return os.environ["XLA_FLAGS"]
 
@@ -34,6 +36,10 @@ def test_elsewhere_the_choice_is_xlas(xla_flags):
     assert xla_flags("x86_64", version=(0, 12, 0)) == ""
     given = "--xla_cpu_experimental_ynn_fusion_type="
     assert xla_flags("x86_64", given) == given
+
+
+def test_what_comes_too_late_is_not_claimed(xla_flags):
+    assert xla_flags("x86_64", begun=True) == ""
 
 
 def test_this_xla_knows_the_flag():

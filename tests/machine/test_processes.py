@@ -14,7 +14,8 @@ import pytest
 
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.errors import UserError
-from ddad_jax.machine.processes import GONE, first_then_others, source_hash, start
+from ddad_jax.machine.description import source_hash
+from ddad_jax.machine.processes import GONE, first_then_others, start
 from tests.test_main import TINY
 
 ROOT = Path(__file__).parents[2]

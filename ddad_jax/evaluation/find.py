@@ -1,0 +1,170 @@
+"""What a detector says of photographs: the one way for test images, calibration and prediction.
+
+A photograph that is tiled has the map that its tiles' maps blend into, and its score is the maximum
+of that; memory holds the tiles of one batch and the map of one photograph.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from scipy.special import expit
+
+from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.detection.batching import batched, fitted_batch_size
+from ddad_jax.detection.detect import Detections, detect
+from ddad_jax.detection.detector import Detector
+from ddad_jax.machine.programs import compiled
+
+# Kinds of evidence that protocol "paper" normalises over the test set.
+KINDS = ("latent", "feature")
+NOTHING = np.zeros((0, 0, 3), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a detector says of one photograph.
+
+    Attributes:
+      score: unbounded; above the threshold it is called anomalous.
+      calibrated_score: in [0, 1]; 0.5 at the threshold.
+      decision: whether it is called anomalous.
+      noise_level: T̂; of a tiled photograph that of the tile with the highest score, and so the two
+        distances.
+      knn_distance: to the training images.
+      reconstructed_knn_distance: that of the reconstruction.
+      anomaly_map: on the scale of the score, at the networks' size; of a tiled photograph at its
+        own.
+      reconstruction: RGB of 0 to 255, of the same size, not rounded where it is tiled.
+      evidence: if asked for, of each kind the blurred map and the extremes before.
+    """
+
+    score: float
+    calibrated_score: float
+    decision: bool
+    noise_level: int
+    knn_distance: float
+    reconstructed_knn_distance: float
+    anomaly_map: Float[np.ndarray, "h w"]
+    reconstruction: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+    evidence: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+
+    @property
+    def layers(self) -> Float[np.ndarray, "h w 4"]:
+        """The map and the colours of the reconstruction."""
+        return np.dstack([self.anomaly_map, self.reconstruction]).astype(np.float32)
+
+
+class Finder:
+    """A detector ready to be asked about photographs.
+
+    Attributes:
+      batch_size: squares that it takes at a time.
+    """
+
+    def __init__(
+        self, detector: Detector, preprocessing: Preprocessing, batch_size: int, count: int = 0
+    ):
+        """Nothing is compiled before it is asked.
+
+        Args:
+          detector: a fitted detector.
+          preprocessing: that it was made with.
+          batch_size: squares at a time, about.
+          count: how many there are in all, if that is known: the last batch is then as full as may
+            be.
+        """
+        self._detector, self._preprocessing = detector, preprocessing
+        if jax.default_backend() == "cpu":
+            # It takes images one by one anyway, and so one program serves any number of them.
+            batch_size = 1
+        self.batch_size = fitted_batch_size(batch_size, count or batch_size, detector.device_count)
+
+    @cached_property
+    def _detect(self) -> Callable[[Detector, np.ndarray], Detections]:
+        size = self._detector.settings.image_size
+        batch = np.zeros((self.batch_size, size, size, 3), np.uint8)
+        return compiled(detect, self._detector, batch)
+
+    def find(
+        self,
+        squares: UInt8[np.ndarray, "m size size 3"],
+        starts: Int[np.ndarray, "n1"],
+        sizes: Int[np.ndarray, "n 2"],
+        *,
+        with_evidence: bool = False,
+        bar: str = "detect",
+    ) -> Iterator[Found]:
+        """What the detector says of each photograph, in order.
+
+        Args:
+          squares: the networks' input, as `Preprocessing.squares` makes it.
+          starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
+          sizes: height and width of each photograph.
+          with_evidence: whether there is also the evidence.
+          bar: name of the progress bar; "": there is none.
+        """
+        found = self._of_squares(squares, with_evidence, bar)
+        if not self._preprocessing.tile:
+            yield from found
+            return
+        calibration = self._detector.calibration
+        threshold, spread = float(calibration.threshold), float(calibration.spread)
+        for count, (height, width) in zip(np.diff(starts).tolist(), sizes.tolist(), strict=True):
+            tiles: list[Found] = []
+            whole = self._preprocessing.restore(_layers(found, count, tiles), height, width)
+            first = max(tiles, key=lambda tile: tile.score)
+            score = float(whole[..., 0].max())
+            yield Found(
+                score=score,
+                calibrated_score=float(expit((score - threshold) / spread)),
+                decision=score > threshold,
+                noise_level=first.noise_level,
+                knn_distance=first.knn_distance,
+                reconstructed_knn_distance=first.reconstructed_knn_distance,
+                anomaly_map=whole[..., 0],
+                reconstruction=whole[..., 1:],
+            )
+
+    def _of_squares(
+        self, squares: UInt8[np.ndarray, "m size size 3"], with_evidence: bool, bar: str
+    ) -> Iterator[Found]:
+
+        def detect_batch(batch: UInt8[np.ndarray, "b size size 3"]) -> Any:
+            f = self._detect(self._detector, batch)
+            evidence = None
+            if with_evidence:
+                evidence = {kind: (f.maps[kind], f.extremes[kind]) for kind in KINDS}
+            figures = {
+                "score": f.score,
+                "calibrated_score": f.calibrated_score,
+                "decision": f.decision,
+                "noise_level": f.noise_level,
+                "knn_distance": f.knn_distance,
+                "reconstructed_knn_distance": f.reconstructed_knn_distance,
+            }
+            return figures, f.anomaly_map, f.reconstruction, evidence
+
+        results = batched(detect_batch, squares, self.batch_size, bar)
+        for figures, maps, reconstructions, evidence in results:
+            for row in range(len(maps)):
+                yield Found(
+                    **{name: values[row].item() for name, values in figures.items()},
+                    anomaly_map=maps[row],
+                    reconstruction=reconstructions[row],
+                    evidence=evidence and {k: (m[row], e[row]) for k, (m, e) in evidence.items()},
+                )
+
+
+def _layers(
+    found: Iterator[Found], count: int, tiles: list[Found]
+) -> Iterator[Float[np.ndarray, "size size 4"]]:
+    """The layers of so many tiles, one after another; what else is said of them goes to `tiles`."""
+    for tile in islice(found, count):
+        tiles.append(replace(tile, anomaly_map=NOTHING[..., 0], reconstruction=NOTHING))
+        yield tile.layers
