@@ -148,7 +148,7 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
 
 def _shared(path: Path, network: str, file: str, checksum: str) -> dict[str, np.ndarray]:
     """The arrays of a network that is in a file of its own."""
-    place = path.resolve().parent / file
+    place = (path.resolve().parent / file).resolve()
     hint = "copy it along with the detector, or delete the detector and run --mode=fit again"
     try:
         content = place.read_bytes()
