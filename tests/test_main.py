@@ -303,11 +303,11 @@ def test_a_setting_that_changes_figures_is_named_with_both_values(run):
     )  # fmt: skip
     assert (home / "run/config.json").read_bytes() == config
     # The detector's own can be built anew, and can't be evaluated as if it were.
-    rate = "--config.build.false_alarm_rate=0.2"
-    assert_refused(ddad(*arguments, rate, "--mode=evaluate"), "build.false_alarm_rate was 0.01")
-    anew = ddad(*arguments, rate)
+    blur = "--config.detection.blur=2.0"
+    assert_refused(ddad(*arguments, blur, "--mode=evaluate"), "detection.blur was 4.0")
+    anew = ddad(*arguments, blur)
     assert anew.returncode == 0, anew.stderr
-    assert "built anew: settings.build.false_alarm_rate was 0.01, now 0.2" in anew.stderr
+    assert "built anew: settings.detection.blur was 4.0, now 2.0" in anew.stderr
 
 
 @pytest.mark.slow
