@@ -126,29 +126,45 @@ def calibrated_detector(
     return banks.detector.replace(calibration=calibration)
 
 
+def drawn_networks(networks):
+    """Variables of each of the networks, drawn."""
+    return {
+        name: initialise(getattr(networks, name), jax.random.key(index))
+        for index, name in enumerate(("autoencoder", "denoiser", "extractor"))
+    }
+
+
+def detector_of(networks, drawn, images, settings, build):
+    """A detector with banks of the first of twenty images, calibrated on the last six."""
+    return calibrated_detector(
+        networks,
+        settings,
+        build,
+        **drawn,
+        latent_shift=jnp.zeros(4),
+        latent_scale=jnp.ones(4),
+        alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
+        train_images=images[:14],
+        train_parts=np.arange(14),
+        heldout_images=images[14:],
+        seed=0,
+    )
+
+
 @pytest.fixture(scope="session")
 def detector(part_images):
     """A detector of small networks with drawn weights, its banks and calibration of real parts."""
     networks = build_networks(**NETWORKS)
-    drawn = {
-        name: initialise(getattr(networks, name), jax.random.key(index))
-        for index, name in enumerate(("autoencoder", "denoiser", "extractor"))
-    }
+    drawn = drawn_networks(networks)
     # The denoiser's last layer starts at zero; drawn anew, it makes a difference.
     last = drawn["denoiser"]["params"]["out_2"]["kernel"]
     drawn["denoiser"]["params"]["out_2"]["kernel"] = 0.05 * jax.random.normal(
         jax.random.key(3), last.shape
     )
-    return calibrated_detector(
+    return detector_of(
         networks,
+        drawn,
+        part_images,
         Settings(image_size=64, blur=1.0, num_neighbours=5),
         BuildSettings(patch_bank_size=64, calibration_size=0, batch_size=8),
-        **drawn,
-        latent_shift=jnp.zeros(4),
-        latent_scale=jnp.ones(4),
-        alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
-        train_images=part_images[:14],
-        train_parts=np.arange(14),
-        heldout_images=part_images[14:],
-        seed=0,
     )

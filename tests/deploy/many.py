@@ -16,8 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -27,9 +25,7 @@ from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
-from ddad_jax.diffusion.schedule import linear_alpha_bar
-from ddad_jax.models import initialise
-from tests.conftest import NETWORKS, calibrated_detector
+from tests.conftest import NETWORKS, detector_of, drawn_networks
 from tests.deploy.conftest import SETTINGS
 
 SIZE, UNIQUE, FOLDER = 32, 1000, 1000
@@ -63,24 +59,14 @@ def main(count: int) -> None:
 def write_detector(path: Path) -> None:
     description = NETWORKS | {"image_size": SIZE}
     networks = build_networks(**description)
-    drawn = {
-        name: initialise(getattr(networks, name), jax.random.key(number))
-        for number, name in enumerate(("autoencoder", "denoiser", "extractor"))
-    }
     source = synthetic_source(image_size=SIZE, num_train=20, num_test_good=0, num_test_per_defect=0)
     images = np.stack([source.read_image(sample) for sample in source.samples])
-    detector = calibrated_detector(
+    detector = detector_of(
         networks,
+        drawn_networks(networks),
+        images,
         Settings(image_size=SIZE, blur=1.0, num_neighbours=5, num_steps=1),
         BuildSettings(patch_bank_size=64, calibration_size=0),
-        **drawn,
-        latent_shift=jnp.zeros(4),
-        latent_scale=jnp.ones(4),
-        alpha_bar=jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
-        train_images=images[:14],
-        train_parts=np.arange(14),
-        heldout_images=images[14:],
-        seed=0,
     )
     made_of = {"settings": SETTINGS, "images": {}, "networks": {}}
     FittedDetector(detector, Preprocessing(size=SIZE), description, made_of).save(path)
