@@ -16,6 +16,7 @@ from ddad_jax.experiment.config import load_config
 
 def get_config() -> ConfigDict:
     config = load_config("mvtec")
+    config.preset = "paper"
     config.diffusion.beta_start = 1e-4
     config.diffusion.beta_end = 0.02
 
@@ -40,5 +41,4 @@ def get_config() -> ConfigDict:
     config.detection.feature_pooling = 3
     # The pixel map weighs as much as the feature map (v = 1).
     config.detection.latent_weight = 0.5
-    config.detection.scoring = "paper"
     return config

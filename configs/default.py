@@ -1,4 +1,4 @@
-"""Every setting at its published value; other configs start from here.
+"""Every setting at its default, mostly the published value; other configs start from here.
 
 `ddad_jax --help` says how to change one; docs/settings.md lists all.
 """

@@ -1,12 +1,13 @@
-r"""MVTec AD, all categories, the published networks and settings of D3AD (arXiv 2401.04463).
+r"""MVTec AD, all categories, the published networks of D3AD (arXiv 2401.04463).
 
     python -m ddad_jax.main --config=configs/mvtec.py --workdir=runs/mvtec \
         --config.data.root=<folder with bottle, cable, ...>
 
-One category with --config.data.category=bottle; a network of other size with, for example,
---config.denoiser.network.base_channels=64. The weights of Stable Diffusion's autoencoder and of
-ResNet-34 are downloaded once (420 MB), or given as paths with --config.autoencoder.weights and
---config.extractor.weights. Meant for an accelerator; no figure has been measured yet.
+The published method with --config.preset=paper. One category with --config.data.category=bottle; a
+network of other size with, for example, --config.denoiser.network.base_channels=64. The weights of
+Stable Diffusion's autoencoder and of ResNet-34 are downloaded once (420 MB), or given as paths with
+--config.autoencoder.weights and --config.extractor.weights. Meant for an accelerator; no figure has
+been measured yet.
 """
 
 from ml_collections import ConfigDict

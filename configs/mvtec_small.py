@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     # Inference starts at T_max = 80 and below; a short training is best spent there.
     config.denoiser.max_timestep = 100
     config.denoiser.training.steps = 320
-    config.denoiser.training.batch_size = 16
+    config.denoiser.training.batch_size = 8
     config.denoiser.training.learning_rate = 5e-4
     config.denoiser.training.schedule = "cosine"
     config.denoiser.training.warmup_steps = 20

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ddad_jax.benchmark.seeded import seeded_images
 from ddad_jax.benchmark.timing import Program
 from ddad_jax.detection import anomaly_map, evidence, reconstruction
+from ddad_jax.detection.calibration import RECONSTRUCTED
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector, shard_detector
 from ddad_jax.training import mesh as meshes
@@ -49,17 +50,20 @@ def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
       detector: on one device.
       batch_size: images at a time.
     """
-    settings = detector.settings
-    stages: dict[str, tuple[Callable[..., Any], int]] = {
-        "encode": (_encode, 1),
-        "extract": (_extract, 2),
-        "k-NN": (_knn, 2),
-        "UNet step": (_step, settings.num_steps),
-        "decode": (_decode, 1),
-        "maps": (_maps, 1),
+    settings, weights = detector.settings, evidence.evidence_weights(detector.settings)
+    decodes = settings.reconstruct or "feature" in weights
+    compares = not weights.keys().isdisjoint(RECONSTRUCTED)
+    reconstructs = decodes or compares
+    all_stages: dict[str, tuple[Callable[..., Any], int]] = {
+        "encode": (_encode, int(reconstructs)),
+        "extract": (_extract, 1 + decodes),
+        "k-NN": (_knn, 1 + settings.reconstruct),
+        "UNet step": (_step, settings.num_steps if reconstructs else 0),
+        "decode": (_decode, int(decodes)),
+        "maps": (_maps, int(compares)),
+        "patch map": (_patch_map, int("patch" in weights)),
     }
-    if settings.scoring == "fused":
-        stages["patch map"] = (_patch_map, 1)
+    stages = {name: stage for name, stage in all_stages.items() if stage[1]}
 
     def whole() -> Program:
         images = seeded_images(batch_size, settings.image_size, seed=1)
@@ -219,7 +223,11 @@ def _maps(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size 
     latent, features = state["latent"], state["features"]
     other = tuple(each + 1.0 for each in features)
     maps = evidence.reconstruction_maps(d.settings, latent, latent + 1.0, features, other)
-    return {kind: anomaly_map.gaussian_blur(each, d.settings.blur) for kind, each in maps.items()}
+    return {
+        kind: anomaly_map.gaussian_blur(maps[kind], d.settings.blur)
+        for kind in evidence.evidence_weights(d.settings)
+        if kind in maps
+    }
 
 
 def _patch_map(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size"]:

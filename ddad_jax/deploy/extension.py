@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from ddad_jax.data.prepare import content_of
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.build import Banks, BuildSettings, extend_banks
-from ddad_jax.detection.detector import Detector, Kind
+from ddad_jax.detection.detector import Detector, Kind, with_reconstruct
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.find import Finder
 
@@ -109,7 +109,7 @@ def extend(
     def scores(of: Detector, chosen: Int[np.ndarray, " k"]) -> list[float]:
         starts = np.append(0, np.cumsum(counts[chosen]))
         taken = np.concatenate([squares[row] for row in chosen])
-        finder = Finder(of, preprocessing, BATCH_SIZE, len(taken))
+        finder = Finder(with_reconstruct(of, False), preprocessing, BATCH_SIZE, len(taken))
         return [each.score for each in finder.find(taken, starts, sizes[chosen])]
 
     found = np.asarray(calibration.scores, np.float64)

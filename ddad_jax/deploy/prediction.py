@@ -1,9 +1,10 @@
 """What a detector says of one photograph."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -32,7 +33,8 @@ class Prediction:
       threshold: of the score.
       noise_level: T̂ used.
       knn_distance: to the training images, which chose T̂.
-      reconstructed_knn_distance: that of the reconstruction.
+      reconstructed_knn_distance: that of the reconstruction; None where that is not made of every
+        photograph.
       anomaly_map: on the scale of the score, at the photograph's own size.
       mask: the defective pixels: those of the regions.
       regions: where it is defective, the highest peak first.
@@ -46,25 +48,40 @@ class Prediction:
     threshold: float
     noise_level: int
     knn_distance: float
-    reconstructed_knn_distance: float
+    reconstructed_knn_distance: float | None
     anomaly_map: Float[np.ndarray, "h w"]
     mask: Bool[np.ndarray, "h w"]
     regions: Sequence[Region]
     image: UInt8[np.ndarray, "_ _ 3"]
-    _reconstructed: np.ndarray
+    _reconstructed: np.ndarray | Callable[[], np.ndarray]
     _preprocessing: Preprocessing
 
     @cached_property
     def reconstruction(self) -> UInt8[np.ndarray, "h w 3"]:
-        """How the photograph would look without defect, RGB, at its own size."""
+        """How the photograph would look without defect, RGB, at its own size.
+
+        Where the detector does not make it of every photograph, it looks once more; until then the
+        prediction holds the detector.
+        """
         return self._restored(*self.anomaly_map.shape)
+
+    @property
+    def _colours(self) -> np.ndarray:
+        """The reconstruction as the detector gives it; from then on the detector is let go."""
+        made = self._reconstructed() if callable(self._reconstructed) else self._reconstructed
+        object.__setattr__(self, "_reconstructed", made)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: arrays, with the reconstruction made."""
+        return {**vars(self), "_reconstructed": self._colours}
 
     @property
     def shown_reconstruction(self) -> UInt8[np.ndarray, "_ _ 3"]:
         """The reconstruction at the size of `image`."""
         height, width = self.image.shape[:2]
         if self._preprocessing.tile:
-            return as_picture(self._reconstructed, height, width)
+            return as_picture(self._colours.astype(np.float32), height, width)
         return self._restored(height, width)
 
     def as_shown(self) -> "Prediction":
@@ -74,9 +91,7 @@ class Prediction:
             self,
             anomaly_map=shrunk_map(self.anomaly_map, height, width),
             mask=shrunk_mask(self.mask, height, width),
-            _reconstructed=self.shown_reconstruction
-            if self._preprocessing.tile
-            else self._reconstructed,
+            _reconstructed=self.shown_reconstruction if self._preprocessing.tile else self._colours,
         )
 
     def draw(self) -> Image.Image:
@@ -94,7 +109,7 @@ class Prediction:
         )
 
     def _restored(self, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
-        values = self._reconstructed
+        values = self._colours
         if not self._preprocessing.tile:
             whole = values.astype(np.float32)[None]
             values = self._preprocessing.restore(whole, height, width)
@@ -124,6 +139,7 @@ class Prediction:
 def prediction_of(
     name: str,
     found: Found,
+    reconstruct: Callable[[], np.ndarray],
     image: UInt8[np.ndarray, "_ _ 3"],
     size: tuple[int, int],
     preprocessing: Preprocessing,
@@ -137,6 +153,7 @@ def prediction_of(
     Args:
       name: the photograph's.
       found: by `find`.
+      reconstruct: gives the reconstruction where `find` made none.
       image: as it is shown.
       size: height and width of the photograph.
       preprocessing: the detector's.
@@ -169,6 +186,6 @@ def prediction_of(
         mask=mask,
         regions=regions,
         image=image,
-        _reconstructed=found.reconstruction,
+        _reconstructed=reconstruct if found.reconstruction is None else found.reconstruction,
         _preprocessing=preprocessing,
     )

@@ -7,6 +7,7 @@ away.
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
@@ -83,5 +84,8 @@ def stream(
             if isinstance(each, Unreadable):
                 yield each
             else:
-                name, shape, shown, _ = each
-                yield prediction_of(name, next(found), shown, shape, preprocessing, **limits)
+                name, shape, shown, own = each
+                reconstruct = partial(finder.reconstruction, own, shape)
+                yield prediction_of(
+                    name, next(found), reconstruct, shown, shape, preprocessing, **limits
+                )

@@ -20,6 +20,7 @@ from ddad_jax.detection.detector import (
     Settings,
     Variables,
     shard_detector,
+    with_reconstruct,
 )
 from ddad_jax.detection.evidence import Evidence, gather_evidence
 from ddad_jax.detection.reconstruction import extract, to_network_range
@@ -276,12 +277,13 @@ def _evidence(
     batch_size: int,
     mesh: Mesh | None,
 ) -> Evidence:
-    """All that each detector says of its images."""
+    """What each detector says of its images, without reconstructions."""
     most = max(len(images) for _, images in sets)
 
     def results():
         for detector, images in sets:
-            laid = detector if mesh is None else shard_detector(detector, mesh)
+            brief = with_reconstruct(detector, False)
+            laid = brief if mesh is None else shard_detector(brief, mesh)
             size = fitted_batch_size(batch_size, most, laid.device_count)
             yield from batched(partial(gather_evidence, laid), images, size, "calibrate")
 

@@ -38,17 +38,17 @@ def calibrate(
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
       pixel_alarm_rate: as of `with_thresholds`.
     """
-    weights = evidence_weights(settings)
     location, scale = {}, {}
     heat: Float[Array, "n h w"] | float = 0.0
-    for kind, maps in evidence.maps.items():
+    for kind, weight in evidence_weights(settings).items():
+        maps = evidence.maps[kind]
         lines = kind in RECONSTRUCTED and settings.scoring == "fused"
         if lines and len(maps) >= LEAST_IMAGES:
             fitted = _lines(maps, evidence.noise_level, settings)
         else:
             fitted = _constants(maps)
         location[kind], scale[kind], calibrated = fitted
-        heat += weights[kind] * calibrated
+        heat += weight * calibrated
     assert isinstance(heat, Array)  # There is evidence of at least one kind.
     scores = np.asarray(heat.max((1, 2)), np.float64)
     sigma_threshold = three_sigma(np.asarray(heat))

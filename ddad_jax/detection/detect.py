@@ -1,7 +1,5 @@
 """`detect`, the one compiled program from pixels to decisions."""
 
-from functools import partial
-
 import jax
 from jaxtyping import Array, Float, UInt8
 
@@ -26,12 +24,9 @@ class Detections(Evidence):
     anomaly_map: Leaf
 
 
-@partial(jax.jit, static_argnames="brief")
+@jax.jit
 def detect(
-    detector: Detector,
-    images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
-    *,
-    brief: bool = False,
+    detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Detections:
     """From pixels to decisions, one compiled program per batch size.
 
@@ -39,17 +34,15 @@ def detect(
       detector: fitted, and laid over devices as `shard_detector` does.
       images: uint8, or floats in [-1, 1], of the detector's size, as its preprocessing makes them.
         Over several devices their number must be a multiple of the devices'.
-      brief: leaves the evidence out, None in place of each array, and with it all that the anomaly
-        map does not need: where the feature map has no weight (λ = 1), the decoder never runs.
 
     Returns:
       What the detector says of each image; an image's answer never depends on its batch, on a CPU
       to the last bit.
     """
-    return over_devices(partial(_detect, brief=brief))(detector, images)
+    return over_devices(_detect)(detector, images)
 
 
-def _detect(detector: Detector, images: Array, *, brief: bool) -> Detections:
+def _detect(detector: Detector, images: Array) -> Detections:
     evidence = evidence_of(detector, images)
     calibration = detector.calibration
     heat, score = score_evidence(evidence, calibration, detector.settings, detector.kinds)
@@ -57,8 +50,6 @@ def _detect(detector: Detector, images: Array, *, brief: bool) -> Detections:
     calibrated = by_image(
         lambda one: jax.nn.sigmoid((one - calibration.threshold) / calibration.spread), score
     )
-    if brief:
-        evidence = jax.tree.map(lambda _: None, evidence)
     return Detections(
         **vars(evidence),
         score=score,

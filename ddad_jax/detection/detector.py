@@ -67,6 +67,8 @@ class Settings(Checked):
       patch_stages: stages of the extractor, from 1, whose features describe a patch.
       patch_weight: weight in [0, 1] of the patch map where scoring is "fused".
       smallest_region: share of a photograph; defective regions below are specks, and left out.
+      reconstruct: whether the image without defect is made of every image, or only where it is
+        asked for. Where the feature map has no weight (λ = 1) the decoder serves nothing else.
     """
 
     image_size: int = 256
@@ -93,6 +95,7 @@ class Settings(Checked):
     patch_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
     smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
+    reconstruct: bool = setting(True, changes="figures")
 
     def check_together(self) -> None:
         """Raises SettingError: bins or steps that do not fit, or no stage to look at."""
@@ -195,6 +198,13 @@ class Detector(flax.struct.PyTreeNode):
     def device_count(self) -> int:
         """Number of devices; batches must be multiples of it."""
         return 1 if self.mesh is None else self.mesh.size
+
+
+def with_reconstruct(detector: Detector, reconstruct: bool) -> Detector:
+    """The detector with `Settings.reconstruct` as asked; nothing else that it says changes."""
+    return detector.replace(
+        settings=dataclasses.replace(detector.settings, reconstruct=reconstruct)
+    )
 
 
 def shard_detector(detector: Detector, mesh: Mesh) -> Detector:

@@ -31,12 +31,14 @@ class Evidence(flax.struct.PyTreeNode):
     """What is known of each image before calibration.
 
     Attributes:
-      maps: by kind ("latent", "feature", "patch"), how unlike normal each pixel is, [b, h, w].
+      maps: by kind ("latent", "feature", "patch"), where it has any weight, how unlike normal each
+        pixel is, [b, h, w].
       extremes: by kind, the smallest and the largest value before the maps were blurred, [b, 2].
       noise_level: T̂ used, int [b].
       knn_distance: d(x), the distance that chose it, float [b].
-      reconstructed_knn_distance: d(x̂), the same distance of the reconstruction, float [b].
-      reconstruction: the image as it would look without defect, uint8 [b, h, w, 3].
+      reconstructed_knn_distance: d(x̂), the same distance of the reconstruction, float [b]; None
+        without `Settings.reconstruct`.
+      reconstruction: the image as it would look without defect, uint8 [b, h, w, 3]; None likewise.
       kind: of good part that the image is of, int [b]; None where there is but one.
     """
 
@@ -44,8 +46,8 @@ class Evidence(flax.struct.PyTreeNode):
     extremes: dict[str, Leaf]
     noise_level: Leaf
     knn_distance: Leaf
-    reconstructed_knn_distance: Leaf
-    reconstruction: Leaf
+    reconstructed_knn_distance: Leaf | None
+    reconstruction: Leaf | None
     kind: Leaf | None
 
 
@@ -67,7 +69,7 @@ def choose_noise_level(detector: Detector, distance: Float[Array, " b"]) -> Int[
 def gather_evidence(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Evidence:
-    """All that the networks and the banks say of a batch, before calibration."""
+    """All that counts of what the networks and the banks say of a batch, before calibration."""
     return over_devices(evidence_of)(detector, images)
 
 
@@ -81,7 +83,7 @@ def evidence_of(
 def _evidence_of(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Evidence:
-    """All that is said of a batch.
+    """`evidence_of` a batch.
 
     Each network sees each image once: the features of the input choose the noise level, make the
     patch map and are compared with the reconstruction's.
@@ -103,6 +105,8 @@ def _evidence_of(
     maps = reconstruction_maps(s, latent, reconstructed, features, reconstructed_features)
     if s.scoring == "fused":
         maps["patch"] = patch_map(d, features)
+    # The compiler drops what only a map without weight needs.
+    maps = {kind: maps[kind] for kind in evidence_weights(s)}
     return Evidence(
         maps={kind: anomaly_map.gaussian_blur(m, s.blur) for kind, m in maps.items()},
         extremes={
@@ -110,8 +114,12 @@ def _evidence_of(
         },
         noise_level=level,
         knn_distance=distance,
-        reconstructed_knn_distance=knn_distance(d, reconstructed_features),
-        reconstruction=((reconstruction + 1.0) * 127.5).round().astype(jnp.uint8),
+        reconstructed_knn_distance=knn_distance(d, reconstructed_features)
+        if s.reconstruct
+        else None,
+        reconstruction=((reconstruction + 1.0) * 127.5).round().astype(jnp.uint8)
+        if s.reconstruct
+        else None,
         kind=nearest_kind(d, features) if d.kinds else None,
     )
 
@@ -187,13 +195,14 @@ def patch_map(
 
 
 def evidence_weights(settings: Settings) -> dict[str, float]:
-    """How much each kind of evidence counts in the anomaly map; they sum to 1."""
+    """How much each kind of evidence counts in the anomaly map, if at all; they sum to 1."""
     patch = settings.patch_weight if settings.scoring == "fused" else 0.0
     weights = {
         "latent": (1.0 - patch) * settings.latent_weight,
         "feature": (1.0 - patch) * (1.0 - settings.latent_weight),
+        "patch": patch,
     }
-    return weights | ({"patch": patch} if settings.scoring == "fused" else {})
+    return {kind: weight for kind, weight in weights.items() if weight}
 
 
 def score_evidence(
@@ -205,14 +214,12 @@ def score_evidence(
     """The anomaly map, a weighted sum of the calibrated evidence, and its maximum, the score."""
 
     def calibrated(by: Calibration | Kind) -> Float[Array, "b size size"]:
-        # Evidence of no weight is left out, so that the compiler can drop what only it needs.
         total = sum(
             weight
             * anomaly_map.normalise(
                 evidence.maps[name], evidence.noise_level, by.location[name], by.scale[name]
             )
             for name, weight in evidence_weights(settings).items()
-            if weight
         )
         assert isinstance(total, Array)  # The weights sum to 1.
         return total

@@ -40,15 +40,16 @@ def normalise_by_test_set(
     """The paper's anomaly maps, each kind brought to [0, 1] by its extremes over the test set.
 
     Args:
-      maps: "latent" and "feature", blurred, which may be done before as well as after.
+      maps: "latent" and "feature", each where it has any weight, blurred, which may be done before
+        as well as after.
       extremes: of each kind and image, the smallest and the largest value before the blur.
       latent_weight: λ.
     """
     weights = {"latent": latent_weight, "feature": 1.0 - latent_weight}
-    total = np.zeros_like(maps["latent"])
-    for kind, weight in weights.items():
+    total = np.zeros_like(next(iter(maps.values())))
+    for kind, heat in maps.items():
         low, high = extremes[kind][:, 0].min(), extremes[kind][:, 1].max()
-        total += np.float32(weight) * (maps[kind] - low) / max(high - low, 1e-12)
+        total += np.float32(weights[kind]) * (heat - low) / max(high - low, 1e-12)
     return total
 
 

@@ -22,7 +22,7 @@ def decision_name(decision: bool) -> str:
 
 def panels(
     image: UInt8[np.ndarray, "h w 3"],
-    reconstruction: UInt8[np.ndarray, "h w 3"],
+    reconstruction: UInt8[np.ndarray, "h w 3"] | None,
     heat: Float[np.ndarray, "h w"],
     threshold: float,
     *,
@@ -35,7 +35,7 @@ def panels(
 
     Args:
       image: as it is shown.
-      reconstruction: how it would look without defect.
+      reconstruction: how it would look without defect, if that is known.
       heat: the anomaly map.
       threshold: of the score.
       defective: the pixels of its regions, outlined in the heat map.
@@ -46,7 +46,8 @@ def panels(
     shown = [("image", image)]
     if truth is not None:
         shown.append(("ground truth", _tinted(image, truth)))
-    shown.append(("reconstruction", reconstruction))
+    if reconstruction is not None:
+        shown.append(("reconstruction", reconstruction))
     heated = heat_overlay(image, heat, threshold)
     heated[defective & ~ndimage.binary_erosion(defective, border_value=0)] = REGION_COLOUR
     shown.append(("heat map", heated))

@@ -24,14 +24,16 @@ MASK_OPACITY = bytes((0, 90, 255))
 def encode_row(predictions: Predictions, row: int) -> dict[str, str | None]:
     """One image's pictures: image, reconstruction, heat map and ground truth to lay over it.
 
-    The heat map is clear well below the threshold and opaque well above it. The ground truth is
-    None where the image has none.
+    The heat map is clear well below the threshold and opaque well above it. Ground truth and
+    reconstruction are None where there is none.
     """
     p = predictions
     known = p.labels[row] == ANOMALOUS and p.has_mask[row]
     return {
         "image": _photograph(p.images[row]),
-        "reconstruction": _photograph(p.reconstructions[row]),
+        "reconstruction": None
+        if p.reconstructions is None
+        else _photograph(p.reconstructions[row]),
         "heat": _heat(p.shown_map(row), p.threshold),
         "truth": _truth(p.shown_mask(row)) if known else None,
     }

@@ -12,9 +12,9 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.sample import Source
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.calibration import three_sigma, with_thresholds
-from ddad_jax.detection.detector import Calibration, Detector
+from ddad_jax.detection.detector import Calibration, Detector, with_reconstruct
 from ddad_jax.evaluation import d3ad
-from ddad_jax.evaluation.find import KINDS, NOTHING, Finder, Found
+from ddad_jax.evaluation.find import NOTHING, Finder, Found
 from ddad_jax.evaluation.metrics import Protocol
 from ddad_jax.evaluation.originals import as_picture, at_original_size, for_showing, on_disk
 from ddad_jax.evaluation.predictions import Predictions
@@ -63,11 +63,12 @@ def evaluate(
     if protocol == "paper":
         evidence = [each.evidence for each in every if each.evidence is not None]
         maps, extremes = (
-            {kind: np.stack([each[kind][part] for each in evidence]) for kind in KINDS}
+            {kind: np.stack([each[kind][part] for each in evidence]) for kind in evidence[0]}
             for part in (0, 1)
         )
         weight = detector.settings.latent_weight
         normalised = d3ad.normalise_by_test_set(maps, extremes, weight)
+    reconstructions = [each.reconstruction for each in every if each.reconstruction is not None]
     predictions = Predictions.of(
         detector,
         every,
@@ -75,7 +76,7 @@ def evaluate(
         images=np.asarray(images.squares),
         masks=np.asarray(images.masks),
         maps=np.stack([each.anomaly_map for each in every]),
-        reconstructions=np.stack([each.reconstruction for each in every]),
+        reconstructions=np.stack(reconstructions) if reconstructions else None,
         test_normalised_maps=normalised,
     )
     if at_original:
@@ -86,15 +87,17 @@ def evaluate(
 def _of_tiled(
     detector: Detector, source: Source, images: ImageSet, found: Iterator[Found]
 ) -> Predictions:
-    every, shown, masks, maps, reconstructions = [], [], [], [], []
+    every: list[Found] = []
+    shown, masks, maps, reconstructions = [], [], [], []
     for sample, each in zip(images.samples, found, strict=True):
         image, mask = source.read_image(sample), source.read_mask(sample)
         small = for_showing(image)
         shown.append(small)
         masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
         maps.append(on_disk(each.anomaly_map))
-        reconstructions.append(as_picture(each.reconstruction, *small.shape[:2]))
-        every.append(replace(each, anomaly_map=NOTHING[..., 0], reconstruction=NOTHING))
+        if each.reconstruction is not None:
+            reconstructions.append(as_picture(each.reconstruction, *small.shape[:2]))
+        every.append(replace(each, anomaly_map=NOTHING, reconstruction=None))
     return Predictions.of(
         detector,
         every,
@@ -102,7 +105,7 @@ def _of_tiled(
         images=shown,
         masks=masks,
         maps=maps,
-        reconstructions=reconstructions,
+        reconstructions=reconstructions or None,
     )
 
 
@@ -128,7 +131,8 @@ def calibrate_on_photographs(
         nonlocal calibration
         for detector, images in sets:
             calibration = detector.calibration
-            for each in find_all(detector, preprocessing, images, build.batch_size):
+            brief = with_reconstruct(detector, False)
+            for each in find_all(brief, preprocessing, images, build.batch_size):
                 scores.append(each.score)
                 yield each.anomaly_map
 

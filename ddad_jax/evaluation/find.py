@@ -4,6 +4,7 @@ A photograph that is tiled has the map that its tiles' maps blend into, and its 
 of that; memory holds the tiles of one batch and the map of one photograph.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,13 +18,12 @@ from scipy.special import expit
 
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.batching import batched, fitted_batch_size
+from ddad_jax.detection.calibration import RECONSTRUCTED
 from ddad_jax.detection.detect import Detections, detect
-from ddad_jax.detection.detector import Detector
+from ddad_jax.detection.detector import Detector, with_reconstruct
 from ddad_jax.machine.programs import compiled
 
-# Kinds of evidence that protocol "paper" normalises over the test set.
-KINDS = ("latent", "feature")
-NOTHING = np.zeros((0, 0, 3), np.float32)
+NOTHING = np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,13 @@ class Found:
       noise_level: T̂; of a tiled photograph that of the tile with the highest score, and so the two
         distances.
       knn_distance: to the training images.
-      reconstructed_knn_distance: that of the reconstruction.
+      reconstructed_knn_distance: that of the reconstruction; None where there is none.
       anomaly_map: on the scale of the score, at the networks' size; of a tiled photograph at its
         own.
-      reconstruction: RGB of 0 to 255, of the same size, not rounded where it is tiled.
-      evidence: if asked for, of each kind the blurred map and the extremes before.
+      reconstruction: RGB of 0 to 255, of the same size, not rounded where it is tiled; None without
+        `Settings.reconstruct`.
+      evidence: if asked for, of each kind that compares with the reconstruction the blurred map and
+        the extremes before.
     """
 
     score: float
@@ -49,15 +51,16 @@ class Found:
     decision: bool
     noise_level: int
     knn_distance: float
-    reconstructed_knn_distance: float
+    reconstructed_knn_distance: float | None
     anomaly_map: Float[np.ndarray, "h w"]
-    reconstruction: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+    reconstruction: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"] | None
     evidence: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
-    def layers(self) -> Float[np.ndarray, "h w 4"]:
-        """The map and the colours of the reconstruction."""
-        return np.dstack([self.anomaly_map, self.reconstruction]).astype(np.float32)
+    def layers(self) -> Float[np.ndarray, "h w _"]:
+        """The map and, where there is one, the colours of the reconstruction."""
+        colours = [] if self.reconstruction is None else [self.reconstruction]
+        return np.dstack([self.anomaly_map, *colours]).astype(np.float32)
 
 
 class Finder:
@@ -80,6 +83,7 @@ class Finder:
             be.
         """
         self._detector, self._preprocessing = detector, preprocessing
+        self._one_at_a_time = threading.Lock()
         if jax.default_backend() == "cpu":
             # It takes images one by one anyway, and so one program serves any number of them.
             batch_size = 1
@@ -128,8 +132,25 @@ class Finder:
                 knn_distance=first.knn_distance,
                 reconstructed_knn_distance=first.reconstructed_knn_distance,
                 anomaly_map=whole[..., 0],
-                reconstruction=whole[..., 1:],
+                reconstruction=whole[..., 1:] if self._detector.settings.reconstruct else None,
             )
+
+    def reconstruction(
+        self, squares: UInt8[np.ndarray, "m size size 3"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]:
+        """That of one photograph, where `find` makes none: the whole detector runs once more."""
+        starts, sizes = np.array([0, len(squares)]), np.array([size])
+        with self._one_at_a_time:
+            found = next(self._reconstructing.find(squares, starts, sizes, bar=""))
+        assert found.reconstruction is not None  # It was asked for.
+        return found.reconstruction
+
+    @cached_property
+    def _reconstructing(self) -> "Finder":
+        detector = with_reconstruct(self._detector, True)
+        return Finder(
+            detector, self._preprocessing, self.batch_size if self._preprocessing.tile else 1
+        )
 
     def _of_squares(
         self, squares: UInt8[np.ndarray, "m size size 3"], with_evidence: bool, bar: str
@@ -139,7 +160,8 @@ class Finder:
             f = self._detect(self._detector, batch)
             evidence = None
             if with_evidence:
-                evidence = {kind: (f.maps[kind], f.extremes[kind]) for kind in KINDS}
+                kinds = [kind for kind in RECONSTRUCTED if kind in f.maps]
+                evidence = {kind: (f.maps[kind], f.extremes[kind]) for kind in kinds}
             figures = {
                 "score": f.score,
                 "calibrated_score": f.calibrated_score,
@@ -153,18 +175,22 @@ class Finder:
         results = batched(detect_batch, squares, self.batch_size, bar)
         for figures, maps, reconstructions, evidence in results:
             for row in range(len(maps)):
+                of_row: dict[str, Any] = {
+                    name: None if values is None else values[row].item()
+                    for name, values in figures.items()
+                }
                 yield Found(
-                    **{name: values[row].item() for name, values in figures.items()},
+                    **of_row,
                     anomaly_map=maps[row],
-                    reconstruction=reconstructions[row],
+                    reconstruction=None if reconstructions is None else reconstructions[row],
                     evidence=evidence and {k: (m[row], e[row]) for k, (m, e) in evidence.items()},
                 )
 
 
 def _layers(
     found: Iterator[Found], count: int, tiles: list[Found]
-) -> Iterator[Float[np.ndarray, "size size 4"]]:
+) -> Iterator[Float[np.ndarray, "size size _"]]:
     """The layers of so many tiles, one after another; what else is said of them goes to `tiles`."""
     for tile in islice(found, count):
-        tiles.append(replace(tile, anomaly_map=NOTHING[..., 0], reconstruction=NOTHING))
+        tiles.append(replace(tile, anomaly_map=NOTHING, reconstruction=None))
         yield tile.layers

@@ -82,9 +82,11 @@ def compute_metrics(
     pixels = count_pixels(p)
     metrics |= _against_normal(p, pixels, normal, anomalous, undefined)
     metrics[RESTORED] = None
-    if normal.any() and anomalous.any():
+    if p.reconstructed_knn_distances is None:
+        undefined[RESTORED] = "detection.reconstruct is off, as with preset=fast"
+    elif normal.any() and anomalous.any():
         metrics[RESTORED] = normality_restored(p, normal, anomalous)
-    if metrics[RESTORED] is None:
+    if metrics[RESTORED] is None and RESTORED not in undefined:
         undefined[RESTORED] = "no anomalous images that are farther from good ones than normal ones"
     if resized_masks is not None:
         labelled = normal | anomalous
@@ -184,9 +186,9 @@ def normality_restored(
 
 
 def _median_distances(p: Predictions, chosen: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    distances = {"image": p.knn_distances, "reconstruction": p.reconstructed_knn_distances}
     return {
-        "image": float(np.median(p.knn_distances[chosen])),
-        "reconstruction": float(np.median(p.reconstructed_knn_distances[chosen])),
+        of: float(np.median(each[chosen])) for of, each in distances.items() if each is not None
     }
 
 

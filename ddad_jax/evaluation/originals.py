@@ -31,15 +31,18 @@ def at_original_size(predictions: Predictions, source: Source, resize: str) -> P
         image = source.read_image(sample)
         mask = source.read_mask(sample)
         shown = for_showing(image)
-        colours = np.moveaxis(p.reconstructions[row].astype(np.float32), -1, 0)
-        height, width = shown.shape[:2]
-        restored = np.dstack([restore_map(each, height, width, resize) for each in colours])
-        reconstructions.append(as_picture(restored, height, width))
+        if p.reconstructions is not None:
+            colours = np.moveaxis(p.reconstructions[row].astype(np.float32), -1, 0)
+            height, width = shown.shape[:2]
+            restored = np.dstack([restore_map(each, height, width, resize) for each in colours])
+            reconstructions.append(as_picture(restored, height, width))
         height, width = image.shape[:2]
         maps.append(on_disk(restore_map(p.maps[row], height, width, resize)))
         masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
         images.append(shown)
-    return replace(p, maps=maps, masks=masks, images=images, reconstructions=reconstructions)
+    return replace(
+        p, maps=maps, masks=masks, images=images, reconstructions=reconstructions or None
+    )
 
 
 def for_showing(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:

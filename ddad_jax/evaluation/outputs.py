@@ -50,7 +50,9 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
             "decision": decision_name(bool(p.decisions[row])),
             "noise_level": p.noise_levels[row],
             "knn_distance": p.knn_distances[row],
-            "reconstructed_knn_distance": p.reconstructed_knn_distances[row],
+            "reconstructed_knn_distance": None
+            if p.reconstructed_knn_distances is None
+            else p.reconstructed_knn_distances[row],
             "regions": len(regions),
             "defective_share": defective.mean(),
         }
@@ -94,7 +96,7 @@ def path_of(folder: Path, name: str, suffix: str = ".png") -> Path:
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
-    """Writes pictures/<path>.png for every image: image, mask, reconstruction, heat map.
+    """Writes pictures/<path>.png for every image: image, mask, any reconstruction, heat map.
 
     The heat map's colours are the same for all: black where the map is at the normal images'
     median or below, white at twice the threshold.
@@ -122,7 +124,7 @@ def picture(predictions: Predictions, row: int) -> Image.Image:
     truth = f", truth: {sample.defect}" if sample.label != UNKNOWN else ""
     return panels(
         image,
-        p.reconstructions[row],
+        None if p.reconstructions is None else p.reconstructions[row],
         p.shown_map(row),
         p.threshold,
         defective=shrunk_mask(p.found(row)[0], *image.shape[:2]),

@@ -36,10 +36,11 @@ class Predictions:
       decisions: whether it is called anomalous.
       noise_levels: T̂ used.
       knn_distances: distance to the training images, which chose T̂.
-      reconstructed_knn_distances: the same distance of the reconstructions.
+      reconstructed_knn_distances: the same distance of the reconstructions; None without these.
       maps: anomaly maps on the scale of the scores, at the resolution of the networks or of the
         original images.
-      reconstructions: RGB, 0 to 255, at the size of the images.
+      reconstructions: RGB, 0 to 255, at the size of the images; None without
+        `Settings.reconstruct`.
       threshold: of the scores, from held-out normal images alone.
       pixel_threshold: of the maps, likewise.
       sigma_threshold: of the maps, as MVTec AD 2 finds it; see `Calibration`.
@@ -61,9 +62,9 @@ class Predictions:
     decisions: Bool[np.ndarray, " n"]
     noise_levels: Int[np.ndarray, " n"]
     knn_distances: Float[np.ndarray, " n"]
-    reconstructed_knn_distances: Float[np.ndarray, " n"]
+    reconstructed_knn_distances: Float[np.ndarray, " n"] | None
     maps: Maps
-    reconstructions: Pictures
+    reconstructions: Pictures | None
     threshold: float
     pixel_threshold: float
     sigma_threshold: float
@@ -98,7 +99,9 @@ class Predictions:
             knn_distances=np.array([each.knn_distance for each in answers]),
             reconstructed_knn_distances=np.array(
                 [each.reconstructed_knn_distance for each in answers]
-            ),
+            )
+            if detector.settings.reconstruct
+            else None,
             threshold=float(calibration.threshold),
             pixel_threshold=float(calibration.pixel_threshold),
             sigma_threshold=float(calibration.sigma_threshold),

@@ -24,7 +24,9 @@ from ddad_jax.machine.storage import write_json
 from ddad_jax.settings import changed, walk
 
 # What autoencoder and denoiser do not depend on.
-VARIABLE = ("detection.", "build.", "extractor.training.", "extractor.distillation_weight")
+VARIABLE = (
+    "preset", "detection.", "build.", "extractor.training.", "extractor.distillation_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
         )
     grid = dict(_parse(config, text) for text in varied)
     return [
-        Variant(changes, changed(config, changes))
+        Variant(changes, changed(config.of_preset(preset), changes))
         for values in itertools.product(*grid.values())
         for changes in [dict(zip(grid, values, strict=True))]
+        for preset in [changes.get("preset", config.preset)]
     ]
 
 

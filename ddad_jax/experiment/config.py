@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 import ddad_jax
 from ddad_jax import settings
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.schema import Config, DataSettings
+from ddad_jax.experiment.schema import PRESETS, Config, DataSettings
 from ddad_jax.machine.storage import local_path
 from ddad_jax.settings import Checked, SettingError, near
 
@@ -25,8 +26,13 @@ SHIPPED = (PACKAGE.parent / "configs", PACKAGE / "configs")
 
 
 def default_config() -> ConfigDict:
-    """Every setting at its published value, to be changed by a config file."""
+    """Every setting at its default, to be changed by a config file.
+
+    Those that a preset decides have none until they are given one.
+    """
     config = _tree(Config())
+    for name, value in PRESETS[config.preset].items():
+        config.detection[name] = placeholder(type(value))
     config.lock()
     _unlock_tables(config, Config)
     return config
@@ -224,10 +230,18 @@ def _number(kind: type, text: str) -> Any:
 def read_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     """The settings of a config, checked, with "~" in their paths expanded.
 
+    Settings without a value that a preset decides have the preset's.
+
     Raises:
       SettingError: naming the setting that cannot be, or a path that is a URL.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    # Of one that there is not, the error below says so.
+    decided = PRESETS.get(str(values.get("preset")), PRESETS[Config.preset])
+    detection = values.get("detection", {})
+    if isinstance(detection, Mapping):
+        lacking = {name: of for name, of in decided.items() if detection.get(name) is None}
+        values["detection"] = {**detection, **lacking}
     return _expanded(settings.read(Config, values))
 
 

@@ -10,7 +10,7 @@ from absl import logging
 from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import VERSION
-from ddad_jax.detection.detector import Calibration, Settings, shard_detector
+from ddad_jax.detection.detector import Calibration, Settings, shard_detector, with_reconstruct
 from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
@@ -51,15 +51,18 @@ def fitted_detector(made: Trained) -> FittedDetector:
     category, wanted = made.category, made_of(made)
     stored = category.stored_detector
     if stored is not None:
-        fitting = _of_these_rates(stored, wanted)
+        rated = _of_these_rates(stored, wanted)
+        fitting = _reconstructing(rated, category)
         difference = first_difference(_as_fitted(fitting), wanted)
         if not difference and fitting is stored:
             logging.info("%s: its detector is of these settings and images, used as it is%s",
                          category.workdir, _since_then(stored))  # fmt: skip
             return stored
         if not difference:
-            logging.info("%s: its detector is of these images; another rate gives it the threshold "
-                         "%.3f", category.workdir, fitting.threshold)  # fmt: skip
+            changed = "detection.reconstruct alone is another"
+            if rated is not stored:
+                changed = f"another rate gives it the threshold {fitting.threshold:.3f}"
+            logging.info("%s: its detector is of these images; %s", category.workdir, changed)
             fitting.save(category.detector_path, category.shared)
             return fitting
         logging.info("%s: its detector is built anew: %s%s", category.workdir, difference,
@@ -85,6 +88,14 @@ def _of_these_rates(fitted: FittedDetector, wanted: dict[str, Any]) -> FittedDet
         return fitted
     made_of = {**fitted.made_of, "settings": settings | rates}
     return replace(fitted, made_of=made_of, wish={}).recalibrated()
+
+
+def _reconstructing(fitted: FittedDetector, category: Category) -> FittedDetector:
+    """As the config asks, which changes nothing else."""
+    asked = category.config.detection.reconstruct
+    if fitted.detector.settings.reconstruct == asked:
+        return fitted
+    return replace(fitted, detector=with_reconstruct(fitted.detector, asked))
 
 
 def _since_then(fitted: FittedDetector, begin: str = "; it ") -> str:
@@ -171,6 +182,7 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
       UserError: the detector has seen one of them.
     """
     config, test = category.config, category.images["test"]
+    fitted = _reconstructing(fitted, category)
     seen = contents_of(fitted)
     for sample, content in zip(test.samples, test.contents, strict=True):
         if content in seen:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from heapq import nlargest
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,19 @@ from ddad_jax.deploy.rows import (
 )
 from ddad_jax.deploy.stream import Unreadable, stream
 from ddad_jax.deploy.watch import Stamp, Watch, stamp_of
-from ddad_jax.detection.detector import shard_detector
+from ddad_jax.detection.detector import shard_detector, with_reconstruct
 from ddad_jax.errors import UserError, readable
 from ddad_jax.experiment.identity import digest_of, settings_of
-from ddad_jax.experiment.schema import Config
+from ddad_jax.experiment.schema import PRESETS, Config
 from ddad_jax.machine import interrupts
 from ddad_jax.machine.storage import LOCK, write_json
 from ddad_jax.training.mesh import make_mesh
 
+# What may be asked of a detector whatever it was made with.
+RECONSTRUCT = "detection.reconstruct"
 # The settings that prediction depends on besides the detector's, and where a run's files lie.
 PREDICTING = (
-    "mesh.", "prediction.", "build.batch_size", "data.on_unreadable",
+    "mesh.", "prediction.", "build.batch_size", "data.on_unreadable", "preset", RECONSTRUCT,
     "data.root", "autoencoder.weights", "denoiser.weights", "extractor.weights",
 )  # fmt: skip
 # What is written while photographs are scored; all else can be made of the rows.
@@ -85,6 +87,16 @@ def predict(
     ):
         if name in given and not has_effect:
             raise UserError(f"--config.{name}: does nothing without {needed}; leave it out")
+    if "preset" in given or RECONSTRUCT in given:
+        scoring = PRESETS[config.preset]["scoring"]
+        if "preset" in given and scoring != fitted.detector.settings.scoring:
+            raise UserError(
+                f"--config.preset: {config.preset} contradicts the detector {path}, which was made "
+                f"with detection.scoring={fitted.detector.settings.scoring}; leave it out, or fit "
+                "a detector with it"
+            )
+        asked_for = with_reconstruct(fitted.detector, config.detection.reconstruct)
+        fitted = replace(fitted, detector=asked_for)
     if config.prediction.parquet:
         require_arrow()
     if watch:
@@ -115,7 +127,7 @@ class _Run:
         stamps = {name: stamp_of(each) or GONE for name, each in self._paths.items()}
         about = {
             "detector": digest_of(fitted.detector),
-            "settings": asdict(fitted.detector.settings),
+            "settings": _settings_of(fitted),
             "networks": fitted.description,
             "preprocessing": asdict(fitted.preprocessing),
             "images": readable(str(images.resolve())),
@@ -188,11 +200,15 @@ class _Run:
         return self._watch.finish(name) if self._watch else self._stamps[name]
 
     def _keep_for_report(self, prediction: Prediction) -> None:
-        if self._settings.report:
-            self._highest[prediction.name] = prediction.as_shown()
-            if len(self._highest) > self._settings.report_images:
-                lowest = min(self._highest.values(), key=lambda each: each.score)
-                del self._highest[lowest.name]
+        if not self._settings.report:
+            return
+        if len(self._highest) == self._settings.report_images:
+            lowest = min(self._highest.values(), key=lambda each: each.score)
+            if prediction.score <= lowest.score:
+                return
+            del self._highest[lowest.name]
+        # It may take the detector once more.
+        self._highest[prediction.name] = prediction.as_shown()
 
     def _sum_up(self) -> None:
         """Writes what is of all photographs together, and says what was found."""
@@ -245,6 +261,14 @@ class _Run:
                 self._fitted.detector, self._fitted.calibrated, whole,
             )  # fmt: skip
             logging.info("see %s", self._output / "report.html")
+
+
+def _settings_of(fitted: FittedDetector) -> dict[str, Any]:
+    """What rows depend on; of reconstructions that are made, older rows say nothing."""
+    settings = asdict(fitted.detector.settings)
+    if settings["reconstruct"]:
+        del settings["reconstruct"]
+    return settings
 
 
 def _lacking(asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:

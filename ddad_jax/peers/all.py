@@ -29,7 +29,7 @@ def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
     return {
         "detection against PyTorch": [
             *peers, many, "--work=detect", "--rounds=3", "--dtypes=bfloat16,float32",
-            "--scoring=paper", "--peers=eager,bfloat16",
+            "--presets=paper", "--peers=eager,bfloat16",
         ],
         "benchmark": [
             "ddad_jax.main", "--mode=benchmark", f"--config={CONFIGS[size]}",
@@ -43,10 +43,10 @@ def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
         ],
         "stages against PyTorch": [
             *peers, one, "--work=detect,encode,UNet step,decode", "--rounds=5",
-            "--dtypes=bfloat16,float32", "--scoring=paper", "--check=false",
+            "--dtypes=bfloat16,float32", "--presets=paper", "--check=false",
         ],
         "torch.compile": [
-            *peers, many, "--work=detect", "--rounds=3", "--dtypes=bfloat16", "--scoring=paper",
+            *peers, many, "--work=detect", "--rounds=3", "--dtypes=bfloat16", "--presets=paper",
             "--peers=compiled,compiled bfloat16", "--check=false",
         ],
     }  # fmt: skip

@@ -35,7 +35,14 @@ from ddad_jax.peers.torch_pipeline import Pipeline
 from ddad_jax.deploy.fitted import load_detector
 
 detector = load_detector(Path(sys.argv[1])).detector
-detector = detector.replace(settings=dataclasses.replace(detector.settings, scoring="paper"))
+settings = dataclasses.replace(detector.settings, scoring="paper", num_steps=10)
+calibration = detector.calibration
+# It is timed: the feature map is made whatever its weight, and where that is 0 any scale does.
+location, scale = (
+    {"feature": of["latent"]} | of for of in (calibration.location, calibration.scale)
+)
+calibration = calibration.replace(location=location, scale=scale)
+detector = detector.replace(settings=settings, calibration=calibration)
 print(json.dumps(evaluate(Pipeline(detector), Path(sys.argv[2]), Path(sys.argv[3]))))
 """
 
@@ -53,7 +60,7 @@ def ours(workdir: Path, config: Mapping[str, Any], folder: Path) -> dict[str, fl
         [
             sys.executable, "-m", "ddad_jax.main", "--mode=evaluate",
             f"--config=configs/{network}.py", f"--workdir={folder}",
-            f"--config.seed={config['seed']}", *changed,
+            f"--config.seed={config['seed']}", f"--config.preset={config['preset']}", *changed,
         ],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip

@@ -19,9 +19,10 @@ from ddad_jax.settings import changed
 CONFIGS = {"small": "mvtec_small", "published": "mvtec"}
 
 
-def config_of(size: str, dtype: str = "float32") -> Config:
+def config_of(size: str, dtype: str = "float32", preset: str = "full") -> Config:
     """The settings of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
-    return changed(read_config(load_config(CONFIGS[size])), {"dtype": dtype})
+    config = read_config(load_config(CONFIGS[size])).of_preset(preset)
+    return changed(config, {"dtype": dtype})
 
 
 def networks(size: str, dtype: str = "float32") -> Networks:
@@ -29,13 +30,13 @@ def networks(size: str, dtype: str = "float32") -> Networks:
     return config_of(size, dtype).networks()
 
 
-def make_detector(size: str, dtype: str, scoring: str, bank_rows: int) -> Detector:
+def make_detector(size: str, dtype: str, preset: str, bank_rows: int) -> Detector:
     """A detector of drawn weights and banks, with a denoiser that does not give zeros."""
-    config = config_of(size, dtype)
-    settings, d = config.detector, config.diffusion
+    config = config_of(size, dtype, preset)
+    d = config.diffusion
     detector = seeded_detector(
         config.networks(),
-        changed(settings, {"scoring": scoring}),
+        config.detector,
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
         bank_rows=bank_rows,
         patch_rows=config.build.patch_bank_size,

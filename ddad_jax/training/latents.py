@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection.batching import batched
 from ddad_jax.detection.detector import Variables
-from ddad_jax.detection.reconstruction import to_network_range
+from ddad_jax.detection.reconstruction import by_image, to_network_range
 from ddad_jax.machine.storage import write_atomically
 from ddad_jax.models import apply
 
@@ -43,8 +43,11 @@ def encode_images(
 
     @jax.jit
     def encode(variables: Variables, images: Array) -> Array:
-        pixels = to_network_range(images, images.shape[1])
-        return apply(network, variables, pixels, method="encode").astype(jnp.float32)
+        def encoded(some: Array) -> Array:
+            pixels = to_network_range(some, some.shape[1])
+            return apply(network, variables, pixels, method="encode").astype(jnp.float32)
+
+        return by_image(encoded, images)
 
     parts = batched(partial(encode, jax.device_put(variables)), images, batch_size, "encode")
     latents = np.concatenate(list(parts))

@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 from dataclasses import replace
 from itertools import count
 
@@ -11,6 +12,7 @@ from PIL import Image
 import ddad_jax
 from ddad_jax.data.synthetic import synthetic_source
 from ddad_jax.deploy.fitted import load_detector
+from ddad_jax.detection.detector import with_reconstruct
 from ddad_jax.detection.threshold import fit_threshold
 from ddad_jax.errors import UserError
 
@@ -70,6 +72,24 @@ def test_a_prediction_says_where_it_is_defective(fitted, part_images):
     assert "photograph 0: anomalous, score" in repr(found) and "peak" in repr(found)
     with Image.open(io.BytesIO(found._repr_png_())) as drawn:
         assert drawn.size == found.draw().size and drawn.width > 3 * photograph.shape[1]
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_a_reconstruction_is_made_where_it_is_asked_for(fitted, part_images, tile):
+    full = replace(fitted, preprocessing=replace(fitted.preprocessing, tile=tile))
+    fast = replace(full, detector=with_reconstruct(full.detector, False))
+    photograph = part_images[0].repeat(2, axis=0).repeat(3, axis=1)
+    expected, found = full.predict(photograph), fast.predict(photograph)
+    assert found.score == pytest.approx(expected.score, rel=1e-5)
+    assert found.reconstructed_knn_distance is None
+    assert expected.reconstructed_knn_distance is not None
+    assert found.draw().size == expected.draw().size
+    sent = pickle.loads(pickle.dumps(fast.predict(photograph)))
+    for each in (found, sent):
+        np.testing.assert_array_equal(each.reconstruction, expected.reconstruction)
+    np.testing.assert_array_equal(
+        found.as_shown().shown_reconstruction, expected.shown_reconstruction
+    )
 
 
 def test_an_image_called_anomalous_has_a_region_and_no_other_has(strict, part_images, blue_parts):

@@ -142,15 +142,26 @@ def test_compiled_once_it_serves_all_batches(detector, images, together):
     assert_same_bits(found, together)
 
 
-def test_in_brief_the_decoder_runs_only_where_its_map_has_weight(
-    detector, images, together, program
+@pytest.mark.parametrize("weight", [1.0, 0.85])
+def test_without_reconstructions_the_decoder_runs_only_where_its_map_has_weight(
+    detector, images, together, program, weight
 ):
-    latent_only = with_settings(detector, scoring="paper", latent_weight=1.0)
-    brief = detect.lower(latent_only, images, brief=True).compile()
+    brief = with_settings(detector, latent_weight=weight, reconstruct=False)
+    compiled = detect.lower(brief, images).compile()
     assert "TinyAutoencoder.decode" in program
-    assert "TinyAutoencoder.decode" not in brief.as_text()
-    evidence = jax.device_put(together)
-    _, score = score_evidence(evidence, detector.calibration, latent_only.settings)
-    found = brief(latent_only, images)
-    np.testing.assert_allclose(found.score, score, rtol=1e-4)
+    assert ("TinyAutoencoder.decode" in compiled.as_text()) == (weight < 1.0)
+    found = compiled(brief, images)
     assert found.reconstruction is None
+    assert found.reconstructed_knn_distance is None
+    evidence = jax.device_put(together)
+    _, score = score_evidence(evidence, detector.calibration, brief.settings)
+    np.testing.assert_allclose(found.score, score, rtol=1e-4)
+
+
+def test_evidence_without_weight_is_not_made(detector, images):
+    for changes, kinds in (
+        ({"latent_weight": 1.0}, {"latent", "patch"}),
+        ({"patch_weight": 1.0}, {"patch"}),
+        ({"scoring": "paper", "latent_weight": 0.0}, {"feature"}),
+    ):
+        assert set(detect(with_settings(detector, **changes), images[:1]).maps) == kinds

@@ -46,6 +46,18 @@ def test_normality_restored(make_predictions):
     assert restored([1.0] * 3 + [2.0] * 3) == pytest.approx(0.5)
 
 
+def test_normality_restored_needs_reconstructions(make_predictions):
+    p = replace(
+        make_predictions([NORMAL, ANOMALOUS]),
+        reconstructions=None,
+        reconstructed_knn_distances=None,
+    )
+    metrics = compute_metrics(p)
+    assert metrics["normality_restored"] is None
+    assert "detection.reconstruct" in metrics["undefined"]["normality_restored"]
+    assert metrics["knn_distance"] == {"normal": {"image": 1.0}, "anomalous": {"image": 3.0}}
+
+
 def test_normality_restored_needs_distant_defects(make_predictions):
     predictions = make_predictions([NORMAL, ANOMALOUS], [0.1, 0.9])
     near = replace(predictions, knn_distances=np.ones(2, np.float32))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.evaluation.drawing import heat_overlay
+from ddad_jax.evaluation.encode import encode_row
 from ddad_jax.evaluation.outputs import picture, write_metrics, write_pictures, write_scores
 
 
@@ -47,6 +48,15 @@ def test_pictures_lie_where_the_images_do(predictions, tmp_path):
 def test_only_a_known_defect_has_a_ground_truth_panel(predictions):
     widths = [picture(predictions, row).width for row in range(3)]
     assert widths[1] > widths[0] == widths[2]
+
+
+def test_without_reconstructions_there_is_no_panel_and_no_distance(predictions, tmp_path):
+    without = replace(predictions, reconstructions=None, reconstructed_knn_distances=None)
+    assert picture(without, 0).width < picture(predictions, 0).width
+    assert encode_row(without, 0)["reconstruction"] is None
+    write_scores(tmp_path, without)
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert {row["reconstructed_knn_distance"] for row in csv.DictReader(file)} == {""}
 
 
 def test_heat_is_clear_at_zero_and_bright_at_twice_the_threshold():

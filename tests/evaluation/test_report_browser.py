@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,6 +172,21 @@ def test_an_image_is_enlarged_by_keyboard_and_given_back(open_report, part):
     page.keyboard.press("Escape")
     assert not viewer.is_visible()
     assert item.evaluate("button => button === document.activeElement")
+
+
+def test_without_reconstructions_the_page_offers_none(open_report, make_predictions):
+    predictions = make_predictions([0, 1], [0.2, 0.8])
+    for without in (False, True):
+        if without:
+            predictions = replace(
+                predictions, reconstructions=None, reconstructed_knn_distances=None
+            )
+        metrics = compute_metrics(predictions)
+        page = open_report(report_part("part", predictions, metrics, compute_curves(predictions)))
+        settle(page)
+        assert page.locator("#gallery li").first.locator(".panel").count() == 4 - without
+        page.locator("#gallery button").first.click()
+        assert page.locator("[name=base]").last.is_visible() != without
 
 
 def test_categories_share_a_slider_and_a_filter(open_report, part):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,17 @@ def test_all_combinations_in_the_order_given():
         ("scaled", (2, 3)), ("scaled", (3,)), ("noised", (2, 3)), ("noised", (3,))
     ]  # fmt: skip
     assert made[3].name == "detection.start=noised detection.feature_stages=(3,)"
+
+
+def test_presets_are_varied_with_what_they_decide():
+    made = variants(Config(), ["preset=paper,fast", "detection.num_steps=5"])
+    found = [each.config.detection for each in made]
+    assert [(each.scoring, each.num_steps, each.reconstruct) for each in found] == [
+        ("paper", 5, True), ("fused", 5, False)
+    ]  # fmt: skip
+    given = replace(Config(), detection=replace(Config().detection, latent_weight=0.5))
+    kept = [each.config.detection for each in variants(given, ["preset=paper,full"])]
+    assert [(each.num_steps, each.latent_weight) for each in kept] == [(10, 0.5), (2, 0.5)]
 
 
 def test_settings_of_the_bank_too():

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from ddad_jax.experiment.config import (
     shipped_configs,
 )
 from ddad_jax.experiment.reference import entries, settings_page
-from ddad_jax.experiment.schema import Config
+from ddad_jax.experiment.schema import PRESETS, Config
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,45 @@ def changed(*assignments):
 
 def test_the_default_config_holds_the_defaults():
     assert changed() == Config()
+
+
+def test_a_preset_decides_what_is_not_given():
+    for name, decided in PRESETS.items():
+        found = changed(f"preset={name}")
+        assert asdict(found.detection).items() >= decided.items()
+        assert replace(found, preset="full", detection=Config().detection) == Config()
+    paper = PRESETS["paper"]
+    assert (paper["scoring"], paper["num_steps"], paper["latent_weight"]) == ("paper", 10, 0.85)
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("preset=paper", "detection.num_steps=2", "detection.latent_weight=1"),
+        ("detection.latent_weight=1.0", "detection.num_steps=2", "preset=paper"),
+    ],
+)
+def test_what_is_given_counts_more_than_the_preset(assignments):
+    # Both values are those of another preset.
+    found = changed(*assignments).detection
+    assert (found.scoring, found.num_steps, found.latent_weight) == ("paper", 2, 1.0)
+
+
+def test_a_config_file_takes_a_preset_and_changes_it(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from ddad_jax.experiment.config import load_config\n"
+        "def get_config():\n    config = load_config('demo')\n    config.preset = 'paper'\n"
+        "    config.detection.latent_weight = 1\n    return config\n"
+    )
+    found = read_config(load_config(str(own)))
+    assert (found.detection.num_steps, found.detection.latent_weight) == (10, 1.0)
+
+
+def test_a_table_that_says_little_has_the_preset_too():
+    assert read_config({}) == Config()
+    found = read_config({"preset": "paper", "detection": {"latent_weight": 0.5}}).detection
+    assert (found.scoring, found.num_steps, found.latent_weight) == ("paper", 10, 0.5)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
@@ -108,6 +147,9 @@ def test_values_of_every_type():
     ("assignment", "message"),
     [
         ("seed=-1", "seed: -1 must be at least 0"),
+        ("detection.blur=none", "detection.blur: 'none' is no number"),
+        ("preset=best", "preset: 'best' is not one of paper, full, fast"),
+        ("preset=", "preset: '' is not one of"),
         ("seed=1e3", "seed: '1e3' is no whole number"),
         ("dtype=int8", "dtype: 'int8' is not one of float32, bfloat16"),
         ("data.size=256.0", "data.size: '256.0' is no whole number"),

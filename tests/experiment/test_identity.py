@@ -136,7 +136,8 @@ class World:
 
     def fitted(self, made_of):
         """A detector that holds no scores, as those of older formats."""
-        without = SimpleNamespace(calibration=SimpleNamespace(scores=()))
+        settings = SimpleNamespace(reconstruct=True)
+        without = SimpleNamespace(calibration=SimpleNamespace(scores=()), settings=settings)
         fitted = object.__new__(FittedDetector)
         for name, value in (("detector", without), ("made_of", made_of), ("wish", {})):
             object.__setattr__(fitted, name, value)

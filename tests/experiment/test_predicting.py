@@ -12,6 +12,7 @@ from PIL import Image
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.deploy.fitted import FittedDetector, load_detector
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.find import Finder
 from ddad_jax.experiment import changing
 from ddad_jax.experiment.config import load_config, override, read_config
 from ddad_jax.experiment.predicting import predict
@@ -95,6 +96,43 @@ def test_what_is_asked_for_is_written(run, tmp_path, path):
     assert "1 of 9 images are anomalous; shown are the 3 with the highest scores." in page
     annotations = json.loads((out / "regions.json").read_text())["annotations"]
     assert len(annotations) == len(bad["regions"])
+
+
+@pytest.mark.parametrize("asked", [{"preset": "fast"}, {"detection__reconstruct": False}])
+def test_reconstructions_are_made_of_what_is_shown_alone(run, tmp_path, asked, monkeypatch):
+    made, reconstruct = [], Finder.reconstruction
+
+    def counted(*arguments):
+        made.append(arguments)
+        return reconstruct(*arguments)
+
+    monkeypatch.setattr(Finder, "reconstruction", counted)
+    run(**asked)
+    assert not made
+    run(prediction__pictures="anomalous", prediction__report=True, prediction__report_images=1,
+        **asked)  # fmt: skip
+    highest, shown = -np.inf, 0
+    for line in run.lines:
+        shown += line["score"] > highest or line["decision"] == "anomalous"
+        highest = max(highest, line["score"])
+    assert len(made) == shown
+    assert all(line["reconstructed_knn_distance"] is None for line in run.lines)
+    assert all(row["reconstructed_knn_distance"] == "" for row in run.rows.values())
+    assert [each.name for each in (tmp_path / "out/pictures").rglob("*.png")] == ["bad.png.png"]
+    assert '"reconstruction": "data:image' in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_preset_that_scores_otherwise_is_refused(path, photographs, tmp_path):
+    config = load_config("default")
+    override(config, [("preset", "paper")])
+    with pytest.raises(UserError, match="--config.preset: paper contradicts .*scoring=fused"):
+        predict(str(photographs), path, tmp_path / "out", read_config(config), ["preset"])
+
+
+def test_rows_of_before_the_presets_stay(run, tmp_path):
+    run()
+    about = json.loads((tmp_path / "out/made_by.json").read_text())
+    assert "reconstruct" not in about["settings"]
 
 
 def test_a_report_is_made_of_the_rows_that_are_there(run, tmp_path):

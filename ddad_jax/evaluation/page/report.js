@@ -28,6 +28,7 @@ const range = (() => {
   const margin = 0.02 * (high - low || 1);
   return [low - margin, high + margin];
 })();
+const reconstructed = images.some((image) => image.reconstruction);
 let threshold = calibrated;
 let chosen = images;
 
@@ -70,7 +71,7 @@ function item(image) {
     panel(image, [["image", ""]]),
     image.truth ? panel(image, [["image", "dim"], ["truth", ""]])
       : panel(image, [], image.label === NORMAL ? "no defect" : "unknown"),
-    panel(image, [["reconstruction", ""]]),
+    ...(reconstructed ? [panel(image, [["reconstruction", ""]])] : []),
     panel(image, [["image", "grey"], ["heat", ""]]));
   image.badge = node("span", { className: "badge" });
   const caption = node("span", { className: "caption" }, image.badge,
@@ -260,6 +261,7 @@ function step(by) {
 
 // Start
 
+byId("with-reconstruction").hidden = byId("bases").hidden = !reconstructed;
 buildGallery();
 buildFilters();
 placeSlider();
