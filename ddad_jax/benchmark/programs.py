@@ -223,11 +223,7 @@ def _maps(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size 
     latent, features = state["latent"], state["features"]
     other = tuple(each + 1.0 for each in features)
     maps = evidence.reconstruction_maps(d.settings, latent, latent + 1.0, features, other)
-    return {
-        kind: anomaly_map.gaussian_blur(maps[kind], d.settings.blur)
-        for kind in evidence.evidence_weights(d.settings)
-        if kind in maps
-    }
+    return {kind: anomaly_map.gaussian_blur(each, d.settings.blur) for kind, each in maps.items()}
 
 
 def _patch_map(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size"]:

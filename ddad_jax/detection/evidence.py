@@ -103,10 +103,8 @@ def _evidence_of(
     reconstructed_features = extract(n.extractor, d.extractor, reconstruction)
 
     maps = reconstruction_maps(s, latent, reconstructed, features, reconstructed_features)
-    if s.scoring == "fused":
+    if "patch" in evidence_weights(s):
         maps["patch"] = patch_map(d, features)
-    # The compiler drops what only a map without weight needs.
-    maps = {kind: maps[kind] for kind in evidence_weights(s)}
     return Evidence(
         maps={kind: anomaly_map.gaussian_blur(m, s.blur) for kind, m in maps.items()},
         extremes={
@@ -166,15 +164,16 @@ def reconstruction_maps(
     features: Sequence[Float[Array, "b _h _w _c"]],
     reconstructed_features: Sequence[Float[Array, "b _h _w _c"]],
 ) -> dict[str, Float[Array, "b size size"]]:
-    """By kind, how unlike its reconstruction each pixel of an image is, not blurred yet."""
-    return {
-        "latent": anomaly_map.latent_map(latent, reconstructed, settings.image_size),
-        "feature": anomaly_map.feature_map(
-            _compared(features, settings),
-            _compared(reconstructed_features, settings),
-            settings.image_size,
-        ),
-    }
+    """By kind of any weight, how unlike its reconstruction each pixel is, not blurred yet."""
+    weights, size = evidence_weights(settings), settings.image_size
+    maps = {}
+    if "latent" in weights:
+        maps["latent"] = anomaly_map.latent_map(latent, reconstructed, size)
+    if "feature" in weights:
+        # The compiler drops what nothing else needs: the decoder, and features of what it makes.
+        both = _compared(features, settings), _compared(reconstructed_features, settings)
+        maps["feature"] = anomaly_map.feature_map(*both, size)
+    return maps
 
 
 def _compared(

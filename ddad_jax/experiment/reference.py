@@ -14,10 +14,10 @@ from ddad_jax.settings import Checked, explanations, is_section, walk
 TITLE = """# Settings
 
 Every setting with its default: the published value, or where `preset` decides its own.
-`--config.<name>=<value>` changes one on the
-command line, a config file changes any. What a setting changes: the first of autoencoder, denoiser,
-extractor, detector and figures that depends on it; all after that depend on it too. A setting that
-changes nothing may differ from one command to the next in the same working directory.
+`--config.<name>=<value>` changes one on the command line, a config file changes any. What a setting
+changes: the first of autoencoder, denoiser, extractor, detector and figures that depends on it; all
+after that depend on it too. A setting that changes nothing may differ from one command to the next
+in the same working directory.
 
 This page is written by `python -m ddad_jax.experiment.reference > docs/settings.md`.
 """

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,7 +177,7 @@ def test_without_reconstructions_the_page_offers_none(open_report, make_predicti
     predictions = make_predictions([0, 1], [0.2, 0.8])
     for without in (False, True):
         if without:
-            predictions = replace(
+            predictions = dataclasses.replace(
                 predictions, reconstructions=None, reconstructed_knn_distances=None
             )
         metrics = compute_metrics(predictions)
