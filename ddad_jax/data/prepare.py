@@ -22,11 +22,11 @@ from jaxtyping import Bool, Int, UInt8
 from tqdm import tqdm
 
 from ddad_jax.data.files import examples
-from ddad_jax.data.parallel import map_in_threads
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.report import DatasetReport
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample, Source
 from ddad_jax.errors import UserError
+from ddad_jax.machine.parallel import map_in_threads
 
 SPLITS = ("train", "test")
 # Part of the key: raise it whenever something else is kept.

@@ -12,13 +12,14 @@ from functools import partial
 import numpy as np
 from jaxtyping import UInt8
 
-from ddad_jax.data.parallel import groups_as_ready
 from ddad_jax.data.preprocessing import Photograph, Preprocessing
 from ddad_jax.deploy.prediction import Prediction, prediction_of
+from ddad_jax.detection.batching import side_by_side
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.find import Finder, Found
 from ddad_jax.evaluation.originals import for_showing
+from ddad_jax.machine.parallel import groups_as_ready
 
 # Its name, its height and width, how it is shown, and the networks' input.
 _Read = tuple[str, tuple[int, int], UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "_ size size 3"]]
@@ -51,7 +52,7 @@ def stream(
       batch_size: squares at a time, about.
     """
     finder = Finder(detector, preprocessing, batch_size)
-    size = finder.batch_size
+    size = finder.batch_size * side_by_side()
     threads = os.cpu_count() or 1
     # Of a tiled photograph all squares are there at once, which takes as much as itself.
     most, ahead = (1, threads) if preprocessing.tile else (size, size + threads)

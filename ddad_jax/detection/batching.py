@@ -1,5 +1,6 @@
 """Running a compiled function over many images, one batch shape throughout."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -7,7 +8,10 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 from tqdm import tqdm
 
-from ddad_jax.machine import interrupts
+from ddad_jax.machine.parallel import map_in_threads
+
+# Each takes the memory of a batch.
+MOST_SIDE_BY_SIDE = 4
 
 
 def batched(
@@ -16,26 +20,42 @@ def batched(
     batch_size: int,
     name: str,
 ) -> Iterator[PyTree]:
-    """Yields the function's result for each batch, as numpy arrays without padding.
+    """Yields the function's result for each batch, as numpy arrays without padding, in order.
 
-    The last batch is filled up with its last image, so that one program serves all.
+    The last batch is filled up with its last image, so that one program serves all. Batches are
+    computed `side_by_side()` at a time, ahead of whoever takes the results.
 
     Args:
-      function: takes a batch of images; every array it returns leads with the batch.
+      function: takes a batch of images; every array it returns leads with the batch. It is called
+        from other threads.
       images: random access, memory-mapped or not.
       batch_size: images at a time, the shape that the function is called with.
       name: stands in the progress bar; "": there is none.
     """
+
+    def result_of(start: int) -> PyTree:
+        batch = np.asarray(images[start : start + batch_size])
+        count = len(batch)
+        padded = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * 3, mode="edge")
+        result = jax.device_get(function(padded))
+        return jax.tree.map(lambda array: array[:count], result)
+
     total = len(images)
+    starts = range(0, total, batch_size)
     with tqdm(total=total, desc=name, unit="image", disable=None if name else True) as bar:
-        for start in range(0, total, batch_size):
-            interrupts.check()
-            batch = np.asarray(images[start : start + batch_size])
-            count = len(batch)
-            padded = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * 3, mode="edge")
-            result = jax.device_get(function(padded))
-            yield jax.tree.map(lambda array: array[:count], result)  # noqa: B023 - used at once
-            bar.update(count)
+        for start, result in map_in_threads(result_of, starts, side_by_side()):
+            yield result
+            bar.update(min(batch_size, total - start))
+
+
+def side_by_side() -> int:
+    """How many batches are computed at a time.
+
+    On a CPU one image's layers leave cores idle that another image's use. Where there are several
+    devices, all of them take part in each batch.
+    """
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return min(os.cpu_count() or 1, MOST_SIDE_BY_SIDE) if alone else 1
 
 
 def fitted_batch_size(batch_size: int, count: int, device_count: int = 1) -> int:

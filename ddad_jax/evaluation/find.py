@@ -155,9 +155,10 @@ class Finder:
     def _of_squares(
         self, squares: UInt8[np.ndarray, "m size size 3"], with_evidence: bool, bar: str
     ) -> Iterator[Found]:
+        detect_one = self._detect  # Compiled here, and not in each of several threads.
 
         def detect_batch(batch: UInt8[np.ndarray, "b size size 3"]) -> Any:
-            f = self._detect(self._detector, batch)
+            f = detect_one(self._detector, batch)
             evidence = None
             if with_evidence:
                 kinds = [kind for kind in RECONSTRUCTED if kind in f.maps]

@@ -45,7 +45,6 @@ class Category:
       workdir: all that is written of it is in this folder.
       source: its photographs.
       preprocessing: how they become the networks' input.
-      networks: the modules.
       shared: folder of networks that its detector shares with those of other categories; None: its
         detector's file is whole.
     """
@@ -55,8 +54,16 @@ class Category:
     workdir: Path
     source: Source
     preprocessing: Preprocessing
-    networks: Networks
     shared: Path | None = None
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The modules.
+
+        Raises:
+          UserError: naming the setting that cannot be.
+        """
+        return self.config.networks()
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -254,7 +261,6 @@ def _open(config: Config, category: str, workdir: Path) -> Category:
         workdir=workdir,
         source=source,
         preprocessing=preprocessing,
-        networks=of_category.networks(),
     )
 
 

@@ -75,6 +75,7 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
     """
     if mode == "prepare":
         with processes.first_then_others("prepare"):
+            config.networks()  # Raises where they cannot be.
             categories = open_categories(config, workdir)
             if processes.is_first():
                 _prepare(categories)
@@ -100,6 +101,8 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
 def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Category]:
     """Every category, once settings and images of all are known to be right."""
     with processes.first_then_others("checks"):
+        if trains:
+            config.networks()  # Raises where they cannot be.
         categories = open_categories(config, workdir)
         for category in categories if trains else ():
             category.check_trained(train_on)

@@ -4,9 +4,9 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,15 +14,15 @@ from absl import logging
 from clu.metrics import Average
 from jaxtyping import UInt8
 from PIL import Image
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from ddad_jax.machine import processes
 from ddad_jax.machine.storage import whole_file, write_atomically
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import Metrics, TrainSettings
+
+if TYPE_CHECKING:
+    from ddad_jax.training.events import Events
 
 
 class Recorder:
@@ -60,7 +60,6 @@ class Recorder:
         _drop_after(path, first)
         self._lines = path.open("a")
         self._first = first
-        self._events: EventsWriter | None = None
         self._bar = tqdm(
             total=settings.steps, initial=first, desc=self._name, unit="step", disable=None
         )
@@ -125,7 +124,8 @@ class Recorder:
         """Writes values that belong to a step."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
-        self._write_events(step, [summary.scalar(name, value) for name, value in values.items()])
+        if processes.is_first():
+            self._events.write_values(step, values)
 
     def write_picture(self, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Writes a picture that belongs to a step, also as a file in `samples/`."""
@@ -135,16 +135,14 @@ class Recorder:
         path.parent.mkdir(exist_ok=True)
         with whole_file(path) as unfinished:
             Image.fromarray(picture).save(unfinished)
-        self._write_events(step, [summary.image("samples", picture, dataformats="HWC")])
+        self._events.write_picture(step, picture)
 
-    def _write_events(self, step: int, written: list[Any]) -> None:
-        if not processes.is_first():
-            return
-        if self._events is None:
-            self._events = _open_events(self.folder / "tensorboard", self._first)
-        for each in written:
-            self._events.write_event(Event(wall_time=time.time(), step=step, summary=each))
-        self._events.flush()
+    @cached_property
+    def _events(self) -> "Events":
+        # Loads PyTorch where there is one, which takes seconds that only training should take.
+        from ddad_jax.training.events import Events
+
+        return Events(self.folder / "tensorboard", self._first)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -152,7 +150,7 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         self._lines.close()
-        if self._events is not None:
+        if "_events" in vars(self):
             self._events.close()
 
 
@@ -170,12 +168,3 @@ def _drop_after(path: Path, step: int) -> None:
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     if kept != lines:
         write_atomically(path, "".join(kept))
-
-
-def _open_events(folder: Path, first: int) -> EventsWriter:
-    folder.mkdir(parents=True, exist_ok=True)
-    events = EventsWriter(str(folder / "events"), f".{first}")
-    # Tells TensorBoard to drop what was written from this step on.
-    start = SessionLog(status=SessionLog.START)
-    events.write_event(Event(wall_time=time.time(), step=first + 1, session_log=start))
-    return events

@@ -6,7 +6,7 @@ import pytest
 # What is raised while a compiler runs may be lost; here it is lost on purpose.
 LOST = """
 import os, signal, sys
-from ddad_jax.data.parallel import map_in_threads
+from ddad_jax.machine.parallel import map_in_threads
 from ddad_jax.machine import interrupts
 
 interrupts.listen()

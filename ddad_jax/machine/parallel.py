@@ -1,4 +1,4 @@
-"""Work on many samples with few of them in memory."""
+"""Work on many items side by side, with few of them in memory."""
 
 import os
 import queue
@@ -14,14 +14,22 @@ from ddad_jax.machine import interrupts
 PATIENCE = 0.2
 
 
-def map_in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each item with `work(item)`, in order; decoders and numpy let threads run side by side.
+def map_in_threads(
+    work: Callable[[Any], Any], items: Sequence[Any], threads: int | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """Each item with `work(item)`, in order; decoders, numpy and XLA let threads run side by side.
 
     Results wait for at most a few items: of very large photographs each takes a gigabyte.
+
+    Args:
+      work: is called from several threads.
+      items: what it is called with.
+      threads: how many; None: as many as there are cores.
     """
-    threads = os.cpu_count() or 1
+    threads = threads or os.cpu_count() or 1
     waiting: deque[tuple[Any, Future]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for item in items:
             interrupts.check()
             waiting.append((item, pool.submit(work, item)))
@@ -30,6 +38,8 @@ def map_in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator
                 yield first, result.result()
         for first, result in waiting:
             yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def groups_as_ready(

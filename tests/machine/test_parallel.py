@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from ddad_jax.data.parallel import groups_as_ready, map_in_threads
+from ddad_jax.machine.parallel import groups_as_ready, map_in_threads
 
 
 def test_groups_hold_every_result_in_order_and_no_more_than_asked_for():
@@ -69,3 +69,13 @@ def test_few_items_are_taken_ahead_of_a_slow_reader():
 
 def test_results_come_with_their_items_in_order():
     assert list(map_in_threads(lambda n: -n, range(5))) == [(n, -n) for n in range(5)]
+
+
+def test_nothing_is_begun_for_a_reader_that_has_gone():
+    begun = []
+    results = map_in_threads(begun.append, range(100), threads=2)
+    next(results)
+    results.close()
+    count = len(begun)
+    time.sleep(0.2)
+    assert len(begun) == count < 8
