@@ -97,7 +97,9 @@ def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> jax.stage
       function: as `jax.jit` makes it.
       arguments: what it will be called with.
     """
-    compiled = function.lower(*arguments).compile()
+    lowered = function.lower(*arguments)
+    memory.forget_traces()
+    compiled = lowered.compile()
     memory.give_back()
     wait_for_all("compiled")
     return compiled
