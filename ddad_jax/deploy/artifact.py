@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
@@ -193,23 +191,22 @@ def _asked_for(path: Path, lacking: Mapping[str, Any], **known: Any) -> Preproce
 def _detector(
     arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], description: Mapping[str, Any]
 ) -> Detector:
-    placed: dict[str, Array] = jax.device_put(dict(arrays))
-    parts = unflatten_dict(placed, sep="|")
+    parts = unflatten_dict(dict(arrays), sep="|")
     known = parts.pop("calibration")
     # Before format 6 the scores that it is from were not kept, in format 5 their number alone.
     known.pop("images", None)
     unknown = {
         "pixel_threshold": known["threshold"],
-        "sigma_threshold": jnp.float32(jnp.inf),
-        "scores": jnp.zeros(0),
+        "sigma_threshold": np.float32(np.inf),
+        "scores": np.zeros(0, np.float32),
     }
-    calibration = Calibration(**unknown | known)
     kinds = parts.pop("kinds", {})
-    one_kind = {"bank_kind": jnp.zeros(len(parts["bank"]), jnp.int32)}
-    return Detector(
+    one_kind = {"bank_kind": np.zeros(len(parts["bank"]), np.int32)}
+    detector = Detector(
         **one_kind | parts,
-        calibration=calibration,
+        calibration=Calibration(**unknown | known),
         kinds=tuple(Kind(**kinds[number]) for number in sorted(kinds, key=int)),
         networks=build_networks(**description),
         settings=Settings(**settings),
     )
+    return jax.device_put(detector)
