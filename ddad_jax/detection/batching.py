@@ -61,8 +61,11 @@ def side_by_side() -> int:
 def fitted_batch_size(batch_size: int, count: int, device_count: int = 1) -> int:
     """The batch size for `count` images: as many batches as need be, the last as full as may be.
 
-    A multiple of the devices.
+    A multiple of the devices. On a CPU, which takes images one by one anyway, it is one a device,
+    so that one program serves any number of them.
     """
+    if jax.default_backend() == "cpu":
+        return device_count
     batches = -(-count // batch_size)
     return -(-count // (batches * device_count)) * device_count
 

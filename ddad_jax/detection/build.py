@@ -24,6 +24,7 @@ from ddad_jax.detection.detector import (
 )
 from ddad_jax.detection.evidence import Evidence, gather_evidence
 from ddad_jax.detection.reconstruction import extract, to_network_range
+from ddad_jax.machine.programs import compiled
 from ddad_jax.settings import Checked, setting
 
 # Parts that training images are divided into where they are calibrated on.
@@ -285,7 +286,9 @@ def _evidence(
             brief = with_reconstruct(detector, False)
             laid = brief if mesh is None else shard_detector(brief, mesh)
             size = fitted_batch_size(batch_size, most, laid.device_count)
-            yield from batched(partial(gather_evidence, laid), images, size, "calibrate")
+            batch = np.zeros((size, *images.shape[1:]), np.uint8)
+            gather = compiled(gather_evidence, laid, batch)
+            yield from batched(partial(gather, laid), images, size, "calibrate")
 
     return jax.tree.map(jnp.asarray, concatenate(results()))
 
@@ -317,8 +320,9 @@ def _features(
     rng = np.random.default_rng(seed)
     per_image = -(-build.patch_candidates // len(images))
     all_pooled, candidates, norms = [], [], []
+    size = fitted_batch_size(build.batch_size, len(images))
     for pooled, described, norm in batched(
-        partial(describe, extractor), images, build.batch_size, "feature bank"
+        partial(describe, extractor), images, size, "feature bank"
     ):
         all_pooled.append(pooled)
         norms.append(norm)

@@ -11,7 +11,6 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.special import expit
@@ -84,9 +83,6 @@ class Finder:
         """
         self._detector, self._preprocessing = detector, preprocessing
         self._one_at_a_time = threading.Lock()
-        if jax.default_backend() == "cpu":
-            # It takes images one by one anyway, and so one program serves any number of them.
-            batch_size = 1
         self.batch_size = fitted_batch_size(batch_size, count or batch_size, detector.device_count)
 
     @cached_property

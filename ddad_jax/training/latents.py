@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from ddad_jax.detection.batching import batched
+from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.detector import Variables
 from ddad_jax.detection.reconstruction import by_image, to_network_range
 from ddad_jax.machine.storage import write_atomically
@@ -49,7 +49,8 @@ def encode_images(
 
         return by_image(encoded, images)
 
-    parts = batched(partial(encode, jax.device_put(variables)), images, batch_size, "encode")
+    size = fitted_batch_size(batch_size, len(images))
+    parts = batched(partial(encode, jax.device_put(variables)), images, size, "encode")
     latents = np.concatenate(list(parts))
     # Through a buffer: what NumPy raises on a full disk does not say that it is full.
     buffer = io.BytesIO()

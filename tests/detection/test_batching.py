@@ -56,5 +56,11 @@ def test_many_cores_do_not_take_many_batches_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("count", "devices", "expected"), [(83, 1, 14), (16, 1, 16), (17, 1, 9), (17, 4, 12), (1, 4, 4)]
 )
-def test_the_last_batch_is_as_full_as_may_be(count, devices, expected):
+def test_the_last_batch_is_as_full_as_may_be(monkeypatch, count, devices, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert fitted_batch_size(16, count, devices) == expected
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_cpu_takes_one_image_a_device(devices):
+    assert fitted_batch_size(16, 83, devices) == devices
