@@ -14,10 +14,9 @@ from ddad_jax.detection.detector import Detector
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.curves import compute_curves
 from ddad_jax.evaluation.metrics import compute_metrics
-from ddad_jax.evaluation.outputs import path_of
+from ddad_jax.evaluation.outputs import path_of, save_image
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import report_part, write_report
-from ddad_jax.machine.storage import whole_file
 from ddad_jax.settings import Checked, setting
 
 # Value of a 16-bit map that is the threshold; the highest that it can hold is eight times that.
@@ -56,21 +55,15 @@ def write_outputs(folder: Path, prediction: Prediction, settings: PredictionSett
     if settings.maps == "png":
         share = p.anomaly_map / max(p.threshold, np.finfo(np.float32).tiny)
         values = np.rint(share * LEVEL).clip(0, 2**16 - 1).astype(np.uint16)
-        _save(Image.fromarray(values), path_of(folder / "maps", p.name))
+        save_image(Image.fromarray(values), path_of(folder / "maps", p.name))
     elif settings.maps == "tiff":
         values = p.anomaly_map.astype(np.float32)
-        _save(Image.fromarray(values), path_of(folder / "maps", p.name, ".tiff"))
+        save_image(Image.fromarray(values), path_of(folder / "maps", p.name, ".tiff"))
     if settings.masks:
         mask = p.mask.astype(np.uint8) * 255
-        _save(Image.fromarray(mask), path_of(folder / "masks", p.name))
+        save_image(Image.fromarray(mask), path_of(folder / "masks", p.name))
     if settings.pictures == "all" or (settings.pictures == "anomalous" and p.decision):
-        _save(p.draw(), path_of(folder / "pictures", p.name))
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        image.save(unfinished)
+        save_image(p.draw(), path_of(folder / "pictures", p.name))
 
 
 def write_prediction_report(

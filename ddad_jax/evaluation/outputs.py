@@ -95,6 +95,16 @@ def path_of(folder: Path, name: str, suffix: str = ".png") -> Path:
     return path.with_name(f"{kept}~{blake2b(encoded, digest_size=8).hexdigest()}{suffix}")
 
 
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes an image whole or not at all, and the folder it is in.
+
+    PNG is compressed in a third of the time of Pillow's usual, and a tenth larger.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as unfinished:
+        image.save(unfinished, compress_level=1)
+
+
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """Writes pictures/<path>.png for every image: image, mask, any reconstruction, heat map.
 
@@ -103,12 +113,9 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
     """
     p = predictions
     paths = [path_of(folder / "pictures", sample.name) for sample in p.samples]
-    for parent in {path.parent for path in paths}:
-        parent.mkdir(parents=True, exist_ok=True)
 
     def draw(row: int) -> None:
-        with whole_file(paths[row]) as unfinished:
-            picture(p, row).save(unfinished)
+        save_image(picture(p, row), paths[row])
 
     with ThreadPoolExecutor() as pool:
         drawn = pool.map(draw, range(len(p)))
