@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import ddad_jax
+from ddad_jax.data.planted import KINDS
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.machine.storage import only_run
@@ -373,6 +374,28 @@ def test_runs_are_compared_ablated_and_evaluated_by_the_papers_protocol(run):
     table = (workdir / "ablation.csv").read_text().splitlines()
     assert table[0].startswith("detection.scoring,extractor.training.steps,")
     assert table[-1].startswith(",1,")
+
+
+@pytest.mark.slow
+def test_validate_plants_defects_in_what_was_held_out(run):
+    home, arguments = run
+    before = (home / "run/metrics.json").read_text()
+    result = ddad(*arguments, "--mode=validate", "--config.evaluation.planted=32")
+    assert result.returncode == 0, result.stderr
+    folder = home / "run/validation"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["counts"]["normal"] == 3
+    assert 24 <= metrics["counts"]["anomalous"] == metrics["counts"]["with_mask"] <= 32
+    assert {*metrics["per_defect"]} <= {*KINDS} and len(metrics["per_defect"]) >= 6
+    assert metrics["restoration"]["inside"] > 0 and metrics["restoration"]["outside"] > 0
+    assert {*metrics["restoration"]["per_kind"]} == {*metrics["per_defect"]}
+    pictures = list((folder / "pictures").rglob("*.png"))
+    assert len(pictures) == 3 + metrics["counts"]["anomalous"]
+    assert "planted defects" in (folder / "report.html").read_text()
+    for kind, found in metrics["per_defect"].items():
+        assert f"{kind}: {round(found['recall'] * found['images'])} of" in result.stderr
+    # What the test images say stays as it is.
+    assert (home / "run/metrics.json").read_text() == before
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from ddad_jax.data.planted import plant_in_set
 from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import VERSION
@@ -15,6 +16,7 @@ from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.restoration import restoration_figures
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
@@ -198,6 +200,43 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
         config.build.batch_size,
         protocol=config.evaluation.protocol,
         at_original=config.at_original,
+    )
+
+
+def validate_detector(
+    category: Category, fitted: FittedDetector
+) -> tuple[Predictions, dict[str, Any] | None]:
+    """What a detector says of defects planted in the good images that are held out.
+
+    Returns:
+      The predictions, and the figures of `restoration_figures`; None without reconstructions.
+
+    Raises:
+      UserError: no good image is held out.
+    """
+    config, heldout = category.config, category.division[1]
+    if not len(heldout):
+        raise UserError(
+            f"data.heldout_fraction: {config.data.heldout_fraction} holds no good image out that "
+            "defects could be planted in; choose another, and another --workdir"
+        )
+    fitted = _reconstructing(fitted, category)
+    images, planted = plant_in_set(heldout, config.evaluation.planted, config.seed)
+    predictions = evaluate(
+        shard_detector(fitted.detector, category.mesh.local_mesh),
+        replace(fitted.preprocessing, tile=0),
+        category.source,
+        images,
+        config.build.batch_size,
+    )
+    if predictions.reconstructions is None:
+        return predictions, None
+    return predictions, restoration_figures(
+        [each.image for each in planted],
+        [each.original for each in planted],
+        [each.mask for each in planted],
+        predictions.reconstructions[len(predictions) - len(planted) :],
+        [each.kind for each in planted],
     )
 
 

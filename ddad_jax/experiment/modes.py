@@ -1,8 +1,9 @@
 """What each mode of the command line does, for one category or for all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ from ddad_jax.experiment.fitting import (
     detector_to_evaluate,
     evaluate_detector,
     fitted_detector,
+    validate_detector,
 )
 from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.trained import Trained, load_networks
@@ -41,6 +43,7 @@ from ddad_jax.experiment.training import train_networks
 from ddad_jax.machine import processes
 from ddad_jax.machine.storage import write_atomically
 
+VALIDATION = "validation"
 # The networks that each mode trains; the others train none.
 TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
 # What each mode does, in a line, as --help shows it.
@@ -50,6 +53,7 @@ MODES = {
     "train": "train autoencoder and denoiser alone",
     "adapt": "the same, and adapt the extractor",
     "evaluate": "score the test images with the detector that is there",
+    "validate": "plant defects in good images that were held out, and say which are found",
     "predict": "score the images of --images with the detector of --workdir or --detector",
     "extend": "teach a detector a new kind of good part by --images, without training; --undo",
     "threshold": "give a detector the threshold of --rate or --value, or its own again",
@@ -61,7 +65,7 @@ MODES = {
 
 
 def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> None:
-    """Carries out "fit", "prepare", "train", "adapt" or "evaluate" for every category.
+    """Carries out "fit", "prepare", "train", "adapt", "evaluate" or "validate" for every category.
 
     Args:
       mode: one of these.
@@ -83,11 +87,11 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
         return
     categories, parts = _checked(config, workdir, mode in TRAINED, train_on), []
     for group in _groups(categories, config.mesh.category):
-        if mode == "evaluate":
+        if mode in SCORED:
             for category in group if processes.is_first() else ():
                 fitted = detector_to_evaluate(category)
                 write_config([category])
-                parts += _score(category, fitted)
+                parts += SCORED[mode](category, fitted)
         else:
             trained = _train(group, TRAINED[mode], train_on)
             for made in trained if mode == "fit" and processes.is_first() else ():
@@ -156,17 +160,40 @@ def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     return [part]
 
 
+def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
+    """Scores planted defects."""
+    predictions, restored = validate_detector(category, fitted)
+    folder = category.workdir / VALIDATION
+    folder.mkdir(exist_ok=True)
+    name = f"{category.name}, planted defects"
+    part = _write_results(folder, name, predictions, fitted, more={"restoration": restored})
+    for kind, of in part.metrics["per_defect"].items():
+        count = of["images"]
+        logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)
+    if restored:
+        logging.info(
+            "restored: inside a defect %.2f of its difference is left; outside %.1f dB",
+            restored["inside"], restored["outside"],
+        )  # fmt: skip
+    return [part]
+
+
+# The modes that ask a detector that is there.
+SCORED = {"evaluate": _score, "validate": _validate}
+
+
 def _write_results(
     folder: Path,
     name: str,
     predictions: Predictions,
     fitted: FittedDetector,
     resized_masks: Float[np.ndarray, "n h w"] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> ReportPart:
     """Everything that is written about a set of images; what a report over several needs of it."""
     resampled = resample(predictions)
     metrics = compute_metrics(predictions, resampled, resized_masks)
-    metrics["calibration"] = fitted.calibrated
+    metrics |= {"calibration": fitted.calibrated, **(more or {})}
     lost = metrics["counts"]["mask_lost"]
     if lost:
         logging.warning(

@@ -174,10 +174,12 @@ class EvaluationSettings(Checked):
         computes.
       resolution: of maps and masks: "network", data.size square, or "original", as tiled images
         always have.
+      planted: defects that --mode=validate plants in good images.
     """
 
     protocol: Literal["exact", "paper"] = setting("exact", changes="figures")
     resolution: Literal["network", "original"] = setting("network", changes="figures")
+    planted: int = setting(256, changes="figures", low=1)
 
 
 @dataclass(frozen=True)

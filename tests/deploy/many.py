@@ -56,7 +56,7 @@ def main(count: int) -> None:
         print(f"{len(names)} rows of {len(set(names))} photographs")
 
 
-def write_detector(path: Path, tile: int = 0) -> None:
+def write_detector(path: Path) -> None:
     description = NETWORKS | {"image_size": SIZE}
     networks = build_networks(**description)
     source = synthetic_source(image_size=SIZE, num_train=20, num_test_good=0, num_test_per_defect=0)
@@ -69,16 +69,16 @@ def write_detector(path: Path, tile: int = 0) -> None:
         BuildSettings(patch_bank_size=64, calibration_size=0),
     )
     made_of = {"settings": SETTINGS, "images": {}, "networks": {}}
-    FittedDetector(detector, Preprocessing(size=SIZE, tile=tile), description, made_of).save(path)
+    FittedDetector(detector, Preprocessing(size=SIZE), description, made_of).save(path)
 
 
-def write_photographs(folder: Path, count: int = UNIQUE) -> None:
-    folder.mkdir(parents=True)
+def write_photographs(folder: Path) -> None:
+    folder.mkdir()
     source = synthetic_source(num_train=100, num_test_good=0, num_test_per_defect=0)
     parts = [source.read_image(sample) for sample in source.samples]
-    for number in range(count):
+    for number in range(UNIQUE):
         part = np.roll(parts[number % 100], number // 100, axis=(0, 1))
-        Image.fromarray(part).save(folder / f"{number:05d}.png")
+        Image.fromarray(part).save(folder / f"{number:04d}.png")
 
 
 def link(photographs: Path, folder: Path, count: int) -> None:
