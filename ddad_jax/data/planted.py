@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ddad_jax.data.prepare import ImageSet
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.data.shapes import Field, cloud, disc, stroke
+from ddad_jax.data.synthetic import visible_difference
 from ddad_jax.machine.parallel import map_in_threads
 
 # The share of the image that a defect of each size covers, from and to.
@@ -31,8 +32,6 @@ SIZES = {
     "medium": (0.004, 0.015),
     "large": (0.015, 0.06),
 }
-# The least difference from the original, in levels of 255, that counts as defect.
-VISIBLE = 6
 # Less than this share of the size that was asked for is not what was asked for.
 ENOUGH = 0.4
 TRIES = 12
@@ -52,7 +51,7 @@ class Planted:
 
     Attributes:
       image: with the defect.
-      original: without; outside the mask both differ by less than `VISIBLE` levels.
+      original: without; outside the mask both differ by less than `synthetic.VISIBLE` levels.
       mask: where the defect is.
       kind: one of `KINDS`.
       size: one of `SIZES`.
@@ -175,7 +174,7 @@ def plant(
             rng=rng,
         )
         changed = np.rint(np.clip(KINDS[kind](scene), 0, 255)).astype(np.uint8)
-        mask = _visible(image, changed)
+        mask = visible_difference(changed, image)
         low, high = SIZES[size]
         if ENOUGH * low <= mask.mean() <= high / ENOUGH and (mask & part).any():
             # What differs less than is visible stays as it was.
@@ -255,13 +254,6 @@ def find_part(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     return part if 0.05 <= part.mean() <= 0.95 else np.ones_like(part)
 
 
-def _visible(
-    before: UInt8[np.ndarray, "h w 3"], after: UInt8[np.ndarray, "h w 3"]
-) -> Bool[np.ndarray, "h w"]:
-    difference = np.abs(after.astype(np.int16) - before).max(-1) >= VISIBLE
-    return ndimage.binary_closing(np.pad(difference, 2), np.ones((3, 3)))[2:-2, 2:-2]
-
-
 def _scratch(s: _Scene) -> Pixels:
     """A hairline, or as many side by side as make up the area."""
     half = s.rng.uniform(0.5, 1.2) * s.pixel
@@ -319,7 +311,8 @@ def _dent(s: _Scene) -> Pixels:
     light = s.rng.uniform(0, 2 * np.pi)
     facing = slope_u * np.float32(np.cos(light)) + slope_v * np.float32(np.sin(light))
     push = np.float32(s.rng.uniform(0.2, 0.5) * reach)
-    bent = _sampled(s.pixels, slope_v * push, slope_u * push)
+    row, column = np.indices(depth.shape, np.float32)
+    bent = _sampled(s.pixels, [row + slope_v * push, column + slope_u * push], "nearest")
     lit = np.float32(s.rng.uniform(0.25, 0.5)) * facing
     # On a dark surface light adds more than it multiplies.
     return bent * (1 + lit[..., None]) + np.float32(40) * lit[..., None]
@@ -346,10 +339,7 @@ def _pasted(s: _Scene, source: Pixels) -> Pixels:
     row, column = np.indices(inside.shape, np.float32)
     along, across = _turned(column - np.float32(to[1]), row - np.float32(to[0]), angle)
     place = [across / scale + rows[one], along / scale + columns[one]]
-    moved = np.stack(
-        [ndimage.map_coordinates(source[..., c], place, order=1, mode="reflect") for c in range(3)],
-        axis=-1,
-    )
+    moved = _sampled(source, place, "reflect")
     if s.rng.random() < 0.5:
         return np.where(inside[..., None], moved + _membrane(s.pixels - moved, inside), s.pixels)
     return _mix(s.pixels, moved, s.cover(blob, s.rng.uniform(1, 3)))
@@ -385,10 +375,7 @@ def _doubled(s: _Scene) -> Pixels:
     share = ndimage.map_coordinates(
         ndimage.gaussian_filter(segment.astype(np.float32), 0.7), place, order=1
     )
-    moved = np.stack(
-        [ndimage.map_coordinates(s.pixels[..., c], place, order=1) for c in range(3)], axis=-1
-    )
-    return _mix(s.pixels, moved, share)
+    return _mix(s.pixels, _sampled(s.pixels, place, "constant"), share)
 
 
 # What plants each kind of defect.
@@ -448,12 +435,10 @@ def _membrane(values: Pixels, inside: Bool[np.ndarray, "h w"]) -> Pixels:
     return surface
 
 
-def _sampled(pixels: Pixels, down: Field, right: Field) -> Pixels:
-    """The image whose every pixel comes from so far below and to the right."""
-    row, column = np.indices(down.shape, np.float32)
-    place = [row + down, column + right]
+def _sampled(pixels: Pixels, place: list[Field], outside: str) -> Pixels:
+    """The image whose every pixel comes from a row and column; `outside` as scipy's modes."""
     return np.stack(
-        [ndimage.map_coordinates(pixels[..., c], place, order=1, mode="nearest") for c in range(3)],
+        [ndimage.map_coordinates(pixels[..., c], place, order=1, mode=outside) for c in range(3)],
         axis=-1,
     )
 

@@ -22,7 +22,7 @@ from ddad_jax.errors import UserError
 # Part of the digest: raise it whenever the pictures change.
 _VERSION = 1
 # The least difference from the faultless part, in levels of 255, that counts as defect.
-_VISIBLE = 6
+VISIBLE = 6
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,7 @@ class SyntheticSource:
         """Where the picture differs visibly from that of the same part without the defect."""
         if sample.label == NORMAL:
             return None
-        image, faultless = self._draw(sample)
-        difference = np.abs(image.astype(np.int16) - faultless).max(axis=2)
-        return ndimage.binary_closing(np.pad(difference >= _VISIBLE, 2), np.ones((3, 3)))[
-            2:-2, 2:-2
-        ]
+        return visible_difference(*self._draw(sample))
 
     def digest(self, sample: Sample) -> str:
         """The settings that its picture depends on."""
@@ -150,6 +146,14 @@ def synthetic_source(
         variation=variation,
         design=design,
     )
+
+
+def visible_difference(
+    image: UInt8[np.ndarray, "h w 3"], faultless: UInt8[np.ndarray, "h w 3"]
+) -> Bool[np.ndarray, "h w"]:
+    """Where an image differs visibly from the same one without its defect, single gaps closed."""
+    difference = np.abs(image.astype(np.int16) - faultless).max(axis=2)
+    return ndimage.binary_closing(np.pad(difference >= VISIBLE, 2), np.ones((3, 3)))[2:-2, 2:-2]
 
 
 def write_mvtec(source: SyntheticSource, root: str | Path) -> Path:

@@ -5,25 +5,27 @@ from ddad_jax.data.planted import (
     ENOUGH,
     KINDS,
     SIZES,
-    VISIBLE,
     find_part,
     plant,
     plant_in_set,
 )
 from ddad_jax.data.prepare import ImageSet
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
-from ddad_jax.data.synthetic import synthetic_source
+from ddad_jax.data.synthetic import VISIBLE, synthetic_source
 
 
 @pytest.fixture(scope="module")
-def parts():
-    source = synthetic_source(image_size=128, num_train=4, num_test_good=0, num_test_per_defect=0)
+def source():
+    return synthetic_source(image_size=128, num_train=4, num_test_good=0, num_test_per_defect=0)
+
+
+@pytest.fixture(scope="module")
+def parts(source):
     return np.stack([source.read_image(sample) for sample in source.samples])
 
 
 @pytest.fixture(scope="module")
-def heldout(parts):
-    source = synthetic_source(image_size=128, num_train=4, num_test_good=0, num_test_per_defect=0)
+def heldout(source, parts):
     return ImageSet(
         samples=source.samples,
         squares=parts,
