@@ -28,6 +28,7 @@ from ddad_jax.data.synthetic import synthetic_source
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
+from ddad_jax.detection.reconstruction import encode, to_network_range
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.machine.kernels import choose_cpu_kernels
 from ddad_jax.machine.programs import keep_programs
@@ -121,7 +122,21 @@ def calibrated_detector(
     networks, settings, build, *, train_images, train_parts, heldout_images, seed, **trained
 ):
     """A detector with banks of the training images, calibrated."""
-    banks = fill_banks(networks, settings, build, train_images=train_images, seed=seed, **trained)
+    latents = None
+    if settings.restores:
+        scaling = trained["latent_shift"], trained["latent_scale"]
+        pixels = to_network_range(jnp.asarray(train_images), settings.image_size)
+        encoded = encode(networks.autoencoder, trained["autoencoder"], *scaling, pixels)
+        latents = np.asarray(encoded)
+    banks = fill_banks(
+        networks,
+        settings,
+        build,
+        train_images=train_images,
+        train_latents=latents,
+        seed=seed,
+        **trained,
+    )
     calibration = banks.calibration(build, train_images, train_parts, heldout_images, seed)
     return banks.detector.replace(calibration=calibration)
 
@@ -165,6 +180,6 @@ def detector(part_images):
         networks,
         drawn,
         part_images,
-        Settings(image_size=64, blur=1.0, num_neighbours=5),
+        Settings(image_size=64, blur=1.0, num_neighbours=5, reconstruction="restored"),
         BuildSettings(patch_bank_size=64, calibration_size=0, batch_size=8),
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection import noise_level, patches
+from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Calibration, Detector, Networks, Settings
 from ddad_jax.detection.evidence import evidence_weights
 from ddad_jax.detection.reconstruction import extract
@@ -33,7 +34,7 @@ def seeded_detector(
       patch_rows: patches that the patch map compares with.
       seed: of all that is drawn.
     """
-    keys = jax.random.split(jax.random.key(seed), 5)
+    keys = jax.random.split(jax.random.key(seed), 6)
     drawn = {
         name: initialise(getattr(networks, name), key)
         for name, key in zip(("autoencoder", "denoiser", "extractor"), keys, strict=False)
@@ -42,6 +43,10 @@ def seeded_detector(
     fused = settings.scoring == "fused"
     channels = networks.autoencoder.latent_channels
     kinds, one = evidence_weights(settings), jnp.float32(1.0)
+    side = networks.denoiser.sample_size
+    latents = min(bank_rows, BuildSettings.latent_bank_size), side, side, channels
+    if not settings.restores:
+        latents = (0, 0, 0, 0)
     return Detector(
         autoencoder=drawn["autoencoder"],
         denoiser=drawn["denoiser"],
@@ -54,6 +59,7 @@ def seeded_detector(
         bin_edges=jnp.linspace(0.0, 2.0 * pooled, settings.num_bins + 1),
         patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
         patch_scale=jnp.ones(described),
+        latent_bank=jax.random.normal(keys[5], latents, "float16"),
         calibration=Calibration(
             location=dict.fromkeys(kinds, jnp.array([0.1, 0.001])[:, None, None]),
             scale=dict.fromkeys(kinds, jnp.array([1.0, 0.01])),
@@ -62,6 +68,7 @@ def seeded_detector(
             sigma_threshold=one,
             spread=one,
             scores=jnp.zeros(0),
+            patch_limit=one,
         ),
         kinds=(),
         networks=networks,

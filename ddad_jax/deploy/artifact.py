@@ -1,6 +1,6 @@
 """A fitted detector as a file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 8 holds as JSON: "networks", what builds them; "settings" of detection;
+The header of format 9 holds as JSON: "networks", what builds them; "settings" of detection;
 "preprocessing"; "made_of", the settings, images and weights that it was made of; "wish", the
 threshold that was asked for instead of the calibrated one, and by whom; and "shared": by network
 whose arrays are in a file of their own, which detectors share, its path from here ("file") and the
@@ -28,7 +28,7 @@ from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 8
+FORMAT = 9
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "mesh")
 # What files of format 3 do not say of their preprocessing: the setting that says it, and its value
@@ -199,13 +199,20 @@ def _detector(
         "pixel_threshold": known["threshold"],
         "sigma_threshold": np.float32(np.inf),
         "scores": np.zeros(0, np.float32),
+        "patch_limit": np.float32(np.inf),
     }
     kinds = parts.pop("kinds", {})
-    one_kind = {"bank_kind": np.zeros(len(parts["bank"]), np.int32)}
+    of_old = {
+        "bank_kind": np.zeros(len(parts["bank"]), np.int32),
+        "latent_bank": np.zeros((0, 0, 0, 0), np.float16),
+    }
     detector = Detector(
-        **one_kind | parts,
+        **of_old | parts,
         calibration=Calibration(**unknown | known),
-        kinds=tuple(Kind(**kinds[number]) for number in sorted(kinds, key=int)),
+        kinds=tuple(
+            Kind(**{"patch_limit": unknown["patch_limit"]} | kinds[number])
+            for number in sorted(kinds, key=int)
+        ),
         networks=build_networks(**description),
         settings=Settings(**settings),
     )

@@ -62,7 +62,8 @@ class Extension:
     Attributes:
       detector: the detector with it; the factor of the new kind is still 1.
       record: what was added, serialisable: the "images" by content, how many rows of the "bank" and
-        of the "patch_bank" they are, and their "scores" by their own calibration.
+        of the "patch_bank" and of the "latent_bank" they are, and their "scores" by their own
+        calibration.
       scores_before: of the same photographs, by the detector as it was.
     """
 
@@ -118,7 +119,7 @@ def extend(
         folds = banks.cross_fitted(parts, len(new), seed, calibration=calibration, counts=counts)
         for fold, chosen in folds:
             found[chosen] = scores(fold.replace(kinds=()), chosen)
-    kind = Kind(calibration.location, calibration.scale, jnp.float32(1.0))
+    kind = Kind(calibration.location, calibration.scale, jnp.float32(1.0), calibration.patch_limit)
     extended = banks.detector.replace(kinds=(*detector.kinds, kind))
     return Extension(
         detector=extended,
@@ -126,6 +127,7 @@ def extend(
             "images": list(new),
             "bank": len(extended.bank) - len(detector.bank),
             "patch_bank": len(extended.patch_bank) - len(detector.patch_bank),
+            "latent_bank": len(extended.latent_bank) - len(detector.latent_bank),
             "scores": found.tolist(),
         },
         scores_before=np.array(scores(_without(banks), parts)),

@@ -271,10 +271,13 @@ class FittedDetector:
             raise UserError("the detector was never extended: there is nothing to undo")
         d = self.detector
         rows, patches = len(d.bank) - last["bank"], len(d.patch_bank) - last["patch_bank"]
+        # Detectors of older versions restore nothing.
+        latents = len(d.latent_bank) - last.get("latent_bank", 0)
         detector = d.replace(
             bank=d.bank[:rows],
             bank_kind=d.bank_kind[:rows],
             patch_bank=d.patch_bank[:patches],
+            latent_bank=d.latent_bank[:latents],
             kinds=d.kinds[:-1],
         )
         made_of = {name: value for name, value in self.made_of.items() if name != "extensions"}

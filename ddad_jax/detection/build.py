@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
 from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
@@ -23,7 +23,7 @@ from ddad_jax.detection.detector import (
     with_reconstruct,
 )
 from ddad_jax.detection.evidence import Evidence, gather_evidence
-from ddad_jax.detection.reconstruction import extract, to_network_range
+from ddad_jax.detection.reconstruction import encode, extract, to_network_range
 from ddad_jax.machine.programs import compiled
 from ddad_jax.settings import Checked, setting
 
@@ -43,6 +43,7 @@ class BuildSettings(Checked):
       false_alarm_rate: share of normal images that may be called anomalous.
       pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
         be called anomalous, and so every anomalous image has a defective region, and no other has.
+      latent_bank_size: training images, at most, whose latents images are restored from.
       batch_size: images at a time.
       share_networks: whether the detectors of several categories share files of the networks that
         were not trained with them, in the folder `networks`; else each detector's file is whole.
@@ -53,6 +54,7 @@ class BuildSettings(Checked):
     calibration_size: int = setting(100, changes="detector", low=0)
     false_alarm_rate: float = setting(0.01, changes="detector", above=0, below=1)
     pixel_alarm_rate: float = setting(0.0, changes="detector", low=0, below=1)
+    latent_bank_size: int = setting(256, changes="detector", low=1)
     batch_size: int = setting(16, changes="nothing", low=1)
     share_networks: bool = setting(True, changes="nothing")
 
@@ -150,6 +152,7 @@ def fill_banks(
     latent_scale: Float[Array, " c"],
     alpha_bar: Float[Array, " table"],
     train_images: UInt8[np.ndarray, "n h w 3"],
+    train_latents: Float[np.ndarray, "n _h _w c"] | None,
     seed: int,
 ) -> Banks:
     """Fills the banks from the training images.
@@ -165,13 +168,15 @@ def fill_banks(
       latent_scale: per channel, what the shifted latent is multiplied by.
       alpha_bar: the schedule's table.
       train_images: normal images that the networks were trained on.
-      seed: of the choice of patches.
+      train_latents: theirs; None where images are not restored.
+      seed: of the choice of patches and latents.
     """
     pooled, candidates, norm = _features(networks, settings, build, extractor, train_images, seed)
     patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
     distances = _training_distances(pooled, settings)
     patch_bank, origins = _patch_bank(candidates * patch_scale, build.patch_bank_size, seed)
     unit = jnp.float32(1.0)
+    latents = np.zeros((0, 0, 0, 0)) if train_latents is None else train_latents
     detector = Detector(
         autoencoder=autoencoder,
         denoiser=denoiser,
@@ -184,7 +189,8 @@ def fill_banks(
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
         patch_bank=patch_bank,
         patch_scale=patch_scale,
-        calibration=Calibration({}, {}, unit, unit, unit, unit, jnp.zeros(0)),
+        latent_bank=_some(latents, build.latent_bank_size, seed),
+        calibration=Calibration({}, {}, unit, unit, unit, unit, jnp.zeros(0), unit),
         kinds=(),
         networks=networks,
         settings=settings,
@@ -218,6 +224,10 @@ def extend_banks(
     )
     pooled = pooled[: len(images)]
     points, origins = _flat(candidates * detector.patch_scale)
+    latents = detector.latent_bank
+    if detector.settings.restores:
+        some = _some(_latents(detector, images, build.batch_size), build.latent_bank_size, seed)
+        latents = jnp.concatenate([latents, some])
     kept, size = len(detector.patch_bank), min(build.patch_bank_size, len(points))
     if size:
         choose = jax.jit(patches.extend_coreset, static_argnums=2)
@@ -230,10 +240,31 @@ def extend_banks(
                 [detector.bank_kind, jnp.full(len(pooled), len(detector.kinds) + 1, jnp.int32)]
             ),
             patch_bank=jnp.concatenate([detector.patch_bank, points]),
+            latent_bank=latents,
         ),
         np.append(np.full(kept, -1), origins),
         before=len(detector.bank),
     )
+
+
+def _latents(
+    detector: Detector, images: UInt8[np.ndarray, "n size size 3"], batch_size: int
+) -> Float[np.ndarray, "n h w c"]:
+    d = detector
+
+    @jax.jit
+    def encoded(variables, batch):
+        pixels = to_network_range(batch, d.settings.image_size)
+        return encode(d.networks.autoencoder, variables, d.latent_shift, d.latent_scale, pixels)
+
+    size = fitted_batch_size(batch_size, len(images))
+    return np.concatenate(list(batched(partial(encoded, d.autoencoder), images, size, "encode")))
+
+
+def _some(latents: Float[np.ndarray, "n h w c"], most: int, seed: int) -> Float16[Array, "m h w c"]:
+    """As many of the latents as are kept, drawn."""
+    drawn = np.random.default_rng(seed).permutation(len(latents))[:most]
+    return jnp.asarray(latents[np.sort(drawn)], jnp.float16)
 
 
 def _patch_side(detector: Detector) -> int:

@@ -19,6 +19,8 @@ RECONSTRUCTED = ("latent", "feature")
 LEAST_IMAGES = 10
 # Part of the usual scale that is left at any noise level, however steep the fit.
 LEAST_SCALE = 0.05
+# The share of normal images none of whose patches is made anew.
+UNTOUCHED = 0.75
 
 
 def calibrate(
@@ -52,7 +54,17 @@ def calibrate(
     assert isinstance(heat, Array)  # There is evidence of at least one kind.
     scores = np.asarray(heat.max((1, 2)), np.float64)
     sigma_threshold = three_sigma(np.asarray(heat))
-    calibration = Calibration(location, scale, 0.0, 0.0, jnp.float32(sigma_threshold), 0.0, None)
+    peaks = evidence.extremes["patch"][:, 1] if "patch" in evidence.extremes else jnp.inf
+    calibration = Calibration(
+        location=location,
+        scale=scale,
+        threshold=0.0,
+        pixel_threshold=0.0,
+        sigma_threshold=jnp.float32(sigma_threshold),
+        spread=0.0,
+        scores=None,
+        patch_limit=jnp.quantile(peaks, UNTOUCHED).astype(jnp.float32),
+    )
     return with_thresholds(calibration, scores, false_alarm_rate, pixel_alarm_rate)
 
 

@@ -67,6 +67,9 @@ class Settings(Checked):
       patch_stages: stages of the extractor, from 1, whose features describe a patch.
       patch_weight: weight in [0, 1] of the patch map where scoring is "fused".
       smallest_region: share of a photograph; defective regions below are specks, and left out.
+      reconstruction: what the image without defect is. "denoised": the paper's, whose latent the
+        maps compare. "restored": the image's own latent, made anew from training latents where
+        patches are like no normal one; as "denoised" where the patch map has no weight.
       reconstruct: whether the image without defect is made of every image, or only where it is
         asked for. Where the feature map has no weight (λ = 1) the decoder serves nothing else.
     """
@@ -95,6 +98,7 @@ class Settings(Checked):
     patch_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
     smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
+    reconstruction: Literal["denoised", "restored"] = setting("denoised", changes="detector")
     reconstruct: bool = setting(True, changes="figures")
 
     def check_together(self) -> None:
@@ -111,6 +115,12 @@ class Settings(Checked):
             if not getattr(self, name):
                 raise SettingError(name, "is empty; name at least one of the stages 1, 2, 3")
 
+    @property
+    def restores(self) -> bool:
+        """Whether the image without defect is restored by the patch map."""
+        patches_count = self.scoring == "fused" and self.patch_weight > 0
+        return self.reconstruction == "restored" and patches_count
+
 
 class Calibration(flax.struct.PyTreeNode):
     """What normal images that no network was trained on look like to the detector.
@@ -126,6 +136,8 @@ class Calibration(flax.struct.PyTreeNode):
       spread: scalar; the scale of normal images' scores about their median, in units of the score.
       scores: of the normal images that the thresholds are from, [n]; none where a file of an older
         format does not say.
+      patch_limit: scalar; patches farther than this from the nearest normal one are made anew where
+        images are restored.
     """
 
     location: dict[str, Leaf]
@@ -135,6 +147,7 @@ class Calibration(flax.struct.PyTreeNode):
     sigma_threshold: Leaf
     spread: Leaf
     scores: Leaf
+    patch_limit: Leaf
 
 
 class Kind(flax.struct.PyTreeNode):
@@ -145,11 +158,13 @@ class Kind(flax.struct.PyTreeNode):
       scale: see `Calibration`.
       factor: scalar; what its anomaly maps are multiplied by, so that its threshold becomes the
         detector's.
+      patch_limit: see `Calibration`.
     """
 
     location: dict[str, Leaf]
     scale: dict[str, Leaf]
     factor: Leaf
+    patch_limit: Leaf
 
 
 class Detector(flax.struct.PyTreeNode):
@@ -166,6 +181,8 @@ class Detector(flax.struct.PyTreeNode):
       patch_bank: scaled features of normal patches, float [m, p]; empty where scoring is "paper".
       patch_scale: what each feature of a patch is multiplied by, so that every stage counts alike,
         float [p].
+      latent_bank: latents of training images, float16 [l, h, w, c]; empty where images are not
+        restored.
       calibration: see `Calibration`.
       kinds: those that it was extended by. An image is of the kind of the row of the bank that it
         is nearest to.
@@ -183,6 +200,7 @@ class Detector(flax.struct.PyTreeNode):
     bin_edges: Leaf
     patch_bank: Leaf
     patch_scale: Leaf
+    latent_bank: Leaf
     calibration: Calibration
     kinds: tuple[Kind, ...]
     networks: Networks = flax.struct.field(pytree_node=False)

@@ -25,6 +25,7 @@ from ddad_jax.detection.reconstruction import (
     reconstruct_latent,
     to_network_range,
 )
+from ddad_jax.detection.restoration import places_to_restore, restore
 
 
 class Evidence(flax.struct.PyTreeNode):
@@ -96,15 +97,25 @@ def _evidence_of(
 
     scaling = (d.latent_shift, d.latent_scale)
     latent = encode(n.autoencoder, d.autoencoder, *scaling, pixels)
-    reconstructed = reconstruct_latent(
+    denoised = reconstruct_latent(
         n.denoiser, d.denoiser, d.alpha_bar, s, latent, level, jax.random.key(0)
     )
-    reconstruction = decode(n.autoencoder, d.autoencoder, *scaling, reconstructed)
-    reconstructed_features = extract(n.extractor, d.extractor, reconstruction)
 
-    maps = reconstruction_maps(s, latent, reconstructed, features, reconstructed_features)
+    # The compiler drops what nothing else needs: the decoder, and features of what it makes.
+    def decoded(latent):
+        pixels = decode(n.autoencoder, d.autoencoder, *scaling, latent)
+        return pixels, extract(n.extractor, d.extractor, pixels)
+
+    reconstruction, reconstructed_features = decoded(denoised)
+    maps = reconstruction_maps(s, latent, denoised, features, reconstructed_features)
+    kind = nearest_kind(d, features) if d.kinds else None
     if "patch" in evidence_weights(s):
-        maps["patch"] = patch_map(d, features)
+        distances = patch_distances(d, features)
+        maps["patch"] = anomaly_map.resize(distances, s.image_size)
+        if s.restores:
+            places = places_to_restore(distances, _patch_limit(d, kind), latent.shape[1])
+            restored = restore(latent, places, d.latent_bank)
+            reconstruction, reconstructed_features = decoded(restored)
     return Evidence(
         maps={kind: anomaly_map.gaussian_blur(m, s.blur) for kind, m in maps.items()},
         extremes={
@@ -118,7 +129,7 @@ def _evidence_of(
         reconstruction=((reconstruction + 1.0) * 127.5).round().astype(jnp.uint8)
         if s.reconstruct
         else None,
-        kind=nearest_kind(d, features) if d.kinds else None,
+        kind=kind,
     )
 
 
@@ -170,7 +181,6 @@ def reconstruction_maps(
     if "latent" in weights:
         maps["latent"] = anomaly_map.latent_map(latent, reconstructed, size)
     if "feature" in weights:
-        # The compiler drops what nothing else needs: the decoder, and features of what it makes.
         both = _compared(features, settings), _compared(reconstructed_features, settings)
         maps["feature"] = anomaly_map.feature_map(*both, size)
     return maps
@@ -183,14 +193,23 @@ def _compared(
     return [patches.neighbourhood_mean(stage, settings.feature_pooling) for stage in chosen]
 
 
-def patch_map(
+def patch_distances(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
-) -> Float[Array, "b size size"]:
-    """How far each pixel's patch is from the nearest normal one, not blurred yet."""
+) -> Float[Array, "b _rows _columns"]:
+    """How far each patch is from the nearest normal one."""
     chosen = [features[stage - 1] for stage in detector.settings.patch_stages]
     described = patches.describe(chosen) * detector.patch_scale
-    distances = patches.distance_map(described, detector.patch_bank)
-    return anomaly_map.resize(distances, detector.settings.image_size)
+    return patches.distance_map(described, detector.patch_bank)
+
+
+def _patch_limit(
+    detector: Detector, kind: Int[Array, " b"] | None
+) -> Float[Array, " b"] | Float[Array, ""]:
+    """The distance up to which a patch is kept, of each image by its kind."""
+    if kind is None:
+        return detector.calibration.patch_limit
+    limits = [detector.calibration.patch_limit, *(each.patch_limit for each in detector.kinds)]
+    return jnp.stack(limits)[kind]
 
 
 def evidence_weights(settings: Settings) -> dict[str, float]:

@@ -139,6 +139,7 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
         latent_scale=scale,
         alpha_bar=made.alpha_bar,
         train_images=category.train_images,
+        train_latents=made.latents(category.train_images) if settings.restores else None,
         seed=seed,
     )
     tiled = category.preprocessing.tile

@@ -22,9 +22,27 @@ NETWORKS = ("autoencoder", "denoiser", "extractor")
 IMMATERIAL = ("remat",)
 # What each preset decides, of the settings of detection, where they are not given themselves.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"scoring": "paper", "num_steps": 10, "latent_weight": 0.85, "reconstruct": True},
-    "full": {"scoring": "fused", "num_steps": 2, "latent_weight": 1.0, "reconstruct": True},
-    "fast": {"scoring": "fused", "num_steps": 2, "latent_weight": 1.0, "reconstruct": False},
+    "paper": {
+        "scoring": "paper",
+        "num_steps": 10,
+        "latent_weight": 0.85,
+        "reconstruction": "denoised",
+        "reconstruct": True,
+    },
+    "full": {
+        "scoring": "fused",
+        "num_steps": 2,
+        "latent_weight": 1.0,
+        "reconstruction": "restored",
+        "reconstruct": True,
+    },
+    "fast": {
+        "scoring": "fused",
+        "num_steps": 2,
+        "latent_weight": 1.0,
+        "reconstruction": "restored",
+        "reconstruct": False,
+    },
 }
 
 
@@ -188,10 +206,10 @@ class Config(Checked):
 
     Attributes:
       preset: what detection takes its time for. "paper": the method as published, in ten steps.
-        "full": the distance of each patch to the nearest normal patch counts besides, and two steps
-        do. "fast": the same, but images without defect are made only where they are asked for. It
-        decides detection.scoring, num_steps, latent_weight and reconstruct, each where it is not
-        given itself.
+        "full": the distance of each patch to the nearest normal patch counts besides, two steps do,
+        and images are restored where patches are like no normal one. "fast": the same, but images
+        without defect are made only where they are asked for. It decides detection.scoring,
+        num_steps, latent_weight, reconstruction and reconstruct, each where it is not given itself.
       seed: of all that is drawn: the split, weights, batches, noise, banks.
       dtype: compute type of autoencoder and denoiser; parameters are always float32, and so are the
         extractor's features.

@@ -1,0 +1,69 @@
+"""Restoring: what is like no normal patch is made anew from normal images; the rest is kept.
+
+A denoiser that starts from the scaled latent keeps what it sees, and a large defect with it. So
+where the patch map says that no good part looks like this, the latent is forgotten, and is filled
+with the mean of training latents at that place, each weighted by how well it agrees with what
+surrounds the gap. It is what the best denoiser of the training latents would answer to noise in the
+gap that saw its surroundings alone (method of the nearest exemplars; compare Kamb and Ganguli,
+arXiv 2412.20292).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ddad_jax.detection.anomaly_map import gaussian_blur
+
+# Standard deviation of the surroundings that count, as a share of the latent's side.
+REACH = 1 / 8
+# Training latents count by exp(-distance / (SHARPNESS · the smallest distance)).
+SHARPNESS = 0.2
+# What places farther than the blur reaches count for, so that every gap has surroundings.
+FAR = 1e-4
+
+
+def places_to_restore(
+    distances: Float[Array, "b _h _w"], limit: Float[Array, " b"] | Float[Array, ""], side: int
+) -> Bool[Array, "b side side"]:
+    """Where the latent is made anew: patches beyond the limit, and the places next to them.
+
+    Args:
+      distances: of each patch to the nearest normal one.
+      limit: the largest distance that is kept, of each image or of all.
+      side: of the latent.
+    """
+    b = distances.shape[0]
+    on_latent = jax.image.resize(distances, (b, side, side), "linear")
+    beyond = on_latent > jnp.broadcast_to(limit, b)[:, None, None]
+    return jax.lax.reduce_window(beyond, False, jax.lax.bitwise_or, (1, 3, 3), (1, 1, 1), "SAME")
+
+
+def restore(
+    latent: Float[Array, "b h w c"],
+    places: Bool[Array, "b h w"],
+    bank: Float[Array, "n h w c"],
+) -> Float[Array, "b h w c"]:
+    """The latents, their places filled from the bank.
+
+    Args:
+      latent: z of each image.
+      places: to be made anew.
+      bank: latents of training images.
+    """
+    # One at a time: each is compared with the whole bank.
+    return jax.lax.map(lambda one: _filled(*one, bank), (latent, places))
+
+
+def _filled(
+    latent: Float[Array, "h w c"], places: Bool[Array, "h w"], bank: Float[Array, "n h w c"]
+) -> Float[Array, "h w c"]:
+    kept = 1.0 - places.astype(jnp.float32)
+    errors = jnp.square(bank.astype(jnp.float32) - latent).mean(-1) * kept
+    sigma = REACH * latent.shape[0]
+    near, known = gaussian_blur(errors, sigma), gaussian_blur(kept[None], sigma)
+    whole = errors.sum((1, 2)) / jnp.maximum(kept.sum(), 1.0)
+    distance = near / (known + FAR) + FAR * whole[:, None, None]
+    smallest = jnp.maximum(distance.min(0), 1e-12)
+    weights = jax.nn.softmax(-distance / (SHARPNESS * smallest), axis=0)
+    filled = jnp.einsum("nhw,nhwc->hwc", weights, bank.astype(jnp.float32))
+    return jnp.where(places[..., None], filled, latent)
