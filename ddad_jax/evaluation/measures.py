@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # What a figure is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
-# defective regions by thresholds from good images, reconstructions, or what D3AD's code computes,
-# which protocol "paper" adds.
-Kind = Literal["calibration", "decision", "image", "pixel", "region", "restored", "d3ad"]
+# defective regions by thresholds from good images, what MVTec LOCO AD is judged by, which only it
+# has, reconstructions, or what D3AD's code computes, which protocol "paper" adds.
+Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "restored", "d3ad"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ MEASURES = (
     # Of good images, and so the same in all rows.
     Measure("false_regions", "false regions a good image", "region", column=False),
     Measure("seg_f1", "SegF1 (MVTec AD 2)", "region"),
+    Measure("auspro_0.05", "AU-sPRO (0.05)", "loco"),
+    # Of one kind of defect they are its own, which stand beside them.
+    Measure("image_auroc_kinds", "image AUROC, mean of kinds of defect", "loco", column=False),
+    Measure("auspro_0.05_kinds", "AU-sPRO (0.05), mean of kinds of defect", "loco", column=False),
     Measure("normality_restored", "normality restored", "restored"),
     Measure("image_auroc_d3ad", "image AUROC, D3AD's code", "d3ad", paper="image AUROC"),
     _threshold("threshold_d3ad", "threshold from test labels", "d3ad"),

@@ -1,5 +1,6 @@
 """Small pictures and folders of them, for tests."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,4 +85,54 @@ def make_rearranged_visa(root: Path, category: str = "candle") -> Path:
     for index in range(2):
         save(picture(20 + index), home / f"test/bad/{index:03d}.JPG")
         save(square_mask(), home / f"ground_truth/bad/{index:03d}.png")
+    return root
+
+
+def make_mvtec_ad2(root: Path, category: str = "can") -> Path:
+    """One object of MVTec AD 2: 3 train, 2 validation, 1 + 2 public and 2 of each private image."""
+    home = root / category
+    for index in range(3):
+        save(picture(index), home / f"train/good/{index:03d}_regular.png")
+    for index in range(2):
+        save(picture(5 + index), home / f"validation/good/{index:03d}_regular.png")
+    public = home / "test_public"
+    save(picture(10), public / "good/000_regular.png")
+    for index, lighting in enumerate(("overexposed", "shift_1")):
+        save(picture(20 + index), public / f"bad/{index:03d}_{lighting}.png")
+        save(square_mask(), public / f"ground_truth/bad/{index:03d}_{lighting}_mask.png")
+    for index in range(2):
+        save(picture(30 + index), home / f"test_private/{index:03d}_regular.png")
+        save(picture(40 + index), home / f"test_private_mixed/{index:03d}_mixed.png")
+    return root
+
+
+def make_mvtec_loco(root: Path, category: str = "pushpins") -> Path:
+    """One category of MVTec LOCO AD, with a logical anomaly of two masks and a structural one."""
+    home = root / category
+    for index in range(3):
+        save(picture(index), home / f"train/good/{index:03d}.png")
+    for index in range(2):
+        save(picture(5 + index), home / f"validation/good/{index:03d}.png")
+    save(picture(10), home / "test/good/000.png")
+    marked = home / "ground_truth"
+    save(picture(20), home / "test/logical_anomalies/000.png")
+    save(square_mask(value=255), marked / "logical_anomalies/000/000.png")
+    save(np.roll(square_mask(value=254), 6, axis=1), marked / "logical_anomalies/000/001.png")
+    save(picture(21), home / "test/structural_anomalies/000.png")
+    save(square_mask(value=251), marked / "structural_anomalies/000/000.png")
+    kinds = (
+        ("missing_pushpin", 255, 30, False),
+        ("two_pushpins", 254, 10**6, False),
+        ("broken", 251, 0.5, True),
+    )
+    table = [
+        {
+            "defect_name": name,
+            "pixel_value": value,
+            "saturation_threshold": threshold,
+            "relative_saturation": relative,
+        }
+        for name, value, threshold, relative in kinds
+    ]
+    (home / "defects_config.json").write_text(json.dumps(table))
     return root
