@@ -8,12 +8,17 @@ from absl import logging
 
 from ddad_jax.data import (
     btad,
+    dagm,
     elpv,
     folder,
+    ksdd,
+    ksdd2,
     manifest,
     mvtec,
+    mvtec_3d,
     mvtec_ad2,
     mvtec_loco,
+    real_iad,
     synthetic,
     tfds,
     visa,
@@ -22,7 +27,10 @@ from ddad_jax.data.sample import Source
 from ddad_jax.errors import UserError
 
 # All there are: a data set is a module of this package and its name here.
-_MODULES = (btad, elpv, folder, manifest, mvtec, mvtec_ad2, mvtec_loco, synthetic, tfds, visa)
+_MODULES = (
+    *(btad, dagm, elpv, folder, ksdd, ksdd2, manifest, mvtec, mvtec_3d, mvtec_ad2, mvtec_loco),
+    *(real_iad, synthetic, tfds, visa),
+)
 DATASETS = {each.DATASET.name: each.DATASET for each in _MODULES}
 
 

@@ -52,8 +52,9 @@ class DataSettings(Checked):
     """Where images come from and how they are prepared, in the order in which that happens.
 
     Attributes:
-      source: the kind of data set, of docs/datasets.md: "mvtec", "mvtec_ad2", "mvtec_loco", "visa",
-        "btad", "folder", "manifest", "elpv", "tfds" or "synthetic".
+      source: the kind of data set, of docs/datasets.md: "mvtec", "mvtec_ad2", "mvtec_loco",
+        "mvtec_3d", "visa", "real_iad", "btad", "ksdd", "ksdd2", "dagm" or "elpv"; or "folder",
+        "manifest", "tfds" or "synthetic".
       root: the folder, or the table, that holds it.
       category: the product; empty: every category under the root, one after the other, each in a
         folder of its own.

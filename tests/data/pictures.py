@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -135,4 +136,87 @@ def make_mvtec_loco(root: Path, category: str = "pushpins") -> Path:
         for name, value, threshold, relative in kinds
     ]
     (home / "defects_config.json").write_text(json.dumps(table))
+    return root
+
+
+def make_mvtec_3d(root: Path, category: str = "bagel") -> Path:
+    """One category of MVTec 3D-AD, whose good test images have empty masks."""
+    home = root / category
+    (home / "calibration").mkdir(parents=True)
+    (home / "calibration/camera_parameters.json").write_text("{}")
+    for split, count in (("train", 3), ("validation", 2)):
+        for index in range(count):
+            save(picture(index + len(split)), home / f"{split}/good/rgb/{index:03d}.png")
+            save(np.zeros((20, 24), np.float32), home / f"{split}/good/xyz/{index:03d}.tiff")
+    for seed, (kind, value) in enumerate((("good", 0), ("hole", 255))):
+        save(picture(20 + seed), home / f"test/{kind}/rgb/000.png")
+        save(square_mask(value=value), home / f"test/{kind}/gt/000.png")
+        save(np.zeros((20, 24), np.float32), home / f"test/{kind}/xyz/000.tiff")
+    return root
+
+
+def make_real_iad(root: Path, category: str = "audiojack", nested: bool = True) -> Path:
+    """One category of Real-IAD: two views of two good parts to learn from, and a bad one."""
+    home = root / "realiad_1024" / category
+    table: dict[str, Any] = {"meta": {"normal_class": "OK", "prefix": f"{category}/"}}
+    table |= {"train": [], "test": []}
+    for seed, (part, split, kind) in enumerate(
+        ((1, "train", "OK"), (2, "train", "OK"), (3, "test", "OK"), (4, "test", "BX"))
+    ):
+        folder = f"OK/S{part:04d}" if kind == "OK" else f"NG/{kind}/S{part:04d}"
+        word = "OK" if kind == "OK" else f"NG_{kind}"
+        for view in (1, 2):
+            stem = f"{folder}/{category}_{part:04d}_{word}_C{view}_20230915102029"
+            save(picture(10 * seed + view), home / f"{stem}.jpg")
+            # The defect is not seen from everywhere.
+            seen = kind != "OK" and view == 1
+            if seen:
+                save(square_mask(), home / f"{stem}.png")
+            table[split].append(
+                {
+                    "category": category,
+                    "anomaly_class": kind if seen else "OK",
+                    "image_path": f"{stem}.jpg",
+                    "mask_path": f"{stem}.png" if seen else None,
+                }
+            )
+    splits = root / "realiad_jsons" / ("realiad_jsons" if nested else "")
+    splits.mkdir(parents=True, exist_ok=True)
+    (splits / f"{category}.json").write_text(json.dumps(table))
+    return root
+
+
+def make_ksdd(root: Path) -> Path:
+    """KolektorSDD: three items of five images; one image of each has a defect."""
+    for item in range(1, 4):
+        for part in range(5):
+            stem = f"kos{item:02d}/Part{part}"
+            save(picture(10 * item + part), root / f"{stem}.jpg")
+            save(square_mask(value=255 * (part == 2)), root / f"{stem}_label.bmp")
+    return root
+
+
+def make_ksdd2(root: Path) -> Path:
+    """KolektorSDD2: three training and two test images, one of each defective."""
+    for split, numbers in (("train", (10000, 10001, 10002)), ("test", (20000, 20001))):
+        for number in numbers:
+            save(picture(number), root / f"{split}/{number}.png")
+            marked = square_mask(value=255 * (number % 10000 == 1))
+            save(marked, root / f"{split}/{number}_GT.png")
+    return root
+
+
+def make_dagm(root: Path, category: str = "Class1") -> Path:
+    """One class of DAGM 2007: three training and two test images, one of each defective."""
+    for split, numbers in (("Train", (576, 577, 578)), ("Test", (1, 2))):
+        home = root / category / split
+        lines = ["1"]
+        for number in numbers:
+            save(picture(number), home / f"{number:04d}.PNG")
+            defective = number in (577, 2)
+            if defective:
+                save(square_mask(), home / f"Label/{number:04d}_label.PNG")
+            mask = f"{number:04d}_label.PNG" if defective else "0"
+            lines.append(f"{number}\t{int(defective)}\t{number:04d}.PNG\t0\t{mask}")
+        (home / "Label/Labels.txt").write_text("\n".join(lines))
     return root

@@ -14,9 +14,14 @@ from tests.data.pictures import make_mvtec
 
 LAYOUTS = {
     "btad": pictures.make_btad,
+    "dagm": pictures.make_dagm,
+    "ksdd": pictures.make_ksdd,
+    "ksdd2": pictures.make_ksdd2,
     "mvtec": pictures.make_mvtec,
+    "mvtec_3d": pictures.make_mvtec_3d,
     "mvtec_ad2": pictures.make_mvtec_ad2,
     "mvtec_loco": pictures.make_mvtec_loco,
+    "real_iad": pictures.make_real_iad,
     "visa": pictures.make_visa,
 }
 
