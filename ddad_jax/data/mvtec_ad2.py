@@ -19,6 +19,7 @@ from ddad_jax.data.layout import Layout, read_layout
 from ddad_jax.data.sample import UNKNOWN, Sample
 from ddad_jax.errors import UserError
 
+OBJECTS = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
 PUBLIC = "test_public"
 # Those that MVTec's server evaluates.
 PRIVATE = ("test_private", "test_private_mixed")

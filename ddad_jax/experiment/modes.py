@@ -55,6 +55,7 @@ MODES = {
     "evaluate": "score the test images with the detector that is there",
     "validate": "plant defects in good images that were held out, and say which are found",
     "predict": "score the images of --images with the detector of --workdir or --detector",
+    "submit": "write what MVTec AD 2's server takes of its private images, to --output",
     "extend": "teach a detector a new kind of good part by --images, without training; --undo",
     "threshold": "give a detector the threshold of --rate or --value, or its own again",
     "ablate": "one table of every combination of what --vary names, on one trained model",

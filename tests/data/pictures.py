@@ -164,9 +164,10 @@ def make_real_iad(root: Path, category: str = "audiojack", nested: bool = True) 
         ((1, "train", "OK"), (2, "train", "OK"), (3, "test", "OK"), (4, "test", "BX"))
     ):
         folder = f"OK/S{part:04d}" if kind == "OK" else f"NG/{kind}/S{part:04d}"
-        word = "OK" if kind == "OK" else f"NG_{kind}"
+        # As released: two underscores before the number of a bad part of some categories.
+        word = f"_{part:04d}_OK" if kind == "OK" else f"__{part:04d}_NG_{kind}"
         for view in (1, 2):
-            stem = f"{folder}/{category}_{part:04d}_{word}_C{view}_20230915102029"
+            stem = f"{folder}/{category}{word}_C{view}_20230915102029"
             save(picture(10 * seed + view), home / f"{stem}.jpg")
             # The defect is not seen from everywhere.
             seen = kind != "OK" and view == 1

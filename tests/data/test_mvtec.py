@@ -137,7 +137,6 @@ def test_a_folder_of_masks_that_is_empty(tmp_path):
 
 
 def test_mpdd_has_the_same_layout(tmp_path):
-    """Its names and suffixes, as github.com/stepanje/MPDD describes them."""
     home = tmp_path / "bracket_black"
     for name in ("train/good/000.png", "test/good/000.png", "test/hole/000.png"):
         save(picture(len(name)), home / name)
