@@ -33,12 +33,16 @@ def require_tifffile() -> None:
         ) from error
 
 
-def not_written(folder: Path, samples: Iterable[Sample]) -> list[Sample]:
-    """Those of some samples of which the folder lacks a file."""
+def not_written(folder: Path, samples: Iterable[Sample], detector: Path) -> list[Sample]:
+    """Those of some samples of which the folder has no two files newer than the detector's."""
+    since = detector.stat().st_mtime_ns
     return [
         sample
         for sample in samples
-        if not all(path.is_file() for path in _paths(folder, sample.name))
+        if not all(
+            path.is_file() and path.stat().st_mtime_ns >= since
+            for path in _paths(folder, sample.name)
+        )
     ]
 
 

@@ -21,7 +21,9 @@ from ddad_jax.training.mesh import make_mesh
 
 
 def submit(config: Config, workdir: Path, folder: Path) -> None:
-    """Scores the private images of every object with its detector; what is written stays.
+    """Scores the private images of every object with its detector.
+
+    What that detector has written before stays.
 
     Args:
       config: that the detectors were made with.
@@ -47,9 +49,10 @@ def submit(config: Config, workdir: Path, folder: Path) -> None:
         for category in categories
     }
     for category in categories:
-        samples = not_written(folder, private[category.name])
+        fitted = detector_to_evaluate(category)
+        samples = not_written(folder, private[category.name], category.detector_path)
         if samples:
-            _write(folder, samples, detector_to_evaluate(category), config)
+            _write(folder, samples, fitted, config)
     logging.info("see %s", folder)
     missing = sorted({*OBJECTS} - {*private})
     if missing:
