@@ -1,10 +1,10 @@
 """What the settings and commands know of a kind of data set."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddad_jax.data.files import subfolders
 from ddad_jax.data.sample import Source
 
 # The categories that lie under a root; none where it is another data set's.
@@ -31,22 +31,16 @@ class Dataset:
     shared: bool = False
 
 
-def folders_with(*needed: str, or_else: tuple[str, ...] = ()) -> Find:
+def folders_with(*needed: str) -> Find:
     """Finds the folders in a root that hold all of some folders or files.
 
     Args:
         *needed: paths below a category's folder.
-        or_else: others, which do as well.
     """
 
     def find(root: Path) -> list[str]:
-        return [
-            folder.name
-            for folder in subfolders(root)
-            if any(
-                paths and all((folder / path).exists() for path in paths)
-                for paths in (needed, or_else)
-            )
-        ]
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        return [name for name in names if all((root / name / path).exists() for path in needed)]
 
     return find

@@ -101,4 +101,10 @@ def recognise(source: str, root: str | Path) -> str:
 
 def _found(name: str, root: str | Path) -> list[str]:
     find = DATASETS[name].find if name in DATASETS else None
-    return find(Path(root)) if find and str(root) and Path(root).is_dir() else []
+    if find is None or not str(root) or not Path(root).is_dir():
+        return []
+    try:
+        return find(Path(root))
+    except OSError:
+        # The source itself says best what cannot be read.
+        return []

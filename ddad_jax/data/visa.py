@@ -93,10 +93,9 @@ def _read_row(root: Path, place: str, row: dict[str, str]) -> Sample:
     )
 
 
-DATASET = Dataset(
-    "visa",
-    "VisA",
-    visa_source,
-    folders_with("Data/Images", or_else=("train/good",)),
-    shared=True,
-)
+def _find(root: Path) -> list[str]:
+    released, rearranged = folders_with("Data/Images"), folders_with("train/good")
+    return sorted({*released(root), *rearranged(root)})
+
+
+DATASET = Dataset("visa", "VisA", visa_source, _find, shared=True)

@@ -47,7 +47,8 @@ def regions_of(
     for sample in samples:
         found = []
         for mask, saturation in source.read_regions(sample):
-            pixels = np.flatnonzero(mask if fit is None else fit(mask))
+            # Of large photographs there are many.
+            pixels = np.flatnonzero(mask if fit is None else fit(mask)).astype(np.int32)
             if len(pixels):
                 share = saturation / int(mask.sum())
                 found.append(Saturating(pixels, share * len(pixels)))

@@ -89,3 +89,15 @@ def test_a_folder_of_another_data_set_is_said(tmp_path, caplog):
     assert "is laid out as MVTec LOCO AD, but data.source is 'mvtec'" in caplog.text
     with pytest.raises(UserError, match="as MVTec AD, but .* use --config.data.source=mvtec"):
         check_recognised("btad", tmp_path / "mvtec")
+
+
+@pytest.mark.usefixtures("bound_by_permissions")
+def test_of_a_folder_that_cannot_be_read_the_source_says_so(tmp_path):
+    root = make_mvtec(tmp_path / "data")
+    root.chmod(0o300)
+    try:
+        assert recognise("folder", root) == ""
+        with pytest.raises(UserError, match="cannot be read .Permission denied."):
+            build_source("folder", root, "")
+    finally:
+        root.chmod(0o755)
