@@ -3,7 +3,7 @@
 A new measure is its computation and one line in `MEASURES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,6 +96,12 @@ PROTOCOL_NOTES = {
 def keys(kind: Kind) -> tuple[str, ...]:
     """The names of a kind's figures in metrics.json."""
     return tuple(measure.key for measure in MEASURES if measure.kind == kind)
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of a figure; None where there is none, or one of them cannot be had."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def shown(value: float | int | None) -> str:

@@ -4,7 +4,7 @@ A figure that cannot be had, because the test set lacks what it compares, is Non
 says why.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,7 +24,7 @@ from ddad_jax.evaluation.aupro import (
 )
 from ddad_jax.evaluation.binary import binary_figures
 from ddad_jax.evaluation.intervals import intervals
-from ddad_jax.evaluation.measures import keys
+from ddad_jax.evaluation.measures import keys, mean_of
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.saturation import Saturating, saturated
 from ddad_jax.evaluation.segmentation import count_pixels, region_figures
@@ -126,7 +126,8 @@ def compute_metrics(
     }
     if p.regions is not None:
         for name in (AUSPRO, "image_auroc"):
-            metrics[f"{name}_kinds"] = _mean(metrics["per_defect"].values(), name)
+            of_kinds = [kind[name] for kind in metrics["per_defect"].values()]
+            metrics[f"{name}_kinds"] = mean_of(of_kinds)
             if metrics[f"{name}_kinds"] is None:
                 undefined[f"{name}_kinds"] = f"a kind of defect has no {name}, or there is none"
     metrics["per_size"] = [
@@ -215,13 +216,6 @@ def _median_distances(p: Predictions, chosen: Bool[np.ndarray, " n"]) -> dict[st
     return {
         of: float(np.median(each[chosen])) for of, each in distances.items() if each is not None
     }
-
-
-def _mean(parts: Collection[Mapping[str, float | None]], name: str) -> float | None:
-    """The mean of a figure over parts of the test set; None where one has none."""
-    values = [part[name] for part in parts]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _decisions(

@@ -137,7 +137,7 @@ def _prepare(categories: Sequence[Category]) -> None:
     data = categories[0].config.data
     recognised = recognise(data.source, data.root)
     if recognised:
-        print(f"{data.root}: {DATASETS[recognised].title}\n")
+        print(f"{data.root} is laid out as {DATASETS[recognised].title}\n")
     for category in categories:
         path = category.workdir / "data.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
