@@ -30,6 +30,8 @@ setup(
         "heic": ["pillow-heif>=1.0"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
+        # 16-bit floating-point maps for MVTec AD 2's server.
+        "submission": ["tifffile>=2024.8"],
         "test": [
             "axe-playwright-python>=0.1.4",
             "beartype>=0.20",
@@ -45,6 +47,7 @@ setup(
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "tifffile>=2024.8",
             "torch==2.13.0",
         ],
     },

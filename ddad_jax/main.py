@@ -24,6 +24,7 @@ from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
+from ddad_jax.experiment.submitting import submit
 from ddad_jax.machine import interrupts, kernels, processes, programs
 from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.storage import local_path, only_run
@@ -31,7 +32,7 @@ from ddad_jax.machine.storage import local_path, only_run
 PACKAGE = Path(ddad_jax.__file__).parent
 INTERRUPTED = "interrupted: the same command goes on from what is done"
 # Modes that several processes do not share.
-ONE_PROCESS = ("ablate", "benchmark")
+ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
 WITH_DETECTOR = ("predict", "extend", "threshold")
 
@@ -47,7 +48,7 @@ WORKDIR = _text("workdir", "folder for everything that the run writes")
 IMAGES = _text("images", "predict: a folder of images, or one image; extend: good images")
 DETECTOR = _text("detector", "predict, extend, threshold: a detector's file, not --workdir's")
 OUTPUT = _text(
-    "output", "convert, extend, threshold: the file to write; predict: folder for results"
+    "output", "convert, extend, threshold: the file to write; predict, submit: folder for results"
 )
 WATCH = flags.DEFINE_bool(
     "watch", False, "predict: go on with the images that appear in the folder, until it is stopped",
@@ -174,6 +175,8 @@ def main(argv: Sequence[str]) -> None:
         _begin(mode, workdir)
         if mode == "benchmark":
             modes.benchmark(config, workdir)
+        elif mode == "submit":
+            submit(config, workdir, _path(OUTPUT) or workdir / "submission")
         elif mode == "ablate":
             modes.ablate(config, workdir, VARY.value)
         else:

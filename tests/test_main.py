@@ -133,6 +133,7 @@ def test_what_would_spoil_a_result_is_listed(config, data, tmp_path):
         "--mode=prepare",
     )  # fmt: skip
     assert_refused(result, "would spoil a result")
+    assert result.stdout.startswith(f"{data} is laid out as MVTec AD\n")
     assert "  plate/train/good/0003.png = plate/test/good/0009.png" in result.stdout
     assert "verdict: would spoil results" in result.stdout
     fitted = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")

@@ -9,11 +9,9 @@ Images are BMP in 01 and 03, PNG in 02; masks are PNG in 01 and 02, BMP in 03.
 
 from pathlib import Path
 
+from ddad_jax.data.dataset import Dataset, folders_with
 from ddad_jax.data.files import FileSource, require_root
-from ddad_jax.data.layout import read_layout
-
-# Where the normal training images of a category lie.
-NORMAL_FOLDERS = ("train/ok",)
+from ddad_jax.data.layout import Layout, read_layout
 
 
 def btad_source(root: str | Path, category: str) -> FileSource:
@@ -26,5 +24,8 @@ def btad_source(root: str | Path, category: str) -> FileSource:
     Raises:
         UserError: a folder is missing or empty, or a defective image has no mask.
     """
-    samples = read_layout(require_root(root), category, "ok", group_pattern="")
+    samples = read_layout(require_root(root), category, Layout(train="train/ok"))
     return FileSource(category=category, samples=samples)
+
+
+DATASET = Dataset("btad", "BTAD", btad_source, folders_with("train/ok"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddad_jax.data.dataset import Dataset
 from ddad_jax.data.files import FileSource
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
@@ -86,3 +87,6 @@ def _package_folder() -> Path:
             "install it with: pip install elpv-dataset"
         )
     return Path(package.origin).parent / "data"
+
+
+DATASET = Dataset("elpv", "ELPV", elpv_source)

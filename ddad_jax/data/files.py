@@ -46,7 +46,7 @@ class FileSource:
         """The defect's pixels; None where there is no mask file."""
         if sample.mask is None:
             return None
-        masks = [read.read_mask(path, self.mask_rule) for path in _mask_files(sample.mask)]
+        masks = [read.read_mask(path, self.mask_rule) for path in mask_files(sample.mask)]
         if len({mask.shape for mask in masks}) > 1:
             raise UserError(f"{sample.mask}: its masks differ in size; save them in the image's")
         return np.logical_or.reduce(masks)
@@ -54,7 +54,7 @@ class FileSource:
     def digest(self, sample: Sample) -> str:
         """A hash of both files' content and of the rules for decoding them."""
         digest = hashlib.blake2b(f"{self.mask_rule} {self.white_level}".encode(), digest_size=16)
-        masks = [None] if sample.mask is None else _mask_files(sample.mask)
+        masks = [None] if sample.mask is None else mask_files(sample.mask)
         for path in (sample.image, *masks):
             try:
                 content = b"" if path is None else path.read_bytes()
@@ -64,7 +64,12 @@ class FileSource:
         return digest.hexdigest()
 
 
-def _mask_files(mask: Path) -> list[Path]:
+def mask_files(mask: Path) -> list[Path]:
+    """The files of a mask: itself, or all in the folder.
+
+    Raises:
+        UserError: the folder holds none.
+    """
     if not mask.is_dir():
         return [mask]
     paths = [path for path in _entries(mask) if _is_image(path)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import logging
 
+from ddad_jax.data.dataset import Dataset
 from ddad_jax.data.files import (
     FileSource,
     check_masks,
@@ -162,3 +163,6 @@ def _unknown(name: str, path: Path, category: str) -> Sample:
     return Sample(
         name=name, label=UNKNOWN, defect="unknown", split="test", category=category, image=path
     )
+
+
+DATASET = Dataset("folder", "a folder of your own", folder_source)

@@ -1,11 +1,12 @@
-"""The layout shared by MVTec AD, BTAD and the rearranged VisA.
+"""The layout of MVTec AD, with what other data sets have changed in it.
 
-<root>/<category>/train/<good>/*
+<root>/<category>/train/good/*
 <root>/<category>/test/<good or defect>/*
 <root>/<category>/ground_truth/<defect>/<stem>[_mask].*, or a folder <stem> of several
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ddad_jax.data.files import (
@@ -23,39 +24,51 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
 
 
-def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tuple[Sample, ...]:
+@dataclass(frozen=True)
+class Layout:
+    """Where the images of a category lie, below its folder.
+
+    Attributes:
+        train: good images to learn from.
+        validation: good images that the data set holds out; "": it holds out none.
+        test: a folder for each kind, good or a defect.
+        masks: those of a kind's images.
+        images: the images, below the folder of a kind; "": they lie in it.
+    """
+
+    train: str = "train/good"
+    validation: str = ""
+    test: str = "test"
+    masks: str = "ground_truth/{kind}"
+    images: str = ""
+
+
+def read_layout(
+    root: Path, category: str, layout: Layout, group_pattern: str = ""
+) -> tuple[Sample, ...]:
     """The samples of one category, train before test.
 
     Args:
         root: the folder that holds the categories.
         category: a folder in `root`.
-        good: the name of the folder of normal training images; among test images any word of
-            `labels` for normal is one.
+        layout: where its images lie; among test images any word of `labels` for normal is one.
         group_pattern: finds in a file name which part the image shows; see `files.group_of`.
 
     Raises:
         UserError: a folder is missing or empty, or a defect has masks for some images only.
     """
-    home = require_category(root, category, f"train/{good}")
-    hint = "For a plain folder of good images use --config=configs/folder.py."
-    samples = [
-        Sample(
-            name=name_of(path, root),
-            label=NORMAL,
-            defect="good",
-            split="train",
-            category=category,
-            group=group_of(path, group_pattern),
-            image=path,
-        )
-        for path in require_images(home / "train" / good, "data.root", hint)
-    ]
-    kinds = subfolders(home / "test") if (home / "test").is_dir() else []
+    home = require_category(root, category, layout.train)
+    samples = [*_training(root, category, layout, group_pattern)]
+    tests = home / layout.test
+    kinds = subfolders(tests) if tests.is_dir() else []
     for folder in kinds:
+        if folder == (home / layout.masks).parent:
+            continue
         defective = not is_normal(folder.name)
-        marked = home / "ground_truth" / folder.name
+        marked = home / layout.masks.format(kind=folder.name)
         masks = masks_in(marked) if defective and marked.is_dir() else None
-        for path in require_images(folder, "data.root", "Remove the folder, or fill it."):
+        images = folder / layout.images
+        for path in require_images(images, "data.root", "Remove the folder, or fill it."):
             samples.append(
                 Sample(
                     name=name_of(path, root),
@@ -70,6 +83,22 @@ def read_layout(root: Path, category: str, good: str, group_pattern: str) -> tup
             )
     check_masks(samples, "data.root")
     return tuple(samples)
+
+
+def _training(root: Path, category: str, layout: Layout, group_pattern: str) -> Iterator[Sample]:
+    hint = "For a plain folder of good images use --config=configs/folder.py."
+    for folder in filter(None, (layout.train, layout.validation)):
+        for path in require_images(root / category / folder, "data.root", hint):
+            yield Sample(
+                name=name_of(path, root),
+                label=NORMAL,
+                defect="good",
+                split="train",
+                category=category,
+                group=group_of(path, group_pattern),
+                image=path,
+                validation=folder == layout.validation,
+            )
 
 
 def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path:

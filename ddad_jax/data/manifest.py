@@ -17,6 +17,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
+from ddad_jax.data.dataset import Dataset
 from ddad_jax.data.files import FileSource
 from ddad_jax.data.labels import is_normal, label_of
 from ddad_jax.data.read import FULL_RANGE
@@ -171,3 +172,6 @@ def _label_of(place: str, row: dict[str, str], split: str) -> int:
     if row.get("defect"):
         return NORMAL if is_normal(row["defect"]) else ANOMALOUS
     return UNKNOWN if split == "test" else NORMAL
+
+
+DATASET = Dataset("manifest", "a table of images", manifest_source)

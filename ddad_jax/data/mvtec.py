@@ -7,11 +7,9 @@
 
 from pathlib import Path
 
+from ddad_jax.data.dataset import Dataset, folders_with
 from ddad_jax.data.files import FileSource, require_root
-from ddad_jax.data.layout import read_layout
-
-# Where the normal training images of a category lie.
-NORMAL_FOLDERS = ("train/good",)
+from ddad_jax.data.layout import Layout, read_layout
 
 
 def mvtec_source(
@@ -28,5 +26,8 @@ def mvtec_source(
     Raises:
         UserError: a folder is missing or empty, or a defect has masks for some images only.
     """
-    samples = read_layout(require_root(root), category, "good", group_pattern)
+    samples = read_layout(require_root(root), category, Layout(), group_pattern)
     return FileSource(category=category, samples=samples, mask_rule=mask_rule)
+
+
+DATASET = Dataset("mvtec", "MVTec AD", mvtec_source, folders_with("train/good"), shared=True)

@@ -236,7 +236,9 @@ def _report(source: Source, index: dict[str, Any], skips: bool) -> DatasetReport
     read = {*all_of("names")}
     defective = [s for s in source.samples if s.label == ANOMALOUS]
     masks = Counter((s.category, s.split, s.defect) for s in defective if s.name in masked)
-    images = Counter((s.category, s.split, s.defect) for s in source.samples)
+    images = Counter(
+        (s.category, "validation" if s.validation else s.split, s.defect) for s in source.samples
+    )
     train, test = (index[split] for split in SPLITS)
     first: dict[str, str] = {}
     copies = []

@@ -146,19 +146,31 @@ def read_mask(path: Path, rule: str = "auto") -> Bool[np.ndarray, "h w"]:
 
 def decode_mask(encoded: bytes, name: str, rule: str = "auto") -> Bool[np.ndarray, "h w"]:
     """`read_mask` for the bytes of a file; errors call it `name`."""
-    image = _decode(encoded, name)
-    if image.mode == "F":
-        level, top = np.asarray(image), 1.0
-    elif image.mode == "I" or image.mode.startswith("I;16"):
-        level, top = np.asarray(image), FULL_RANGE
-    else:
-        rgba = np.asarray(image.convert("RGBA"))
-        level, top = np.where(rgba[:, :, 3] > 0, rgba[:, :, :3].max(axis=2), 0), 255
+    level, top = _levels(_decode(encoded, name))
     if rule == "nonzero" or (rule == "auto" and level.max() < top / 2):
         return level > 0
     if rule == "auto" and len(np.unique(level[level >= top / 16])) <= CLASSES:
         return level >= top / 16
     return level >= top / 2
+
+
+def read_values(path: Path) -> Shaped[np.ndarray, "h w"]:
+    """The values of a mask file as they are, for masks whose values have a meaning.
+
+    Raises:
+        UserError: naming the file and why it cannot be used.
+    """
+    return _levels(_decode(_read_bytes(path), str(path)))[0]
+
+
+def _levels(image: Image.Image) -> tuple[Shaped[np.ndarray, "h w"], int]:
+    """The values of a mask, and the largest that its kind of file can hold."""
+    if image.mode == "F":
+        return np.asarray(image), 1
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return np.asarray(image), FULL_RANGE
+    rgba = np.asarray(image.convert("RGBA"))
+    return np.where(rgba[:, :, 3] > 0, rgba[:, :, :3].max(axis=2), 0), 255
 
 
 def check_mask_rule(rule: str) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -21,6 +21,7 @@ class Sample:
         split: "train" or "test".
         category: which product the image shows; "" where a data set has but one.
         group: images of one part share it, so that no split divides them; None: a part of its own.
+        validation: a training image that the data set itself holds out of training.
         image: the image file; None where the source generates or unpacks it.
         mask: the file that marks the defect; None where there is none.
     """
@@ -33,6 +34,7 @@ class Sample:
     group: str | None = None
     image: Path | None = None
     mask: Path | None = None
+    validation: bool = False
 
     @property
     def file(self) -> Path:
@@ -66,3 +68,23 @@ class Source(Protocol):
 
     def digest(self, sample: Sample) -> str:
         """Changes whenever what `read_image` or `read_mask` return may change."""
+
+
+class SaturatedRegion(NamedTuple):
+    """A defect of which a part is enough, as where one of many places may be the wrong one.
+
+    Attributes:
+        mask: its pixels.
+        saturation: how many of these are enough, at least 1.
+    """
+
+    mask: Bool[np.ndarray, "h w"]
+    saturation: int
+
+
+@runtime_checkable
+class Saturated(Protocol):
+    """A source that knows how much of each defect is to be found (MVTec LOCO AD)."""
+
+    def read_regions(self, sample: Sample) -> list[SaturatedRegion]:
+        """The defects of an image, which may overlap; none where it has no mask."""

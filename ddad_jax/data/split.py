@@ -20,7 +20,8 @@ def split_normals(
 ) -> tuple[Int[np.ndarray, "kept"], Int[np.ndarray, "heldout"]]:
     """Divides training samples into those to learn from and those held out.
 
-    Images of one part stay together. Where nothing is known yet, the choice depends on the samples'
+    Where the data set holds out images itself, these are held out, and no others. Else images of
+    one part stay together. Where nothing is known yet, the choice depends on the samples'
     names, parts and the seed, not on their order. What is known stays as it is: an image that may
     have been trained on is never held out, nor is any of its part. From the parts that are new so
     many are held out that the share is reached again.
@@ -28,7 +29,8 @@ def split_normals(
     Args:
         samples: training samples, all normal.
         contents: of each, a digest of what the networks see of it; no two are the same.
-        fraction: the share to hold out, in (0, 1); at least one sample is held out and one kept.
+        fraction: the share to hold out, in (0, 1), where the data set holds out none; at least one
+            sample is held out and one kept.
         seed: of the choice.
         known: by content, `TRAIN` or `HELDOUT`, for images that were divided before.
 
@@ -47,16 +49,17 @@ def split_normals(
             "data.settings.group_pattern."
         )
     sides = {name: {known.get(contents[i]) for i in rows} for name, rows in parts.items()}
+    own = {name for name, rows in parts.items() if all(samples[i].validation for i in rows)}
     heldout = [
         row
         for name, rows in parts.items()
-        if HELDOUT in sides[name] and TRAIN not in sides[name]
+        if (name in own or HELDOUT in sides[name]) and TRAIN not in sides[name]
         for row in rows
     ]
-    new = sorted(name for name in parts if sides[name] == {None})
+    new = sorted(name for name in parts if sides[name] == {None} and name not in own)
     order = np.random.default_rng(seed).permutation(len(new))
     shuffled = [parts[new[position]] for position in order]
-    wanted = min(round(fraction * len(samples)), len(samples) - 1)
+    wanted = 0 if own else min(round(fraction * len(samples)), len(samples) - 1)
     for part in shuffled:
         if len(heldout) + len(part) <= wanted:
             heldout += part

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from ddad_jax.data.dataset import Dataset
 from ddad_jax.data.defects import DEFECTS, draw_missing, paint_defect
 from ddad_jax.data.machined_part import DESIGNS, draw_part, paint_part, photograph
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
@@ -178,3 +179,6 @@ def write_mvtec(source: SyntheticSource, root: str | Path) -> Path:
 def _save(pixels: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+DATASET = Dataset("synthetic", "generated parts", synthetic_source)

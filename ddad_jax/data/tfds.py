@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, UInt8
 
+from ddad_jax.data.dataset import Dataset
 from ddad_jax.data.files import group_of
 from ddad_jax.data.read import decode_image, decode_mask
 from ddad_jax.data.sample import Sample
@@ -131,3 +132,6 @@ def _newest_version(root: str | Path, dataset: str, category: str) -> epath.Path
     if not versions:
         raise UserError(f"data.root: '{there[category]}' holds no finished version")
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+
+
+DATASET = Dataset("tfds", "a TFDS directory", tfds_source)

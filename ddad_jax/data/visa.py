@@ -16,14 +16,13 @@ In a mask any value but 0 is a defect. Its one kind of defect is called "bad" he
 import csv
 from pathlib import Path
 
+from ddad_jax.data.dataset import Dataset, folders_with
 from ddad_jax.data.files import FileSource, require_category, require_root
 from ddad_jax.data.labels import label_of
-from ddad_jax.data.layout import read_layout
+from ddad_jax.data.layout import Layout, read_layout
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.errors import UserError
 
-# Where the normal training images of a category lie.
-NORMAL_FOLDERS = ("Data/Images", "train/good")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
@@ -39,7 +38,7 @@ def visa_source(root: str | Path, category: str) -> FileSource:
     """
     root = require_root(root)
     if (root / category / "train" / "good").is_dir():
-        samples = read_layout(root, category, "good", group_pattern="")
+        samples = read_layout(root, category, Layout())
     else:
         require_category(root, category, "Data/Images")
         samples = _read_table(root, category)
@@ -92,3 +91,11 @@ def _read_row(root: Path, place: str, row: dict[str, str]) -> Sample:
         image=root / row["image"],
         mask=mask,
     )
+
+
+def _find(root: Path) -> list[str]:
+    released, rearranged = folders_with("Data/Images"), folders_with("train/good")
+    return sorted({*released(root), *rearranged(root)})
+
+
+DATASET = Dataset("visa", "VisA", visa_source, _find, shared=True)

@@ -18,6 +18,7 @@ from ddad_jax.evaluation.find import NOTHING, Finder, Found
 from ddad_jax.evaluation.metrics import Protocol
 from ddad_jax.evaluation.originals import as_picture, at_original_size, for_showing, on_disk
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.saturation import regions_of
 
 
 def find_all(
@@ -75,6 +76,7 @@ def evaluate(
         **_known(images),
         images=np.asarray(images.squares),
         masks=np.asarray(images.masks),
+        regions=regions_of(source, images.samples, preprocessing.fit_mask),
         maps=np.stack([each.anomaly_map for each in every]),
         reconstructions=np.stack(reconstructions) if reconstructions else None,
         test_normalised_maps=normalised,
@@ -104,6 +106,7 @@ def _of_tiled(
         **_known(images),
         images=shown,
         masks=masks,
+        regions=regions_of(source, images.samples),
         maps=maps,
         reconstructions=reconstructions or None,
     )

@@ -3,14 +3,14 @@
 A new measure is its computation and one line in `MEASURES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 # What a figure is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
-# defective regions by thresholds from good images, reconstructions, or what D3AD's code computes,
-# which protocol "paper" adds.
-Kind = Literal["calibration", "decision", "image", "pixel", "region", "restored", "d3ad"]
+# defective regions by thresholds from good images, what MVTec LOCO AD is judged by, which only it
+# has, reconstructions, or what D3AD's code computes, which protocol "paper" adds.
+Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "restored", "d3ad"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ MEASURES = (
     # Of good images, and so the same in all rows.
     Measure("false_regions", "false regions a good image", "region", column=False),
     Measure("seg_f1", "SegF1 (MVTec AD 2)", "region"),
+    Measure("auspro_0.05", "AU-sPRO (0.05)", "loco"),
+    # Of one kind of defect they are its own, which stand beside them.
+    Measure("image_auroc_kinds", "image AUROC, mean of kinds of defect", "loco", column=False),
+    Measure("auspro_0.05_kinds", "AU-sPRO (0.05), mean of kinds of defect", "loco", column=False),
     Measure("normality_restored", "normality restored", "restored"),
     Measure("image_auroc_d3ad", "image AUROC, D3AD's code", "d3ad", paper="image AUROC"),
     _threshold("threshold_d3ad", "threshold from test labels", "d3ad"),
@@ -92,6 +96,12 @@ PROTOCOL_NOTES = {
 def keys(kind: Kind) -> tuple[str, ...]:
     """The names of a kind's figures in metrics.json."""
     return tuple(measure.key for measure in MEASURES if measure.kind == kind)
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of a figure; None where there is none, or one of them cannot be had."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def shown(value: float | int | None) -> str:

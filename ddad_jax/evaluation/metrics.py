@@ -4,7 +4,7 @@ A figure that cannot be had, because the test set lacks what it compares, is Non
 says why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,23 +24,37 @@ from ddad_jax.evaluation.aupro import (
 )
 from ddad_jax.evaluation.binary import binary_figures
 from ddad_jax.evaluation.intervals import intervals
-from ddad_jax.evaluation.measures import keys
+from ddad_jax.evaluation.measures import keys, mean_of
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.saturation import Saturating, saturated
 from ddad_jax.evaluation.segmentation import count_pixels, region_figures
 
 RESTORED = "normality_restored"
+AUSPRO = "auspro_0.05"
 Protocol = Literal["exact", "paper"]
 PROTOCOLS = get_args(Protocol)
 
 
-def pixel_figures(maps: Maps, masks: Masks) -> dict[str, float]:
-    """The binary figures over all pixels, and AUPRO up to 0.3 and to 0.05."""
+def pixel_figures(
+    maps: Maps, masks: Masks, regions: Sequence[Sequence[Saturating]] | None = None
+) -> dict[str, float]:
+    """The binary figures over all pixels, and AUPRO up to 0.3 and to 0.05.
+
+    Args:
+      maps: anomaly maps, higher is more anomalous.
+      masks: the defects; at least one pixel in and one outside of them.
+      regions: the defects with what of them is enough, where that is known; adds the AU-sPRO.
+    """
     pixels = tell_apart(maps, masks)
     curve = pro_curve(pixels)
-    return binary_figures("pixel", pixels.normal, pixels.defective) | {
+    figures = binary_figures("pixel", pixels.normal, pixels.defective) | {
         "aupro": area_up_to(*curve, PRO_LIMIT),
         "aupro_0.05": area_up_to(*curve, STRICT_PRO_LIMIT),
     }
+    if regions is not None and any(regions):
+        saturated_curve = pro_curve(saturated(pixels, maps, regions))
+        figures[AUSPRO] = area_up_to(*saturated_curve, STRICT_PRO_LIMIT)
+    return figures
 
 
 def compute_metrics(
@@ -61,7 +75,9 @@ def compute_metrics(
       does (`decision`), those of `region_figures`, the same for each defect type and each quarter
       of the defects by size against all normal images (`per_defect`, `per_size`), the 95 %
       intervals (`intervals`), how near to normal the reconstructions are (`normality_restored`
-      and `knn_distance`), counts, and `undefined`: the reason for every figure that is None. With
+      and `knn_distance`), counts, and `undefined`: the reason for every figure that is None. Where
+      the data set says what of a defect is enough, also the AU-sPRO, and of it and of the image
+      AUROC the mean over the defect types, which is what MVTec LOCO AD is judged by. With
       protocol "paper" also the figures of `d3ad`, all of the maps normalised by the test set.
     """
     p = predictions
@@ -108,6 +124,12 @@ def compute_metrics(
         defect: _part(p, pixels, normal, chosen)
         for defect, chosen in _defects(p, anomalous).items()
     }
+    if p.regions is not None:
+        for name in (AUSPRO, "image_auroc"):
+            of_kinds = [kind[name] for kind in metrics["per_defect"].values()]
+            metrics[f"{name}_kinds"] = mean_of(of_kinds)
+            if metrics[f"{name}_kinds"] is None:
+                undefined[f"{name}_kinds"] = f"a kind of defect has no {name}, or there is none"
     metrics["per_size"] = [
         {"size": size} | _part(p, pixels, normal, chosen) for size, chosen in _sizes(p, anomalous)
     ]
@@ -148,8 +170,12 @@ def _against_normal(
         figures |= binary_figures("image", np.sort(p.scores[normal]), p.scores[anomalous])
 
     maps, masks = p.measured(normal | anomalous)
+    of_pixels = keys("pixel")
+    if p.regions is not None:
+        figures[AUSPRO] = None
+        of_pixels += (AUSPRO,)
     if can_tell_apart(masks):
-        figures |= pixel_figures(maps, masks)
+        figures |= pixel_figures(maps, masks, p.measured_regions(normal | anomalous))
     else:
         if any(mask.any() for mask in masks):
             reason = "the masks cover every pixel"
@@ -157,7 +183,7 @@ def _against_normal(
             reason = "the masks are empty, or vanished when they were resized"
         else:
             reason = "no test image has a mask"
-        undefined |= dict.fromkeys(keys("pixel"), reason)
+        undefined |= dict.fromkeys(of_pixels, reason)
     figures |= region_figures(pixels, normal, anomalous)
     for name in keys("region"):
         if figures[name] is None:

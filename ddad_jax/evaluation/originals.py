@@ -10,6 +10,7 @@ from PIL import Image
 from ddad_jax.data.resize import restore_map, scale_map
 from ddad_jax.data.sample import Source
 from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.saturation import regions_of
 
 # Longest side in pixels of what is shown of an image.
 SHOWN_SIDE = 1024
@@ -41,7 +42,12 @@ def at_original_size(predictions: Predictions, source: Source, resize: str) -> P
         masks.append(np.broadcast_to(np.False_, image.shape[:2]) if mask is None else mask)
         images.append(shown)
     return replace(
-        p, maps=maps, masks=masks, images=images, reconstructions=reconstructions or None
+        p,
+        maps=maps,
+        masks=masks,
+        regions=regions_of(source, p.samples),
+        images=images,
+        reconstructions=reconstructions or None,
     )
 
 

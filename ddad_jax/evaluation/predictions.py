@@ -13,6 +13,7 @@ from ddad_jax.detection.detector import Detector
 from ddad_jax.detection.regions import Region, find_regions
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.drawing import shrunk_map, shrunk_mask
+from ddad_jax.evaluation.saturation import Saturating
 
 # Of one size, or each of its own.
 Maps = Float[np.ndarray, "n h w"] | Sequence[Float[np.ndarray, "_ _"]]
@@ -45,6 +46,8 @@ class Predictions:
       pixel_threshold: of the maps, likewise.
       sigma_threshold: of the maps, as MVTec AD 2 finds it; see `Calibration`.
       smallest_region: share of an image; see `find_regions`.
+      regions: of each image its defects with what of them is enough, at the size of the maps; None
+        where the data set does not say so.
       test_normalised_maps: with protocol "paper", the maps as `d3ad.normalise_by_test_set` makes
         them; else None.
 
@@ -69,6 +72,7 @@ class Predictions:
     pixel_threshold: float
     sigma_threshold: float
     smallest_region: float
+    regions: Sequence[Sequence[Saturating]] | None = None
     test_normalised_maps: Float[np.ndarray, "n h w"] | None = None
 
     def __post_init__(self):
@@ -124,6 +128,12 @@ class Predictions:
         """Maps and masks of those of the chosen images whose pixels count."""
         rows = np.flatnonzero(chosen & self.is_measured).tolist()
         return [self.maps[row] for row in rows], [self.masks[row] for row in rows]
+
+    def measured_regions(self, chosen: Bool[np.ndarray, " n"]) -> list[Sequence[Saturating]] | None:
+        """The defects of the images of `measured`; None where there are no `regions`."""
+        if self.regions is None:
+            return None
+        return [self.regions[row] for row in np.flatnonzero(chosen & self.is_measured).tolist()]
 
     def shown_map(self, row: int) -> Float[np.ndarray, "h w"]:
         """The map at the size of the image; a narrow peak keeps its height."""

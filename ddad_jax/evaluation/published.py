@@ -101,4 +101,10 @@ BENCHMARKS = {
         ),
         {"01": (98.9, 80.0), "02": (87.0, 71.7), "03": (99.7, 97.8)},
     ),
+    "real_iad": Benchmark(
+        "Real-IAD",
+        30,
+        (Published("Dinomaly-B", 89.3, None, None, ALL_IN_ONE, "arXiv 2405.14325"),),
+        {},
+    ),
 }

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ddad_jax.evaluation.measures import AVERAGED, shown
+from ddad_jax.evaluation.measures import AVERAGED, mean_of, shown
 from ddad_jax.evaluation.published import BENCHMARKS
 from ddad_jax.evaluation.tables import latex, markdown, markdown_table
 from ddad_jax.machine.storage import write_atomically, write_csv, write_json
@@ -19,13 +19,8 @@ def mean_figures(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     means: dict[str, Any] = {"protocol": metrics[0]["protocol"], "counts": counts, "decision": {}}
     for measure in AVERAGED:
         place = means["decision"] if measure.kind == "decision" else means
-        place[measure.key] = _mean([measure.of(each) for each in metrics])
+        place[measure.key] = mean_of([measure.of(each) for each in metrics])
     return means
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def write_results(folder: Path, source: str, metrics: Mapping[str, dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.report import DatasetReport
 from ddad_jax.data.sample import Source, part_name
-from ddad_jax.data.sources import build_source, find_categories
+from ddad_jax.data.sources import build_source, check_recognised, find_categories
 from ddad_jax.data.split import HELDOUT, TRAIN, split_normals
 from ddad_jax.deploy.fitted import FittedDetector, load_detector
 from ddad_jax.detection.detector import Networks
@@ -242,6 +242,7 @@ def open_categories(config: Config, workdir: Path) -> list[Category]:
       UserError: naming the setting or the folder that cannot be.
     """
     chosen = config.data.category
+    check_recognised(config.data.source, config.data.root)
     names = [chosen] if chosen else find_categories(config.data.source, config.data.root)
     if len(names) == 1:
         return [_open(config, names[0], workdir)]

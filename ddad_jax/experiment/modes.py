@@ -16,6 +16,7 @@ from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.data.report import SHOWN
+from ddad_jax.data.sources import DATASETS, recognise
 from ddad_jax.deploy.fitted import FittedDetector, load_detector
 from ddad_jax.detection.detector import Detector
 from ddad_jax.diffusion.schedule import linear_alpha_bar
@@ -55,6 +56,7 @@ MODES = {
     "evaluate": "score the test images with the detector that is there",
     "validate": "plant defects in good images that were held out, and say which are found",
     "predict": "score the images of --images with the detector of --workdir or --detector",
+    "submit": "write what MVTec AD 2's server takes of its private images, to --output",
     "extend": "teach a detector a new kind of good part by --images, without training; --undo",
     "threshold": "give a detector the threshold of --rate or --value, or its own again",
     "ablate": "one table of every combination of what --vary names, on one trained model",
@@ -132,6 +134,10 @@ def _train(group: Sequence[Category], networks: Sequence[str], train_on: bool) -
 
 def _prepare(categories: Sequence[Category]) -> None:
     """Prints what is in each, and then says whether something would spoil a result."""
+    data = categories[0].config.data
+    recognised = recognise(data.source, data.root)
+    if recognised:
+        print(f"{data.root} is laid out as {DATASETS[recognised].title}\n")
     for category in categories:
         path = category.workdir / "data.txt"
         path.parent.mkdir(parents=True, exist_ok=True)

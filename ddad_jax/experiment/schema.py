@@ -70,8 +70,9 @@ class DataSettings(Checked):
     """Where images come from and how they are prepared, in the order in which that happens.
 
     Attributes:
-      source: the kind of data set: "mvtec", "visa", "btad", "folder", "manifest", "elpv", "tfds" or
-        "synthetic".
+      source: the kind of data set, of docs/datasets.md: "mvtec", "mvtec_ad2", "mvtec_loco",
+        "mvtec_3d", "visa", "real_iad", "btad", "ksdd", "ksdd2", "dagm" or "elpv"; or "folder",
+        "manifest", "tfds" or "synthetic".
       root: the folder, or the table, that holds it.
       category: the product; empty: every category under the root, one after the other, each in a
         folder of its own.
@@ -81,7 +82,7 @@ class DataSettings(Checked):
       on_unreadable: "error" stops at a training or test image that cannot be read; "skip" warns and
         leaves it out.
       heldout_fraction: share of the normal training images kept from all training, for calibration
-        and validation.
+        and validation, where the data set has no validation images of its own.
       cache: folder of decoded images; empty: in the working directory.
       augmentation: see `AugmentationSettings`; with any, latents are encoded anew at each step.
       category_augmentation: by category, what of these is different there, such as

@@ -134,3 +134,13 @@ def test_a_folder_of_masks_that_is_empty(tmp_path):
         mask.unlink()
     with pytest.raises(UserError, match="dent/000.png: has no mask; expected .*000_mask.png"):
         mvtec_source(root, "plate")
+
+
+def test_mpdd_has_the_same_layout(tmp_path):
+    home = tmp_path / "bracket_black"
+    for name in ("train/good/000.png", "test/good/000.png", "test/hole/000.png"):
+        save(picture(len(name)), home / name)
+    save(square_mask(), home / "ground_truth/hole/000_mask.png")
+    train, good, hole = mvtec_source(tmp_path, "bracket_black").samples
+    assert (train.split, good.defect, hole.defect) == ("train", "good", "hole")
+    assert hole.mask.name == "000_mask.png"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,11 @@ def test_nothing_left_to_hold_out_or_to_learn_from():
 def test_one_group_cannot_be_divided():
     with pytest.raises(UserError, match="5 training image.* of 1 part.*at least 2 parts"):
         split(make_samples(5, lambda index: "same"), 0.2, seed=0)
+
+
+def test_what_the_data_set_holds_out_is_held_out_and_nothing_else():
+    samples = [replace(each, validation=row in (3, 7)) for row, each in enumerate(make_samples(20))]
+    kept, heldout = split(samples, 0.5, seed=0)
+    assert heldout.tolist() == [3, 7] and len(kept) == 18
+    # What was ever trained on is not.
+    assert split(samples, 0.5, seed=0, known={"003.png": TRAIN})[1].tolist() == [7]

@@ -39,8 +39,9 @@ def by_definition(maps, masks, limit):
     return area / limit
 
 
+@pytest.mark.parametrize("limit", [0.05, 0.3])
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_follows_the_definition_also_with_ties(levels):
+def test_follows_the_definition_also_with_ties(levels, limit):
     rng = np.random.default_rng(0)
     masks = rng.random((4, 12, 12)) < 0.15
     maps = np.round(rng.random((4, 12, 12)) * levels + 0.5 * levels * masks).astype(np.float32)
@@ -48,7 +49,8 @@ def test_follows_the_definition_also_with_ties(levels):
     assert np.all(np.diff(rates) >= 0)
     assert np.all(np.diff(overlaps) >= 0)
     assert (rates[-1], overlaps[-1]) == (1.0, 1.0)
-    assert aupro(maps, masks) == pytest.approx(by_definition(maps, masks, 0.3), abs=1e-9)
+    expected = by_definition(maps, masks, limit)
+    assert aupro(maps, masks, limit) == pytest.approx(expected, abs=1e-9)
 
 
 def test_perfect_and_constant_maps():

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ddad_jax.evaluation.measures import AVERAGED, MEASURES, keys
 from ddad_jax.evaluation.report_tables import figure_table, tiles
 from ddad_jax.evaluation.results import write_results, write_rows
+from ddad_jax.evaluation.saturation import Saturating
 from tests.evaluation.conftest import compute_metrics
 
 
@@ -17,6 +19,8 @@ def metrics(make_predictions):
     masks[2:, 3:9, 3:9] = True
     maps = (masks * 0.2 + np.random.default_rng(0).random(masks.shape)).astype(np.float32)
     predictions = make_predictions([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.8], maps, masks)
+    defects = [[Saturating(np.flatnonzero(mask), 9.0)] if mask.any() else [] for mask in masks]
+    predictions = replace(predictions, regions=defects)
     return compute_metrics(predictions, masks.astype(np.float32))
 
 

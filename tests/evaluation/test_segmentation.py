@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+from sklearn.metrics import f1_score, precision_recall_curve
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.evaluation.segmentation import count_pixels, region_figures
@@ -74,3 +75,20 @@ def test_without_masks_or_good_images_it_is_said_why(predictions):
     metrics = compute_metrics(only)
     assert metrics["false_regions"] is None
     assert "no normal image" in metrics["undefined"]["false_regions"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_f1_of_pixels_agrees_with_scikit_learn_on_random_maps(make_predictions, seed):
+    """At both thresholds from good images, and at the best of all."""
+    rng = np.random.default_rng(seed)
+    masks = ndimage.binary_dilation(rng.random((5, 16, 16)) < 0.02, np.ones((1, 3, 3)))
+    masks[:2] = False
+    maps = (rng.random(masks.shape) + 0.4 * masks).astype(np.float32)
+    p = make_predictions([0, 0, 1, 1, 1], maps=maps, masks=masks)
+    found = compute_metrics(replace(p, pixel_threshold=0.8, sigma_threshold=0.9))
+    truth, heat = masks.ravel(), maps.ravel()
+    assert found["pixel_f1"] == pytest.approx(f1_score(truth, heat > 0.8), abs=1e-6)
+    assert found["seg_f1"] == pytest.approx(f1_score(truth, heat > 0.9), abs=1e-6)
+    precision, recall, _ = precision_recall_curve(truth, heat)
+    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
+    assert found["pixel_f1_max"] == pytest.approx(best, abs=1e-6)

@@ -1,0 +1,21 @@
+r"""MVTec AD 2, all eight objects, the published networks of D3AD (arXiv 2401.04463).
+
+    python -m ddad_jax.main --config=configs/mvtec_ad2.py --workdir=runs/ad2 \
+        --config.data.root=<folder with can, fabric, ...>
+
+evaluates on test_public. Afterwards --mode=submit writes what MVTec's server takes of the private
+images to runs/ad2/submission; it needs pip install 'ddad_jax[submission]'. As configs/mvtec.py
+otherwise. Meant for an accelerator; no figure has been measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from ddad_jax.experiment.config import load_config
+
+
+def get_config() -> ConfigDict:
+    config = load_config("mvtec")
+    config.data.source = "mvtec_ad2"
+    # As the server evaluates.
+    config.evaluation.resolution = "original"
+    return config

@@ -1,0 +1,19 @@
+r"""MVTec LOCO AD, all five categories, the published networks of D3AD (arXiv 2401.04463).
+
+    python -m ddad_jax.main --config=configs/mvtec_loco.py --workdir=runs/loco \
+        --config.data.root=<folder with breakfast_box, juice_bottle, ...>
+
+As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from ddad_jax.experiment.config import load_config
+
+
+def get_config() -> ConfigDict:
+    config = load_config("mvtec")
+    config.data.source = "mvtec_loco"
+    # What of a defect is enough is counted in pixels of the original.
+    config.evaluation.resolution = "original"
+    return config
