@@ -17,6 +17,7 @@ from ddad_jax.detection import anomaly_map, evidence, reconstruction
 from ddad_jax.detection.calibration import RECONSTRUCTED
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector, shard_detector
+from ddad_jax.detection.restoration import restore
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.denoiser import denoiser_loss
@@ -51,15 +52,18 @@ def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
       batch_size: images at a time.
     """
     settings, weights = detector.settings, evidence.evidence_weights(detector.settings)
-    decodes = settings.reconstruct or "feature" in weights
+    restored = settings.reconstruct and settings.restores
+    # Of what was denoised, and of what was restored.
+    decoded = "feature" in weights or (settings.reconstruct and not restored)
+    decodes = int(decoded) + int(restored)
     compares = not weights.keys().isdisjoint(RECONSTRUCTED)
-    reconstructs = decodes or compares
     all_stages: dict[str, tuple[Callable[..., Any], int]] = {
-        "encode": (_encode, int(reconstructs)),
+        "encode": (_encode, int(compares or decodes > 0)),
         "extract": (_extract, 1 + decodes),
         "k-NN": (_knn, 1 + settings.reconstruct),
-        "UNet step": (_step, settings.num_steps if reconstructs else 0),
-        "decode": (_decode, int(decodes)),
+        "UNet step": (_step, settings.num_steps if compares or decoded else 0),
+        "restore": (_restore, int(restored)),
+        "decode": (_decode, decodes),
         "maps": (_maps, int(compares)),
         "patch map": (_patch_map, int("patch" in weights)),
     }
@@ -227,4 +231,11 @@ def _maps(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size 
 
 
 def _patch_map(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size"]:
-    return anomaly_map.gaussian_blur(evidence.patch_map(d, state["features"]), d.settings.blur)
+    distances = evidence.patch_distances(d, state["features"])
+    whole = anomaly_map.resize(distances, d.settings.image_size)
+    return anomaly_map.gaussian_blur(whole, d.settings.blur)
+
+
+def _restore(d: Detector, state: dict[str, Any]) -> Float[Array, "b h w c"]:
+    latent = state["latent"]
+    return restore(latent, latent[..., 0] > 1.0, d.latent_bank)

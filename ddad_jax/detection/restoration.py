@@ -51,7 +51,7 @@ def restore(
       bank: latents of training images.
     """
     # One at a time: each is compared with the whole bank.
-    return jax.lax.map(lambda one: _filled(*one, bank), (latent, places))
+    return jax.lax.map(lambda one: _filled(one[0], one[1], bank), (latent, places))
 
 
 def _filled(

@@ -56,7 +56,8 @@ def document(folder):
 def test_every_stage_is_measured(document):
     names = [row["program"] for row in document["rows"]]
     assert names == [
-        "detect", "encode", "extract", "k-NN", "UNet step", "decode", "maps", "patch map",
+        "detect", "encode", "extract", "k-NN", "UNet step", "restore", "decode", "maps",
+        "patch map",
     ]  # fmt: skip
     for row in document["rows"]:
         assert [len(calls) for calls in row["rounds"]] == [2, 2]
