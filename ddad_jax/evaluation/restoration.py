@@ -1,60 +1,121 @@
 """How well reconstructions restore what is known to have been there."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 from scipy import ndimage
 
-from ddad_jax.evaluation.predictions import Pictures
+from ddad_jax.data.planted import Planted
+from ddad_jax.detection import patches
+from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
+from ddad_jax.detection.detector import Detector
+from ddad_jax.detection.reconstruction import decode, encode, extract, to_network_range
 
 # Pixels around a defect that are neither inside nor outside: the networks see that far at once.
 MARGIN = 8
 
+Image = UInt8[np.ndarray, "h w 3"]
+
 
 def restoration_figures(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]],
-    originals: Sequence[UInt8[np.ndarray, "h w 3"]],
-    masks: Sequence[Bool[np.ndarray, "h w"]],
-    reconstructions: Pictures,
-    kinds: Sequence[str],
+    detector: Detector,
+    defects: Sequence[Planted],
+    reconstructions: UInt8[np.ndarray, "n h w 3"],
+    batch_size: int,
 ) -> dict[str, Any]:
     """Medians over images with defects whose originals are known.
 
     Args:
-      images: with the defects.
-      originals: without.
-      masks: where the defects are.
-      reconstructions: of the images.
-      kinds: a name of each defect.
+      detector: whose networks see the features and copy the images; on one device.
+      defects: the images.
+      reconstructions: of them.
+      batch_size: images at a time.
 
     Returns:
       "inside": the mean absolute distance of the reconstruction to the original inside the mask,
-      over that of the image: 0 is restored, 1 is as bad as the defect. "outside": PSNR of the
-      reconstruction against the image, in dB, away from the defect. "per_kind": "inside" of each
-      kind.
+      over that of the image: 0 is restored, 1 is as bad as the defect. "features": the same of the
+      features that describe patches, by their Euclidean distance. "outside": PSNR of the
+      reconstruction against the image, in dB, away from the defect. "outside_autoencoder": that of
+      the decoded latent of the image, the best that can be. "per_kind": "inside" of each kind.
     """
-    inside, outside = [], []
-    for image, original, mask, reconstruction in zip(
-        images, originals, masks, reconstructions, strict=True
-    ):
-        defect, left, copied = (
-            np.abs(one.astype(np.float32) - other)
-            for one, other in (
-                (image, original), (reconstruction, original), (reconstruction, image)
-            )
-        )  # fmt: skip
-        inside.append(float(left[mask].mean() / defect[mask].mean()))
-        away = ~ndimage.binary_dilation(mask, iterations=MARGIN)
-        error = float(np.square(copied[away]).mean()) if away.any() else np.nan
-        outside.append(10 * np.log10(255**2 / max(error, 1e-6)))
-    names = np.array(kinds)
+    size = fitted_batch_size(batch_size, len(defects))
+
+    def of_all(function: Any, images: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
+        return concatenate(batched(partial(function, detector), images, size, "restoration"))
+
+    images, originals = (
+        np.stack([getattr(each, name) for each in defects]) for name in ("image", "original")
+    )
+    masks = [each.mask for each in defects]
+    copies = of_all(_copied, images)
+    features = [of_all(_described, each) for each in (images, originals, reconstructions)]
+    inside = list(map(left_inside, images, originals, reconstructions, masks))
+    names = np.array([each.kind for each in defects])
     return {
         "inside": float(np.median(inside)),
-        "outside": float(np.nanmedian(outside)),
+        "features": float(np.median(list(map(_features_left, *features, masks)))),
+        "outside": float(np.nanmedian(list(map(noise_outside, images, reconstructions, masks)))),
+        "outside_autoencoder": float(np.nanmedian(list(map(noise_outside, images, copies, masks)))),
         "per_kind": {
             str(name): float(np.median(np.array(inside)[names == name]))
             for name in np.unique(names)
         },
     }
+
+
+def left_inside(
+    image: Image, original: Image, reconstruction: Image, mask: Bool[np.ndarray, "h w"]
+) -> float:
+    """The reconstruction's mean absolute distance to the original in the mask, over the image's."""
+    defect, left = (
+        np.abs(each.astype(np.float32) - original)[mask].mean() for each in (image, reconstruction)
+    )
+    return float(left / defect)
+
+
+def noise_outside(image: Image, reconstruction: Image, mask: Bool[np.ndarray, "h w"]) -> float:
+    """PSNR in dB of the reconstruction against the image away from the mask; NaN if nothing is."""
+    away = ~ndimage.binary_dilation(mask, iterations=MARGIN)
+    if not away.any():
+        return float("nan")
+    error = np.square(reconstruction.astype(np.float32) - image)[away].mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-6)))
+
+
+def _features_left(
+    image: Float[np.ndarray, "r c p"],
+    original: Float[np.ndarray, "r c p"],
+    reconstruction: Float[np.ndarray, "r c p"],
+    mask: Bool[np.ndarray, "h w"],
+) -> float:
+    """`left_inside` of features, at the patches that the mask touches."""
+    height, width = original.shape[:2]
+    touched = np.zeros((height, width), bool)
+    rows, columns = np.nonzero(mask)
+    touched[rows * height // mask.shape[0], columns * width // mask.shape[1]] = True
+    defect, left = (
+        np.linalg.norm(each - original, axis=-1)[touched].mean() for each in (image, reconstruction)
+    )
+    return float(left / defect)
+
+
+@jax.jit
+def _described(detector: Detector, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b r c p"]:
+    """What describes each patch of the images."""
+    d, s = detector, detector.settings
+    features = extract(d.networks.extractor, d.extractor, to_network_range(images, s.image_size))
+    return patches.describe([features[stage - 1] for stage in s.patch_stages])
+
+
+@jax.jit
+def _copied(detector: Detector, images: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
+    """The images as the autoencoder alone gives them back."""
+    d = detector
+    autoencoder = d.networks.autoencoder, d.autoencoder, d.latent_shift, d.latent_scale
+    latent = encode(*autoencoder, to_network_range(images, d.settings.image_size))
+    return ((decode(*autoencoder, latent) + 1.0) * 127.5).round().astype(jnp.uint8)

@@ -232,12 +232,9 @@ def validate_detector(
     )
     if predictions.reconstructions is None:
         return predictions, None
+    reconstructions = np.asarray(predictions.reconstructions)[-len(planted) :]
     return predictions, restoration_figures(
-        [each.image for each in planted],
-        [each.original for each in planted],
-        [each.mask for each in planted],
-        predictions.reconstructions[len(predictions) - len(planted) :],
-        [each.kind for each in planted],
+        fitted.detector, planted, reconstructions, config.build.batch_size
     )
 
 

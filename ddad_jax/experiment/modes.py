@@ -178,8 +178,9 @@ def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
         logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)
     if restored:
         logging.info(
-            "restored: inside a defect %.2f of its difference is left; outside %.1f dB",
-            restored["inside"], restored["outside"],
+            "restored: inside a defect %.2f of its difference is left (%.2f in the features); "
+            "outside %.1f dB, of the autoencoder alone %.1f dB", restored["inside"],
+            restored["features"], restored["outside"], restored["outside_autoencoder"],
         )  # fmt: skip
     return [part]
 
