@@ -398,6 +398,19 @@ def test_validate_plants_defects_in_what_was_held_out(run):
     # What the test images say stays as it is.
     assert (home / "run/metrics.json").read_text() == before
 
+    # The same defects tell settings apart; the row of the run's own says what `validate` said.
+    ablated = ddad(
+        *arguments, "--mode=ablate", "--vary=detection.patch_weight=0.65,1",
+        "--config.evaluation.planted=32", "--config.evaluation.ablate_on=planted",
+    )  # fmt: skip
+    assert ablated.returncode == 0, ablated.stderr
+    rows = json.loads((home / "run/ablation.json").read_text())["rows"][-2:]
+    assert [row["changes"] for row in rows] == [
+        {"detection.patch_weight": 0.65}, {"detection.patch_weight": 1.0},
+    ]  # fmt: skip
+    assert rows[0]["metrics"]["image_auroc"] == metrics["image_auroc"]
+    assert rows[1]["metrics"]["pixel_auroc"] != metrics["pixel_auroc"]
+
 
 @pytest.mark.slow
 def test_predict_needs_the_detector_and_images_alone(run, tmp_path):

@@ -15,7 +15,13 @@ from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import mean_figures, write_rows
 from ddad_jax.experiment.config import parse
-from ddad_jax.experiment.fitting import build, evaluate_detector, made_of
+from ddad_jax.experiment.fitting import (
+    build,
+    evaluate_detector,
+    made_of,
+    plant_defects,
+    validate_detector,
+)
 from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.schema import Config
 from ddad_jax.experiment.trained import Trained
@@ -107,12 +113,16 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
       "fingerprint" and "metrics".
 
     Raises:
-      UserError: there are no test images to evaluate on.
+      UserError: there are no images to evaluate on.
       Interrupted: a signal while adapting, with the state saved.
     """
     category = made.category
-    if len(category.images["test"]) == 0:
-        raise UserError(f"{category.name}: has no test images; an ablation needs some")
+    on_planted = category.config.evaluation.ablate_on == "planted"
+    if not on_planted and len(category.images["test"]) == 0:
+        raise UserError(
+            f"{category.name}: has no test images; an ablation needs some, or planted defects: "
+            "--config.evaluation.ablate_on=planted"
+        )
     path = category.workdir / "ablation.json"
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     done = {row["fingerprint"]: row for row in stored}
@@ -120,6 +130,7 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     base = _fingerprint(about, category.config)
     configs = [variant.config.of_category(category.config.data.category) for variant in chosen]
     fingerprints = [_fingerprint(about, config) for config in configs]
+    planted = None
     for variant, config, fingerprint in zip(
         tqdm(chosen, desc="ablate", unit="variant", disable=None),
         configs, fingerprints, strict=True,
@@ -128,8 +139,13 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
             continue
         (adapted,) = train_networks([_adapted(made, config)], ["extractor"])
         fitted = build(adapted, config.detector, config.build)
-        predictions = evaluate_detector(adapted.category, fitted)
-        metrics = compute_metrics(predictions, {}, category.resized_masks())
+        if on_planted:
+            planted = planted or plant_defects(category)[0]
+            predictions = validate_detector(adapted.category, fitted, planted)
+            metrics = compute_metrics(predictions, {})
+        else:
+            predictions = evaluate_detector(adapted.category, fitted)
+            metrics = compute_metrics(predictions, {}, category.resized_masks())
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])
         done[fingerprint] = {
             "base": base,

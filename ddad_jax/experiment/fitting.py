@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from ddad_jax.data.planted import plant_in_set
+from ddad_jax.data.planted import Planted, plant_in_set
+from ddad_jax.data.prepare import ImageSet
 from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import VERSION
@@ -16,7 +17,6 @@ from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
-from ddad_jax.evaluation.restoration import restoration_figures
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
@@ -204,13 +204,8 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
     )
 
 
-def validate_detector(
-    category: Category, fitted: FittedDetector
-) -> tuple[Predictions, dict[str, Any] | None]:
-    """What a detector says of defects planted in the good images that are held out.
-
-    Returns:
-      The predictions, and the figures of `restoration_figures`; None without reconstructions.
+def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
+    """The good images that are held out, and defects planted in them, as `plant_in_set` has them.
 
     Raises:
       UserError: no good image is held out.
@@ -221,20 +216,24 @@ def validate_detector(
             f"data.heldout_fraction: {config.data.heldout_fraction} holds no good image out that "
             "defects could be planted in; choose another, and another --workdir"
         )
+    return plant_in_set(heldout, config.evaluation.planted, config.seed)
+
+
+def validate_detector(category: Category, fitted: FittedDetector, images: ImageSet) -> Predictions:
+    """What a detector says of images with planted defects, as of test images.
+
+    Args:
+      category: whose settings count.
+      fitted: the detector.
+      images: as `plant_defects` makes them.
+    """
     fitted = _reconstructing(fitted, category)
-    images, planted = plant_in_set(heldout, config.evaluation.planted, config.seed)
-    predictions = evaluate(
+    return evaluate(
         shard_detector(fitted.detector, category.mesh.local_mesh),
         replace(fitted.preprocessing, tile=0),
         category.source,
         images,
-        config.build.batch_size,
-    )
-    if predictions.reconstructions is None:
-        return predictions, None
-    reconstructions = np.asarray(predictions.reconstructions)[-len(planted) :]
-    return predictions, restoration_figures(
-        fitted.detector, planted, reconstructions, config.build.batch_size
+        category.config.build.batch_size,
     )
 
 

@@ -29,6 +29,7 @@ from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import ReportPart, report_part, write_report
+from ddad_jax.evaluation.restoration import restoration_figures
 from ddad_jax.evaluation.results import write_results
 from ddad_jax.experiment import ablation
 from ddad_jax.experiment.category import DETECTOR, Category, open_categories, write_config
@@ -36,6 +37,7 @@ from ddad_jax.experiment.fitting import (
     detector_to_evaluate,
     evaluate_detector,
     fitted_detector,
+    plant_defects,
     validate_detector,
 )
 from ddad_jax.experiment.schema import NETWORKS, Config
@@ -168,7 +170,14 @@ def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
 
 def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     """Scores planted defects."""
-    predictions, restored = validate_detector(category, fitted)
+    images, planted = plant_defects(category)
+    predictions = validate_detector(category, fitted, images)
+    restored = None
+    if predictions.reconstructions is not None:
+        reconstructions = np.asarray(predictions.reconstructions)[-len(planted) :]
+        restored = restoration_figures(
+            fitted.detector, planted, reconstructions, category.config.build.batch_size
+        )
     folder = category.workdir / VALIDATION
     folder.mkdir(exist_ok=True)
     name = f"{category.name}, planted defects"

@@ -194,11 +194,14 @@ class EvaluationSettings(Checked):
       resolution: of maps and masks: "network", data.size square, or "original", as tiled images
         always have.
       planted: defects that --mode=validate plants in good images.
+      ablate_on: what --mode=ablate scores: the "test" images, or "planted" defects, as
+        --mode=validate does, to choose between settings without labels.
     """
 
     protocol: Literal["exact", "paper"] = setting("exact", changes="figures")
     resolution: Literal["network", "original"] = setting("network", changes="figures")
     planted: int = setting(256, changes="figures", low=1)
+    ablate_on: Literal["test", "planted"] = setting("test", changes="figures")
 
 
 @dataclass(frozen=True)
