@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import jax
 from absl import flags, logging
@@ -98,7 +99,7 @@ modes:
 flags:
 {flags}
 
-configs: {configs}; or a file of your own
+{configs}
 settings: {settings}
 exit codes: 0 done; 2 something in the input is wrong, one line says what; 75 interrupted, the same
 command goes on
@@ -115,7 +116,11 @@ def help_text() -> str:
         version=ddad_jax.__version__,
         modes=_columns(rows),
         flags=_columns(config | described | last),
-        configs=", ".join(shipped_configs()),
+        configs=fill(
+            f"configs: {', '.join(shipped_configs())}; or a file of your own",
+            width=100,
+            subsequent_indent="  ",
+        ),
         settings="--config=<name> --help lists every setting with its value there",
     )
 

@@ -59,7 +59,7 @@ def seeded_detector(
         bin_edges=jnp.linspace(0.0, 2.0 * pooled, settings.num_bins + 1),
         patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
         patch_scale=jnp.ones(described),
-        latent_bank=jax.random.normal(keys[5], latents, "float16"),
+        latent_bank=jax.random.normal(keys[5], latents),
         calibration=Calibration(
             location=dict.fromkeys(kinds, jnp.array([0.1, 0.001])[:, None, None]),
             scale=dict.fromkeys(kinds, jnp.array([1.0, 0.01])),

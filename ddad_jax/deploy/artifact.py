@@ -204,7 +204,7 @@ def _detector(
     kinds = parts.pop("kinds", {})
     of_old = {
         "bank_kind": np.zeros(len(parts["bank"]), np.int32),
-        "latent_bank": np.zeros((0, 0, 0, 0), np.float16),
+        "latent_bank": np.zeros((0, 0, 0, 0), np.float32),
     }
     detector = Detector(
         **of_old | parts,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float16, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
 from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
@@ -261,10 +261,10 @@ def _latents(
     return np.concatenate(list(batched(partial(encoded, d.autoencoder), images, size, "encode")))
 
 
-def _some(latents: Float[np.ndarray, "n h w c"], most: int, seed: int) -> Float16[Array, "m h w c"]:
+def _some(latents: Float[np.ndarray, "n h w c"], most: int, seed: int) -> Float[Array, "m h w c"]:
     """As many of the latents as are kept, drawn."""
     drawn = np.random.default_rng(seed).permutation(len(latents))[:most]
-    return jnp.asarray(latents[np.sort(drawn)], jnp.float16)
+    return jnp.asarray(latents[np.sort(drawn)], jnp.float32)
 
 
 def _patch_side(detector: Detector) -> int:

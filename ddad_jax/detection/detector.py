@@ -181,7 +181,7 @@ class Detector(flax.struct.PyTreeNode):
       patch_bank: scaled features of normal patches, float [m, p]; empty where scoring is "paper".
       patch_scale: what each feature of a patch is multiplied by, so that every stage counts alike,
         float [p].
-      latent_bank: latents of training images, float16 [l, h, w, c]; empty where images are not
+      latent_bank: latents of training images, float [l, h, w, c]; empty where images are not
         restored.
       calibration: see `Calibration`.
       kinds: those that it was extended by. An image is of the kind of the row of the bank that it

@@ -34,8 +34,9 @@ def places_to_restore(
     """
     b = distances.shape[0]
     on_latent = jax.image.resize(distances, (b, side, side), "linear")
-    beyond = on_latent > jnp.broadcast_to(limit, b)[:, None, None]
-    return jax.lax.reduce_window(beyond, False, jax.lax.bitwise_or, (1, 3, 3), (1, 1, 1), "SAME")
+    # The largest of each place and those next to it.
+    around = jax.lax.reduce_window(on_latent, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
+    return around > jnp.broadcast_to(limit, b)[:, None, None]
 
 
 def restore(
@@ -50,20 +51,19 @@ def restore(
       places: to be made anew.
       bank: latents of training images.
     """
-    # One at a time: each is compared with the whole bank.
-    return jax.lax.map(lambda one: _filled(one[0], one[1], bank), (latent, places))
+    return jax.vmap(_filled, (0, 0, None))(latent, places, bank)
 
 
 def _filled(
     latent: Float[Array, "h w c"], places: Bool[Array, "h w"], bank: Float[Array, "n h w c"]
 ) -> Float[Array, "h w c"]:
     kept = 1.0 - places.astype(jnp.float32)
-    errors = jnp.square(bank.astype(jnp.float32) - latent).mean(-1) * kept
+    errors = jnp.square(bank - latent).mean(-1) * kept
     sigma = REACH * latent.shape[0]
     near, known = gaussian_blur(errors, sigma), gaussian_blur(kept[None], sigma)
     whole = errors.sum((1, 2)) / jnp.maximum(kept.sum(), 1.0)
     distance = near / (known + FAR) + FAR * whole[:, None, None]
     smallest = jnp.maximum(distance.min(0), 1e-12)
     weights = jax.nn.softmax(-distance / (SHARPNESS * smallest), axis=0)
-    filled = jnp.einsum("nhw,nhwc->hwc", weights, bank.astype(jnp.float32))
+    filled = jnp.einsum("nhw,nhwc->hwc", weights, bank)
     return jnp.where(places[..., None], filled, latent)

@@ -11,7 +11,7 @@ from ddad_jax.diffusion.schedule import linear_alpha_bar
 def seeded(network_description):
     return seeded_detector(
         build_networks(**network_description),
-        Settings(image_size=64, num_neighbours=5),
+        Settings(image_size=64, num_neighbours=5, reconstruction="restored"),
         jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
         bank_rows=20,
         patch_rows=64,

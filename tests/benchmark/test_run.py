@@ -127,7 +127,7 @@ def interrupted(*_):
 def test_an_interrupted_benchmark_keeps_what_it_has(seeded, folder, document, monkeypatch):
     monkeypatch.setattr(run, "time_calls", interrupted)
     more = dataclasses.replace(SETTINGS, batch_sizes=(2, 3))
-    with pytest.raises(Interrupted, match="16 measurements"):
+    with pytest.raises(Interrupted, match="18 measurements"):
         measured(seeded, folder, more)
     assert json.loads((folder / "benchmark.json").read_text()) == document
 
