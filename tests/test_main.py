@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import ddad_jax
-from ddad_jax.data.planted import KINDS
+from ddad_jax.data.defect_kinds import KINDS
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.machine.storage import only_run

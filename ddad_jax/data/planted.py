@@ -1,27 +1,17 @@
-"""Defects planted in photographs of good parts: where they are and what was there is known.
-
-What they stand for: CutPaste (Li et al., 2021) pastes pieces of the image itself, NSA (Schlüter et
-al., 2022) blends in those of others, DRAEM (Zavrtanik et al., 2021) paints textures inside smooth
-noise. Scratches, cuts, stains and dents are painted besides, and parts that the image's own colours
-set apart are erased or doubled. Lengths are in half sides of the image, as in `shapes`.
-"""
+"""Defects planted in photographs of good parts: where they are and what was there is known."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import spsolve
+from jaxtyping import Bool, UInt8
+from scipy import ndimage
 from tqdm import tqdm
 
+from ddad_jax.data.defect_kinds import KINDS, Scene
 from ddad_jax.data.prepare import ImageSet
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
-from ddad_jax.data.shapes import Field, cloud, disc, stroke
 from ddad_jax.data.synthetic import visible_difference
 from ddad_jax.machine.parallel import map_in_threads
 
@@ -35,14 +25,6 @@ SIZES = {
 # Less than this share of the size that was asked for is not what was asked for.
 ENOUGH = 0.4
 TRIES = 12
-COLOURS = 8  # into which an image is divided to find its parts
-# Oil, rust, lime, grease, ink, mould.
-_STAINS = np.array(
-    [(84, 58, 28), (108, 50, 20), (235, 233, 226), (30, 28, 26), (40, 62, 110), (150, 140, 60)],
-    np.float32,
-)
-
-Pixels = Float[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,77 +46,10 @@ class Planted:
     size: str
 
 
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """An image under work.
-
-    Attributes:
-      pixels: its levels, in [0, 255].
-      part: where the part is, as far as it can be told from what surrounds it.
-      other: a photograph of another part, or the same where there is none.
-      u: coordinate of each pixel to the right, in [-1, 1].
-      v: likewise, downwards.
-      area: how much the defect shall cover, in pixels.
-      rng: of everything that is drawn.
-    """
-
-    pixels: Pixels
-    part: Bool[np.ndarray, "h w"]
-    other: Pixels
-    u: Field
-    v: Field
-    area: float
-    rng: np.random.Generator
-
-    @property
-    def pixel(self) -> float:
-        """The side of a pixel."""
-        return 2.0 / max(self.pixels.shape[:2])
-
-    def cover(self, distance: Field, soft: float = 1.0) -> Field:
-        """The share of each pixel inside a shape, whose edge is so many pixels wide."""
-        return np.clip(0.5 - distance / np.float32(soft * self.pixel), 0, 1)
-
-    def place(self) -> tuple[float, float]:
-        """A place on the part."""
-        rows, columns = np.nonzero(self.part)
-        one = self.rng.integers(len(rows))
-        return float(self.u[rows[one], columns[one]]), float(self.v[rows[one], columns[one]])
-
-    def blob(self) -> Field:
-        """Distance to a shape of uneven outline somewhere on the part."""
-        u, v = self.place()
-        radius = np.sqrt(self.area / np.pi) * self.pixel
-        stretch = np.float32(self.rng.uniform(0.6, 1.6))
-        angle = self.rng.uniform(0, np.pi)
-        along, across = _turned(self.u - np.float32(u), self.v - np.float32(v), angle)
-        uneven = np.float32(0.25 * radius) * cloud(along, across, self.rng, 1.2 * radius)
-        return disc(along * stretch, across / stretch, radius) + uneven
-
-    def line(self, half_width: float, length: float) -> tuple[Field, Field]:
-        """Distance to the edge of a bent line across the part, and the way along it."""
-        u, v = self.place()
-        angle, bend = self.rng.uniform(0, 2 * np.pi), self.rng.uniform(-0.15, 0.15) * length
-        way = np.linspace(-0.5, 0.5, 7)
-        bow = bend * (1 - 4 * way**2) + 0.01 * length * self.rng.standard_normal(7)
-        points_u, points_v = _turned(length * way, bow, angle)
-        distance, along = stroke(self.u, self.v, np.stack([u + points_u, v + points_v], 1))
-        return distance - np.float32(half_width), along
-
-    @cached_property
-    def on_part(self) -> Field:
-        """The share of each pixel that is part, and no background."""
-        return ndimage.gaussian_filter(self.part.astype(np.float32), 0.7)
-
-    def around(self, share: Field) -> Float[np.ndarray, "3"]:
-        """The mean colour of what a shape covers."""
-        weights = share / max(float(share.sum()), 1e-6)
-        return (self.pixels * weights[..., None]).sum((0, 1))
-
-
 def plant(
     image: UInt8[np.ndarray, "h w 3"],
-    others: UInt8[np.ndarray, "n h w 3"],
+    part: Bool[np.ndarray, "h w"],
+    others: Sequence[UInt8[np.ndarray, "h w 3"]],
     kind: str,
     size: str,
     seed: int = 0,
@@ -143,6 +58,7 @@ def plant(
 
     Args:
       image: of a good part.
+      part: where it is, as `find_part` says.
       others: of other good parts; none if need be.
       kind: one of `KINDS`.
       size: one of `SIZES`.
@@ -160,11 +76,10 @@ def plant(
     v = (np.arange(height, dtype=np.float32) - np.float32((height - 1) / 2)) * np.float32(
         2 / longest
     )
-    part = find_part(image)
     for _ in range(TRIES):
         area = float(np.exp(rng.uniform(*np.log(SIZES[size])))) * height * width
         other = others[int(rng.integers(len(others)))] if len(others) else image
-        scene = _Scene(
+        scene = Scene(
             pixels=image.astype(np.float32),
             part=part,
             other=other.astype(np.float32),
@@ -200,6 +115,7 @@ def plant_in_set(images: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet,
     """
     rng = np.random.default_rng(seed)
     squares = np.asarray(images.squares)
+    parts = [part for _, part in map_in_threads(find_part, list(squares))]
     cells = [(kind, size) for kind in KINDS for size in SIZES]
     turns = -(-count // len(cells)), -(-count // len(squares))
     cells = [cells[each] for _ in range(turns[0]) for each in rng.permutation(len(cells))]
@@ -207,7 +123,8 @@ def plant_in_set(images: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet,
 
     def planted(number: int) -> Planted | None:
         row, (kind, size) = rows[number], cells[number]
-        return plant(squares[row], np.delete(squares, row, 0), kind, size, seed + number)
+        others = [*squares[:row], *squares[row + 1 :]]
+        return plant(squares[row], parts[row], others, kind, size, seed + number)
 
     results = map_in_threads(planted, range(count))
     bar = tqdm(results, total=count, desc="plant", unit="defect", disable=None)
@@ -252,207 +169,3 @@ def find_part(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     part = ~np.isin(labels, edge[edge > 0])
     part = ndimage.binary_opening(ndimage.binary_fill_holes(part), iterations=2)
     return part if 0.05 <= part.mean() <= 0.95 else np.ones_like(part)
-
-
-def _scratch(s: _Scene) -> Pixels:
-    """A hairline, or as many side by side as make up the area."""
-    half = s.rng.uniform(0.5, 1.2) * s.pixel
-    length = s.rng.uniform(0.15, 1.2)
-    covered = s.area * s.pixel**2 / (2 * half)
-    pixels = s.pixels
-    for _ in range(max(1, round(covered / length))):
-        distance, way = s.line(half, min(length, covered))
-        fade = np.sqrt(np.clip(6 * np.minimum(way, 1 - way), 0, 1)) * s.on_part
-        share = s.cover(distance) * fade
-        lighter = _sign(s.rng, s.around(share))
-        flank = np.roll(share, s.rng.integers(1, 3), axis=int(s.rng.integers(2)))
-        pixels = pixels * (1 - np.float32(0.15 * lighter) * flank[..., None])
-        strength = np.float32(s.rng.uniform(0.35, 0.85))
-        pixels = _mix(pixels, s.around(share) + lighter * s.rng.uniform(40, 120), strength * share)
-    return pixels
-
-
-def _cut(s: _Scene) -> Pixels:
-    """A gash that tapers at both ends, one lip lit."""
-    half = max(0.5 * np.sqrt(s.area / s.rng.uniform(8, 20)), 0.7) * s.pixel
-    distance, way = s.line(0.0, min(s.area * s.pixel**2 / (1.5 * half), 1.4))
-    width = np.float32(half) * np.sqrt(np.clip(4 * way * (1 - way), 0.02, 1))
-    ragged = distance - width + np.float32(0.3 * half) * cloud(s.u, s.v, s.rng, 4 * half)
-    inside, wider = (s.cover(ragged - np.float32(w * s.pixel), 2.0) * s.on_part for w in (0, 1.5))
-    lit = np.roll(wider - inside, (s.rng.integers(-1, 2), s.rng.integers(-1, 2)), (0, 1))
-    pixels = s.pixels * (1 + np.float32(s.rng.uniform(0.1, 0.3)) * lit[..., None])
-    deep = s.around(inside).mean() > 60
-    bottom = pixels * s.rng.uniform(0.15, 0.4) if deep else pixels + s.rng.uniform(40, 110)
-    rough = 1 + np.float32(0.15) * cloud(s.u, s.v, s.rng, 3 * s.pixel)
-    return _mix(pixels, bottom * rough[..., None], np.float32(0.9) * inside)
-
-
-def _stain(s: _Scene) -> Pixels:
-    blob = s.blob()
-    soft = s.rng.uniform(1.5, 6.0)
-    rim = np.exp(-((blob / np.float32(soft * s.pixel)) ** 2)) * np.float32(s.rng.uniform(0, 0.2))
-    share = s.cover(blob, soft) * np.float32(s.rng.uniform(0.3, 0.8)) * s.on_part
-    uneven = 1 + np.float32(0.15) * cloud(s.u, s.v, s.rng, 0.1)
-    far = [c for c in _STAINS if np.abs(c - s.around(share)).max() > 50]
-    chosen = far[s.rng.integers(len(far))]
-    return _mix(s.pixels, chosen, np.clip((share + rim * (blob < 0) * s.on_part) * uneven, 0, 0.95))
-
-
-def _dent(s: _Scene) -> Pixels:
-    """A smooth hollow: the surface bends, one flank is lit and the other lies in shadow."""
-    u, v = s.place()
-    reach = np.sqrt(s.area / np.pi)  # in pixels
-    angle = s.rng.uniform(0, 2 * np.pi)
-    along, across = _turned(s.u - np.float32(u), s.v - np.float32(v), angle)
-    stretch = np.float32(s.rng.uniform(0.6, 1.6))
-    away = (along * stretch) ** 2 + (across / stretch) ** 2
-    depth = np.exp(-2 * away / np.float32((reach * s.pixel) ** 2))
-    slope_v, slope_u = (s.on_part * slope for slope in np.gradient(depth * np.float32(reach)))
-    light = s.rng.uniform(0, 2 * np.pi)
-    facing = slope_u * np.float32(np.cos(light)) + slope_v * np.float32(np.sin(light))
-    push = np.float32(s.rng.uniform(0.2, 0.5) * reach)
-    row, column = np.indices(depth.shape, np.float32)
-    bent = _sampled(s.pixels, [row + slope_v * push, column + slope_u * push], "nearest")
-    lit = np.float32(s.rng.uniform(0.25, 0.5)) * facing
-    # On a dark surface light adds more than it multiplies.
-    return bent * (1 + lit[..., None]) + np.float32(40) * lit[..., None]
-
-
-def _piece(s: _Scene) -> Pixels:
-    return _pasted(s, s.pixels)
-
-
-def _foreign(s: _Scene) -> Pixels:
-    return _pasted(s, s.other)
-
-
-def _pasted(s: _Scene, source: Pixels) -> Pixels:
-    """A piece of elsewhere, turned and scaled, with a hard edge or blended in."""
-    blob = s.blob()
-    inside = blob < 0
-    if not inside.any():
-        return s.pixels
-    rows, columns = np.nonzero(s.part)
-    one = s.rng.integers(len(rows))
-    to = ndimage.center_of_mass(inside)
-    angle, scale = s.rng.uniform(0, 2 * np.pi), s.rng.uniform(0.7, 1.4)
-    row, column = np.indices(inside.shape, np.float32)
-    along, across = _turned(column - np.float32(to[1]), row - np.float32(to[0]), angle)
-    place = [across / scale + rows[one], along / scale + columns[one]]
-    moved = _sampled(source, place, "reflect")
-    if s.rng.random() < 0.5:
-        return np.where(inside[..., None], moved + _membrane(s.pixels - moved, inside), s.pixels)
-    return _mix(s.pixels, moved, s.cover(blob, s.rng.uniform(1, 3)))
-
-
-def _erased(s: _Scene) -> Pixels:
-    segment = _segment(s)
-    ring = ndimage.binary_dilation(segment, iterations=4) & ~segment
-    if not ring.any():
-        return s.pixels
-    grain = s.pixels - ndimage.gaussian_filter(s.pixels, (2, 2, 0))
-    usual = 3.0 * np.median(np.abs(grain[s.part]))  # Edges are no grain.
-    drawn = grain[ring][s.rng.integers(ring.sum(), size=int(segment.sum()))].clip(-usual, usual)
-    filled = s.pixels.copy()
-    filled[segment] = _membrane(s.pixels, segment)[segment] + drawn
-    return filled
-
-
-def _doubled(s: _Scene) -> Pixels:
-    segment = _segment(s)
-    rows, columns = np.nonzero(segment)
-    middle = np.array([rows.mean(), columns.mean()])
-    reach = np.sqrt(segment.sum())
-    places = np.argwhere(s.part)
-    away = places[np.hypot(*(places - middle).T) > reach]
-    if not len(away):
-        return s.pixels
-    to = away[s.rng.integers(len(away))]
-    angle = s.rng.uniform(0, 2 * np.pi)
-    row, column = np.indices(segment.shape, np.float32)
-    along, across = _turned(column - to[1], row - to[0], angle)
-    place = [across + np.float32(middle[0]), along + np.float32(middle[1])]
-    share = ndimage.map_coordinates(
-        ndimage.gaussian_filter(segment.astype(np.float32), 0.7), place, order=1
-    )
-    return _mix(s.pixels, _sampled(s.pixels, place, "constant"), share)
-
-
-# What plants each kind of defect.
-KINDS: dict[str, Callable[[_Scene], Pixels]] = {
-    "scratch": _scratch,
-    "cut": _cut,
-    "stain": _stain,
-    "dent": _dent,
-    "piece": _piece,
-    "foreign": _foreign,
-    "erased": _erased,
-    "doubled": _doubled,
-}
-
-
-def _segment(s: _Scene) -> Bool[np.ndarray, "h w"]:
-    """A part of the part, set apart by its colour, of about the area; or else a blob."""
-    smooth = ndimage.gaussian_filter(s.pixels, (1, 1, 0)).astype(np.uint8)
-    quantised = np.asarray(Image.fromarray(smooth).quantize(COLOURS))
-    fitting = []
-    for level in range(COLOURS):
-        labels, _ = ndimage.label((quantised == level) & s.part)
-        areas = np.bincount(labels.ravel())
-        for label in np.flatnonzero((areas > 0.5 * s.area) & (areas < 2 * s.area)):
-            if label:
-                fitting.append(labels == label)
-    if not fitting:
-        return s.blob() < 0
-    chosen = fitting[s.rng.integers(len(fitting))]
-    return ndimage.binary_dilation(ndimage.binary_fill_holes(chosen), iterations=1)
-
-
-def _membrane(values: Pixels, inside: Bool[np.ndarray, "h w"]) -> Pixels:
-    """Inside, the smoothest surface that meets the values around it; 0 elsewhere."""
-    number = np.full(inside.shape, -1)
-    number[inside] = np.arange(int(inside.sum()))
-    padded = np.pad(number, 1, constant_values=-2)
-    around = np.pad(values, [(1, 1), (1, 1), (0, 0)])
-    rows, columns = np.nonzero(inside)
-    count = len(rows)
-    degree = np.zeros(count)
-    right = np.zeros((count, 3))
-    links: list[tuple[np.ndarray, np.ndarray]] = []
-    for down, aside in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        neighbour = padded[rows + down, columns + aside]
-        degree += neighbour != -2
-        known = neighbour == -1
-        right[known] += around[rows + down, columns + aside][known]
-        unknown = neighbour >= 0
-        links.append((np.flatnonzero(unknown), neighbour[unknown]))
-    first, second = (np.concatenate(ends) for ends in zip(*links, strict=True))
-    system = sparse.diags_array(degree) - sparse.coo_array(
-        (np.ones(len(first)), (first, second)), shape=(count, count)
-    )
-    surface = np.zeros_like(values)
-    surface[inside] = spsolve(system.tocsc(), right).reshape(count, 3)
-    return surface
-
-
-def _sampled(pixels: Pixels, place: list[Field], outside: str) -> Pixels:
-    """The image whose every pixel comes from a row and column; `outside` as scipy's modes."""
-    return np.stack(
-        [ndimage.map_coordinates(pixels[..., c], place, order=1, mode=outside) for c in range(3)],
-        axis=-1,
-    )
-
-
-def _turned(u: Any, v: Any, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return cosine * u + sine * v, cosine * v - sine * u
-
-
-def _mix(pixels: Pixels, over: Pixels | Float[np.ndarray, "3"], share: Field) -> Pixels:
-    return pixels + share[..., None] * (over - pixels)
-
-
-def _sign(rng: np.random.Generator, around: Float[np.ndarray, "3"]) -> float:
-    """Lighter or darker, whichever there is room for."""
-    room = 0.3 + 0.4 * (around.mean() < 128)
-    return 1.0 if rng.random() < room else -1.0

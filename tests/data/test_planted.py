@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
 
-from ddad_jax.data.planted import (
-    ENOUGH,
-    KINDS,
-    SIZES,
-    find_part,
-    plant,
-    plant_in_set,
-)
+from ddad_jax.data.defect_kinds import KINDS
+from ddad_jax.data.planted import ENOUGH, SIZES, find_part, plant, plant_in_set
 from ddad_jax.data.prepare import ImageSet
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.data.synthetic import VISIBLE, synthetic_source
@@ -37,10 +31,14 @@ def heldout(source, parts):
     )
 
 
+def plant_in(image, others, kind, size, seed=0):
+    return plant(image, find_part(image), list(others), kind, size, seed)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 def test_mask_marks_what_was_changed_and_nothing_else(parts, kind, size):
-    planted = plant(parts[0], parts[1:], kind, size)
+    planted = plant_in(parts[0], parts[1:], kind, size)
     assert planted is not None
     np.testing.assert_array_equal(planted.original, parts[0])
     change = np.abs(planted.image.astype(int) - planted.original).max(-1)
@@ -54,21 +52,21 @@ def test_mask_marks_what_was_changed_and_nothing_else(parts, kind, size):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_image_and_seed_give_the_same_defect_and_no_others_do(parts, kind):
     first, again, other_seed = (
-        plant(parts[0].copy(), parts[1:], kind, "medium", seed) for seed in (3, 3, 4)
+        plant_in(parts[0].copy(), parts[1:], kind, "medium", seed) for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.mask, again.mask)
     assert (first.mask != other_seed.mask).any()
     changed = parts[0].copy()
     changed[0, 0, 0] ^= 1
-    assert (first.mask != plant(changed, parts[1:], kind, "medium", 3).mask).any()
+    assert (first.mask != plant_in(changed, parts[1:], kind, "medium", 3).mask).any()
 
 
 @pytest.mark.parametrize("kind", ["scratch", "cut", "stain", "dent"])
 def test_what_is_painted_stays_on_the_part(parts, kind):
     part = find_part(parts[0])
     assert 0.4 < part.mean() < 0.95
-    planted = plant(parts[0], parts[1:], kind, "large")
+    planted = plant_in(parts[0], parts[1:], kind, "large")
     assert (planted.mask & part).sum() > 0.9 * planted.mask.sum()
 
 
@@ -80,16 +78,16 @@ def test_a_part_that_fills_the_image_is_all_of_it():
 
 def test_what_would_not_show_is_not_planted():
     flat = np.full((64, 64, 3), 130, np.uint8)
-    assert plant(flat, flat[None], "piece", "medium") is None
-    assert plant(flat, flat[None], "foreign", "medium") is None
-    assert plant(flat, flat[None], "stain", "medium") is not None
+    assert plant_in(flat, flat[None], "piece", "medium") is None
+    assert plant_in(flat, flat[None], "foreign", "medium") is None
+    assert plant_in(flat, flat[None], "stain", "medium") is not None
 
 
 @pytest.mark.parametrize("shape", [(96, 64, 3), (64, 96, 3)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_need_not_be_square_and_may_be_alone(shape, kind):
     image = np.random.default_rng(0).integers(90, 160, shape, np.uint8)
-    planted = plant(image, image[None][:0], kind, "large")
+    planted = plant_in(image, image[None][:0], kind, "large")
     assert planted is not None and planted.image.shape == shape
 
 
