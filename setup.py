@@ -23,6 +23,8 @@ setup(
     package_data={"ddad_jax": ["py.typed", "**/*.html", "**/*.css", "**/*.js"]},
     install_requires=[line for line in requirements if not line.startswith("#")],
     extras_require={
+        # The documents as a site.
+        "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "elpv": ["elpv-dataset>=1.0.0"],
         # A TFDS data directory in a bucket.
         "gcs": ["gcsfs>=2025.3"],
