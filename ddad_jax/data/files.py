@@ -260,7 +260,7 @@ def group_of(path: Path, pattern: str) -> str | None:
         match = re.search(pattern, path.name)
     except re.error as error:
         raise UserError(
-            f"data.settings.group_pattern: '{pattern}' is no regular expression ({error})"
+            f"data.settings.group_pattern: '{pattern}' is not a regular expression ({error})"
         ) from error
     return match and match.group(1 if match.re.groups else 0)
 

@@ -210,7 +210,7 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
                 f"{name}: is HEIC, which needs an extra; install it with pip install "
                 "'ddad_jax[heic]'"
             ) from error
-        raise UserError(f"{name}: is no image of a known kind, whatever its suffix") from error
+        raise UserError(f"{name}: is not an image of a known kind, whatever its suffix") from error
     except UserError:
         raise
     except Exception as error:  # Damaged bytes make the decoders raise nearly anything.

@@ -60,7 +60,7 @@ class DatasetReport:
             ("mask vanishes at the working size", "warning", self.vanishing_masks),
             ("mask missing", "warning", self.missing_masks),
             (
-                "no normal test image",
+                "no good test image",
                 "warning",
                 ["false alarms cannot be counted; add good images to the test set"] * bool(no_good),
             ),
@@ -78,7 +78,7 @@ class DatasetReport:
             others = f" and {len(spoiling) - 1} more" if len(spoiling) > 1 else ""
             skip = ", or set data.on_unreadable='skip'" if self.unreadable else ""
             raise UserError(
-                f"data: {spoiling[0]}{others}; mend or remove what --mode=prepare lists{skip}"
+                f"data: {spoiling[0]}{others}; correct or remove what --mode=prepare lists{skip}"
             )
 
     def text(self, most: int | None = None) -> str:

@@ -120,7 +120,7 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: is no readable detector ({error}); delete it and run --mode=fit again"
+            f"{path}: is not a readable detector ({error}); delete it and run --mode=fit again"
         ) from error
     number = _format(path, metadata.get("format", ""))
     settings = {

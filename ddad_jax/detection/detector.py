@@ -39,7 +39,7 @@ class Networks:
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Checked):
-    """Every choice of the method that the compiled program depends on (method, section 1).
+    """Every choice of the method that the compiled program depends on (docs/method.md).
 
     Attributes:
       image_size: height and width of the images, in pixels.
@@ -99,7 +99,7 @@ class Settings(Checked):
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
     smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
     reconstruction: Literal["denoised", "restored"] = setting("denoised", changes="detector")
-    reconstruct: bool = setting(True, changes="figures")
+    reconstruct: bool = setting(True, changes="metrics")
 
     def check_together(self) -> None:
         """Raises SettingError: bins or steps that do not fit, or no stage to look at."""
@@ -108,8 +108,8 @@ class Settings(Checked):
         if self.max_noise_level % self.num_steps:
             raise SettingError(
                 "max_noise_level",
-                f"{self.max_noise_level} is no multiple of num_steps, {self.num_steps}; each step "
-                "spans the same timesteps",
+                f"{self.max_noise_level} is not a multiple of num_steps, {self.num_steps}; each "
+                "step spans the same timesteps",
             )
         for name in ("feature_stages", "patch_stages"):
             if not getattr(self, name):

@@ -1,4 +1,4 @@
-"""Every figure of an evaluation: its name, what it is called, and where it is shown.
+"""Every metric of an evaluation: its name, what it is called, and where it is shown.
 
 A new measure is its computation and one line in `MEASURES`.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# What a figure is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
+# What a metric is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
 # defective regions by thresholds from good images, what MVTec LOCO AD is judged by, which only it
 # has, reconstructions, or what D3AD's code computes, which protocol "paper" adds.
 Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "restored", "d3ad"]
@@ -15,7 +15,7 @@ Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "r
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a category.
+    """One metric of a category.
 
     Attributes:
       key: its name in metrics.json and results.csv.
@@ -81,25 +81,25 @@ MEASURES = (
 )
 AVERAGED = tuple(measure for measure in MEASURES if measure.averaged)
 
-# What the figures of a protocol are, in one sentence.
+# What the metrics of a protocol are, in one sentence.
 PROTOCOL_NOTES = {
     "exact": "Protocol exact: masks binarised, per-region overlap by MVTec AD's definition.",
     "paper": (
-        "Protocol paper: figures named after D3AD's code are computed as there, from maps "
+        "Protocol paper: metrics named after D3AD's code are computed as that code does: from maps "
         "normalised over the test set, a threshold chosen on the test labels, masks that are not "
-        "binarised and an overlap curve of 200 rescaled thresholds; all others by MVTec AD's "
+        "binarised and an overlap curve of 200 rescaled thresholds. All others follow MVTec AD's "
         "definition."
     ),
 }
 
 
 def keys(kind: Kind) -> tuple[str, ...]:
-    """The names of a kind's figures in metrics.json."""
+    """The names of a kind's metrics in metrics.json."""
     return tuple(measure.key for measure in MEASURES if measure.kind == kind)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean of a figure; None where there is none, or one of them cannot be had."""
+    """The mean of a metric; None where there is none, or one of them cannot be had."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 

@@ -1,4 +1,4 @@
-"""What an evaluation writes: figures, a table of scores, a picture of each test image."""
+"""What an evaluation writes: metrics, a table of scores, a picture of each test image."""
 
 import csv
 from collections.abc import Mapping

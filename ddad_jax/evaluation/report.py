@@ -103,7 +103,7 @@ def _verdict(parts: Sequence[ReportPart]) -> str:
     if found + missed:
         sentences.append(f"{found} of {found + missed} defective images are found.")
     if alarms + passed:
-        sentences.append(f"{alarms} of {alarms + passed} normal images raise a false alarm.")
+        sentences.append(f"{alarms} of {alarms + passed} good images raise a false alarm.")
     unlabelled = [i for part in parts for i in part.images if i["label"] < 0]
     if unlabelled:
         called = sum(

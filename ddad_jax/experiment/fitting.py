@@ -67,7 +67,7 @@ def fitted_detector(made: Trained) -> FittedDetector:
             logging.info("%s: its detector is of these images; %s", category.workdir, changed)
             fitting.save(category.detector_path, category.shared)
             return fitting
-        logging.info("%s: its detector is built anew: %s%s", category.workdir, difference,
+        logging.info("%s: its detector is built again: %s%s", category.workdir, difference,
                      _since_then(stored, "; lost is that it "))  # fmt: skip
     built = build(made, category.config.detector, category.config.build)
     _say_what_it_is_made_of(category, wanted)

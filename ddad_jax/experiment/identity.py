@@ -1,7 +1,7 @@
 """What a run is: the settings and the images that its networks and its detector were made of.
 
 Every network that is trained in a workdir has a record beside its checkpoints, and the detector has
-one in its file. What does not change a figure is in none of them: paths, names, logging, devices.
+one in its file. What does not change a result is in none of them: paths, names, logging, devices.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ TITLE = """# Settings
 
 Every setting with its default: the published value, or where `preset` decides its own.
 `--config.<name>=<value>` changes one on the command line, a config file changes any. What a setting
-changes: the first of autoencoder, denoiser, extractor, detector and figures that depends on it; all
+changes: the first of autoencoder, denoiser, extractor, detector and metrics that depends on it; all
 after that depend on it too. A setting that changes nothing may differ from one command to the next
 in the same working directory.
 

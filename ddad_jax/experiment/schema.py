@@ -18,7 +18,7 @@ from ddad_jax.training.mesh import MeshSettings
 from ddad_jax.training.state import TrainSettings
 
 NETWORKS = ("autoencoder", "denoiser", "extractor")
-# Attributes of networks that save memory and change no figure.
+# Attributes of networks that save memory and change no result.
 IMMATERIAL = ("remat",)
 # What each preset decides, of the settings of detection, where they are not given themselves.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -186,7 +186,7 @@ class ExtractorSettings(Checked):
 
 @dataclass(frozen=True)
 class EvaluationSettings(Checked):
-    """How the figures are computed.
+    """How the metrics are computed.
 
     Attributes:
       protocol: "exact", MVTec AD's definitions, or "paper", which adds what the official code
@@ -198,10 +198,10 @@ class EvaluationSettings(Checked):
         --mode=validate does, to choose between settings without labels.
     """
 
-    protocol: Literal["exact", "paper"] = setting("exact", changes="figures")
-    resolution: Literal["network", "original"] = setting("network", changes="figures")
-    planted: int = setting(256, changes="figures", low=1)
-    ablate_on: Literal["test", "planted"] = setting("test", changes="figures")
+    protocol: Literal["exact", "paper"] = setting("exact", changes="metrics")
+    resolution: Literal["network", "original"] = setting("network", changes="metrics")
+    planted: int = setting(256, changes="metrics", low=1)
+    ablate_on: Literal["test", "planted"] = setting("test", changes="metrics")
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ def only_run(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"--workdir={folder}: another run is writing to it ({_named(owner)}); wait until it "
-            "ends, or choose another --workdir"
+            f"--workdir={folder}: another command is writing to it ({_named(owner)}); wait until "
+            "it ends, or choose another --workdir"
         ) from error
     try:
         write_json(owner, {"host": socket.gethostname(), "process": os.getpid()})

@@ -136,14 +136,14 @@ def _problem(value: Any, default: Any) -> str:
     """Why an attribute of a network cannot have a value, by its default; "" where it can."""
     if isinstance(default, tuple):
         whole = isinstance(value, tuple) and all(_is_count(each) for each in value)
-        return "" if whole else f"is no list of whole numbers above 0, such as {default}"
+        return "" if whole else f"is not a list of whole numbers above 0, such as {default}"
     if isinstance(default, bool) or not isinstance(default, int | float):
         kind = type(default)
         return "" if isinstance(value, kind) else f"is no {kind.__name__}, as {default!r} is"
     if isinstance(default, int):
-        return "" if _is_count(value) else f"is no whole number above 0, such as {default}"
+        return "" if _is_count(value) else f"is not a whole number above 0, such as {default}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return "" if number and 0 < value < math.inf else f"is no number above 0, such as {default}"
+    return "" if number and 0 < value < math.inf else f"is not a number above 0, such as {default}"
 
 
 def _is_count(value: Any) -> bool:

@@ -77,7 +77,7 @@ def test_groups_are_found_in_file_names(pattern, expected):
 
 def test_a_pattern_that_is_none():
     with pytest.raises(
-        UserError, match=r"data.settings.group_pattern: '\(' is no regular expression"
+        UserError, match=r"data.settings.group_pattern: '\(' is not a regular expression"
     ):
         group_of(Path("a.png"), "(")
 

@@ -160,7 +160,7 @@ def test_empty_file(tmp_path):
 
 def test_text_under_an_image_suffix(tmp_path):
     (tmp_path / "a.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"a\.png: is no image of a known kind"):
+    with pytest.raises(UserError, match=r"a\.png: is not an image of a known kind"):
         read_image(tmp_path / "a.png")
 
 

@@ -137,7 +137,7 @@ def test_a_test_set_without_good_images_is_a_warning(home):
     shutil.rmtree(home / "test/good")
     found = report(home)
     assert not found.is_spoiled
-    assert "no normal test image (warning): 1" in found.text()
+    assert "no good test image (warning): 1" in found.text()
 
 
 def test_a_screen_holds_the_report_of_many_problems(home):

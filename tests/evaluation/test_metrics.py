@@ -63,7 +63,7 @@ def test_normality_restored_needs_distant_defects(make_predictions):
     near = replace(predictions, knn_distances=np.ones(2, np.float32))
     found = compute_metrics(near)
     assert found["normality_restored"] is None
-    assert "farther from good ones" in found["undefined"]["normality_restored"]
+    assert "not farther from the training images" in found["undefined"]["normality_restored"]
 
 
 @pytest.mark.parametrize(("label", "missing"), [(NORMAL, "anomalous"), (ANOMALOUS, "normal")])

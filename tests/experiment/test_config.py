@@ -147,24 +147,27 @@ def test_values_of_every_type():
     ("assignment", "message"),
     [
         ("seed=-1", "seed: -1 must be at least 0"),
-        ("detection.blur=none", "detection.blur: 'none' is no number"),
+        ("detection.blur=none", "detection.blur: 'none' is not a number"),
         ("preset=best", "preset: 'best' is not one of paper, full, fast"),
         ("preset=", "preset: '' is not one of"),
-        ("seed=1e3", "seed: '1e3' is no whole number"),
+        ("seed=1e3", "seed: '1e3' is not a whole number"),
         ("dtype=int8", "dtype: 'int8' is not one of float32, bfloat16"),
-        ("data.size=256.0", "data.size: '256.0' is no whole number"),
+        ("data.size=256.0", "data.size: '256.0' is not a whole number"),
         ("data.heldout_fraction=0", "data.heldout_fraction: 0.0 must be above 0"),
         ("data.tiling.overlap=8", "data.tiling.overlap: 8 must be at least 0 and at most 0"),
         ("data.augmentation.max_shift=3.0", "data.augmentation.max_shift: 3.0"),
         ("data.augmentation.max_rotation=-30", "data.augmentation.max_rotation: -30.0"),
         ("data=3", "data: is a section; its settings are .*data.root"),
-        ("data.settings=3", "data.settings: '3' is no table"),
+        ("data.settings=3", "data.settings: '3' is not a table"),
         ("seed.x=1", "seed.x: there is no setting 'x'"),
         ("detectoin.blur=3", "detectoin.blur: .*did you mean 'detection'"),
         ("detection.num_stepz=3", "num_stepz: .*did you mean 'num_steps'"),
         ("detection.image_size=64", "there is no setting 'image_size'"),
         ("detection.num_steps=0", "detection.num_steps: 0 must be at least 1"),
-        ("detection.num_steps=7", "detection.max_noise_level: 80 is no multiple of num_steps, 7"),
+        (
+            "detection.num_steps=7",
+            "detection.max_noise_level: 80 is not a multiple of num_steps, 7",
+        ),
         ("detection.num_neighbours=0", "detection.num_neighbours: 0 must be"),
         ("detection.num_bins=0", "detection.num_bins: 0 must be"),
         ("detection.min_bin=11", "detection.min_bin: 11 is above num_bins, 10"),
@@ -177,7 +180,7 @@ def test_values_of_every_type():
         ("diffusion.beta_end=0.001", "diffusion.beta_end: 0.001 is below beta_start"),
         ("denoiser.max_timestep=5000", "denoiser.max_timestep: 5000 must be at most 1000"),
         ("denoiser.training.learning_rate=-1", "denoiser.training.learning_rate: -1.0 must be"),
-        ("denoiser.training.steps=10.5", "denoiser.training.steps: '10.5' is no whole number"),
+        ("denoiser.training.steps=10.5", "denoiser.training.steps: '10.5' is not a whole number"),
         ("denoiser.training.trace_steps=x", "denoiser.training.trace_steps: 'x' is no range"),
         ("denoiser.training.accumulate=0", "denoiser.training.accumulate: 0 must be"),
         ("denoiser.network.dtype=float64", "denoiser.network.dtype: follows from other"),
@@ -199,10 +202,10 @@ def test_what_cannot_be_is_refused_by_name(assignment, message):
     ("assignment", "message"),
     [
         ("num_heads=5", "denoiser.network.* 5 heads do not divide"),
-        ("num_heads=0", "denoiser.network.num_heads: 0 is no whole number above 0"),
-        ("base_channels=0", "denoiser.network.base_channels: 0 is no whole number"),
+        ("num_heads=0", "denoiser.network.num_heads: 0 is not a whole number above 0"),
+        ("base_channels=0", "denoiser.network.base_channels: 0 is not a whole number"),
         ("base_channels=48", "denoiser.network: .*48 channels do not divide into 32 groups"),
-        ("channel_multipliers=(1,1.5)", r"channel_multipliers: \(1, 1.5\) is no list of whole"),
+        ("channel_multipliers=(1,1.5)", r"channel_multipliers: \(1, 1.5\) is not a list of whole"),
         ("depth=3", "denoiser.network.depth: 'unet' has no such setting"),
         ("remat=3", "denoiser.network.remat: 3 is no bool"),
     ],
@@ -242,7 +245,7 @@ def test_an_unknown_augmentation_is_named():
 
 def test_a_batch_that_cannot_be_divided_is_refused():
     config = changed("denoiser.training.accumulate=4")
-    with pytest.raises(UserError, match=r"batch_size: 30 is no multiple of 4, .*accumulate"):
+    with pytest.raises(UserError, match=r"batch_size: 30 is not a multiple of 4, .*accumulate"):
         check_batches(config)
 
 

@@ -52,7 +52,7 @@ def test_the_loss_is_told_by_quarter_of_the_timesteps():
     value, metrics = loss({}, {"alpha_bar": ALPHA_BAR}, {"latent": latent}, key)
     quarters = metrics["loss_quarter"]
     timestep = np.asarray(timestep)
-    # 90 is no multiple of 4: quarters begin at 0, 22.5, 45 and 67.5.
+    # 90 is not a multiple of 4: quarters begin at 0, 22.5, 45 and 67.5.
     parts = [timestep[(timestep >= 22.5 * i) & (timestep < 22.5 * (i + 1))] for i in range(4)]
     np.testing.assert_array_equal(quarters.count, [len(part) for part in parts])
     expected = [(part.astype(float) ** 2).sum() for part in parts]
