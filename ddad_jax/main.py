@@ -52,7 +52,7 @@ OUTPUT = _text(
     "output", "convert, extend, threshold: the file to write; predict, submit: folder for results"
 )
 WATCH = flags.DEFINE_bool(
-    "watch", False, "predict: go on with the images that appear in the folder, until it is stopped",
+    "watch", False, "predict: continue with the images that appear in the folder, until it is stopped",
     flag_values=FLAGS,
 )  # fmt: skip
 UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)
@@ -69,7 +69,7 @@ NETWORK = flags.DEFINE_enum(
     flag_values=FLAGS,
 )  # fmt: skip
 TRAIN_ON = flags.DEFINE_bool(
-    "train_on", False, "fit, train, adapt: go on training with the images and settings of now",
+    "train_on", False, "fit, train, adapt: train further with the images and settings of now",
     flag_values=FLAGS,
 )  # fmt: skip
 COORDINATOR = _text("coordinator", "several processes: address and port of process 0")
@@ -102,7 +102,7 @@ flags:
 {configs}
 settings: {settings}
 exit codes: 0 done; 2 something in the input is wrong, one line says what; 75 interrupted, the same
-command goes on
+command continues
 """
 
 

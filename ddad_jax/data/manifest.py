@@ -3,7 +3,7 @@
 | column | holds | without it |
 |---|---|---|
 | image | a path, relative to the table's folder or absolute | an error |
-| split | train or test | normal images are learnt from, all others tested |
+| split | train or test | good images are trained on, all others tested |
 | label | 0, 1, -1 or a word such as good or bad | good if the defect is, else normal for train |
 | defect | good, or the defect's name | good, defect or unknown, as the label is |
 | mask | a path, or nothing | no masks |
@@ -114,7 +114,7 @@ def _read_parquet(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         rows = parquet.read_table(table).to_pylist()
     except ArrowInvalid as error:
-        raise UserError(f"{table}: is no Parquet table ({error})") from error
+        raise UserError(f"{table}: is not a Parquet table ({error})") from error
     for number, row in enumerate(rows, start=1):
         cells = {
             name.strip().lower(): "" if cell is None else str(cell).strip()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ddad_jax.errors import UserError
 
-# Lines that a report on a screen has at most for sizes, and for each kind of problem.
+# Lines that are shown on a screen at most for sizes, and for each kind of problem.
 SHOWN = 8
 
 
@@ -82,7 +82,7 @@ class DatasetReport:
             )
 
     def text(self, most: int | None = None) -> str:
-        """The report as tables, and a list of every problem.
+        """What was found as tables, and a list of every problem.
 
         Args:
             most: lines for sizes, and for each kind of problem; None for all.

@@ -41,10 +41,11 @@ def draw_counts(
 
 
 def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resamples"]]:
-    """Every metric that is defined, for each of `RESAMPLES` draws of the test images.
+    """What some metrics would be in each of `RESAMPLES` draws of the test images.
 
     Returns:
-      `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`.
+      `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`, as far as
+      they are defined.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS

@@ -20,7 +20,7 @@ Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def write_resampled(folder: Path, resampled: Mapping[str, Float[np.ndarray, " resamples"]]) -> None:
-    """Writes resampled.npz: every metric of every bootstrap draw, for comparing runs."""
+    """Writes resampled.npz: the metrics of every bootstrap draw, for comparing runs."""
     with whole_file(folder / RESAMPLED) as unfinished:
         np.savez(unfinished, **resampled)  # type: ignore[arg-type]  # "allow_pickle" is none.
 

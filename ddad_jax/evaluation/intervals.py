@@ -100,7 +100,7 @@ def intervals(
     figures: Mapping[str, Any],
     values: Mapping[str, Float[np.ndarray, " resamples"]],
 ) -> dict[str, Interval]:
-    """The interval of every metric that is defined.
+    """The intervals of those metrics that have one, as far as they are defined.
 
     Args:
       predictions: what the metrics are of.

@@ -24,7 +24,7 @@ class Measure:
       averaged: whether it is in the results, with its mean over categories. A threshold is not: it
         is in the unit of its category's scores.
       column: whether the report's table has a column for it.
-      tile: whether the report shows it at its head.
+      headline: whether the report shows it at its head.
       paper: its name in the tables for papers, beside its published values; "" where it is in none.
     """
 
@@ -33,7 +33,7 @@ class Measure:
     kind: Kind
     averaged: bool = True
     column: bool = True
-    tile: bool = False
+    headline: bool = False
     paper: str = ""
 
     def of(self, metrics: Mapping[str, Any]) -> float | None:
@@ -52,15 +52,15 @@ MEASURES = (
     Measure("recall", "recall at threshold", "decision"),
     # The rows of the report's table are of defects, whose false alarms are the same in all.
     Measure("false_alarm_rate", "false-alarm rate", "decision", column=False),
-    Measure("image_auroc", "image AUROC", "image", tile=True, paper="image AUROC"),
-    Measure("image_ap", "image AP", "image", tile=True),
+    Measure("image_auroc", "image AUROC", "image", headline=True, paper="image AUROC"),
+    Measure("image_ap", "image AP", "image", headline=True),
     Measure("image_f1_max", "image F1-max", "image"),
     _threshold("image_f1_max_threshold", "threshold of image F1-max", "image"),
-    Measure("pixel_auroc", "pixel AUROC", "pixel", tile=True, paper="pixel AUROC"),
+    Measure("pixel_auroc", "pixel AUROC", "pixel", headline=True, paper="pixel AUROC"),
     Measure("pixel_ap", "pixel AP", "pixel"),
     Measure("pixel_f1_max", "pixel F1-max", "pixel"),
     _threshold("pixel_f1_max_threshold", "threshold of pixel F1-max", "pixel"),
-    Measure("aupro", "AUPRO (0.3)", "pixel", tile=True, paper="AUPRO"),
+    Measure("aupro", "AUPRO (0.3)", "pixel", headline=True, paper="AUPRO"),
     Measure("aupro_0.05", "AUPRO (0.05)", "pixel"),
     Measure("pixel_f1", "pixel F1 at threshold", "region"),
     Measure("region_recall", "region recall", "region"),

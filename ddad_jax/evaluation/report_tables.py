@@ -11,7 +11,7 @@ from ddad_jax.evaluation.results import mean_figures
 COLUMNS = {"images": "images"} | {each.key: each.label for each in MEASURES if each.column}
 
 
-def tiles(metrics: Sequence[dict[str, Any]]) -> str:
+def headlines(metrics: Sequence[dict[str, Any]]) -> str:
     """The metrics that are looked at first; means over the categories where there are several."""
     whole = metrics[0] if len(metrics) == 1 else mean_figures(metrics)
     intervals = whole.get("intervals", {})
@@ -19,9 +19,9 @@ def tiles(metrics: Sequence[dict[str, Any]]) -> str:
         f"<div><dt>{each.label}</dt><dd>{shown(each.of(whole))}</dd>"
         f"{_interval(intervals.get(each.key))}</div>"
         for each in MEASURES
-        if each.tile and each.of(whole) is not None
+        if each.headline and each.of(whole) is not None
     ]
-    return f'<dl class="tiles">{"".join(made)}</dl>' if made else ""
+    return f'<dl class="headlines">{"".join(made)}</dl>' if made else ""
 
 
 def _interval(ends: Sequence[float] | None) -> str:

@@ -155,7 +155,7 @@ def check_settings(
         raise UserError(
             f"--workdir={workdir}: its {name} was trained with {setting} = {_shown(before)}, but "
             f"now it is {_shown(asked)}; go on with --config.{setting}={_shown(before)}"
-            + (", train it on with --train_on," if can_train_on(name, [setting]) else "")
+            + (", train it further with --train_on," if can_train_on(name, [setting]) else "")
             + " or choose another --workdir"
         )
 

@@ -209,12 +209,13 @@ class Config(Checked):
     """Every setting there is; the defaults are the published values, or those of preset "full".
 
     Attributes:
-      preset: what detection takes its time for. "paper": the method as published, in ten steps.
-        "full": the distance of each patch to the nearest normal patch counts besides, two steps do,
-        and images are restored where patches are like no normal one. "fast": the same, but images
-        without defect are made only where they are asked for. It decides detection.scoring,
-        num_steps, latent_weight, reconstruction and reconstruct, each where it is not given itself.
-      seed: of all that is drawn: the split, weights, batches, noise, banks.
+      preset: settings of detection that trade time for what is made. "paper": the method as
+        published, in ten steps. "full": two steps; the distance of each patch to the nearest normal
+        patch counts too, and images are restored where patches are like no normal one. "fast": as
+        "full", but images without defect are made only where they are asked for. It decides
+        detection.scoring, num_steps, latent_weight, reconstruction and reconstruct, each unless it
+        is given itself.
+      seed: of everything that is drawn at random: split, weights, batches, noise, banks.
       dtype: compute type of autoencoder and denoiser; parameters are always float32, and so are the
         extractor's features.
       data: see `DataSettings`.

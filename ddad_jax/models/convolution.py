@@ -171,8 +171,8 @@ def _folded(kernel: Float[Array, "_h _w c d"], axis: int) -> list[Float[Array, "
 class DepthwiseConv(nn.Module):
     """A convolution of each channel with its own square kernel; TensorFlow's padding, no bias.
 
-    It is written as a sum of shifted images, which compiles to one pass over memory: on a CPU some
-    thirty times faster than XLA's grouped convolution, to the same bits.
+    It is written as a sum of shifted images, which compiles to one pass over memory: on a CPU much
+    faster than XLA's grouped convolution, to the same bits.
 
     Attributes:
       size: height and width of the kernel.

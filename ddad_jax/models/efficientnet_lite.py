@@ -47,7 +47,7 @@ FEATURE_STAGES = (1, 2, 4)
 
 
 def _scaled_features(features: int, width: float) -> int:
-    """A multiple of 8 near `width` times the features, never a tenth below."""
+    """A multiple of 8 near `width` times the features, never more than a tenth below."""
     scaled = features * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded

@@ -90,7 +90,7 @@ class AttentionBlock(nn.Module):
 def timestep_embedding(
     timestep: Int[Array, " b"] | Float[Array, " b"], size: int
 ) -> Float[Array, "b {size}"]:
-    """Sines and cosines of the timestep at frequencies from 1 to 1/10000 (arXiv 1706.03762)."""
+    """Sines and cosines of the timestep, at frequencies 1 to almost 1/10000 (arXiv 1706.03762)."""
     half = size // 2
     frequencies = jnp.exp(-math.log(10000.0) / half * jnp.arange(half))
     angles = timestep.astype(jnp.float32)[:, None] * frequencies

@@ -22,7 +22,7 @@ CHUNK = 2**20
 
 
 def default_cache() -> Path:
-    """Where downloads are kept: $DDAD_JAX_CACHE, or ddad_jax under the user's cache folder."""
+    """Where downloads are kept: $DDAD_JAX_CACHE, or `weights` in the user's cache folder."""
     if chosen := os.environ.get("DDAD_JAX_CACHE"):
         return Path(chosen)
     return cache_folder() / "weights"
@@ -33,7 +33,7 @@ def fetch_url(
 ) -> Path:
     """A file behind a plain address, from the cache or from the network.
 
-    A download that breaks off goes on where it stopped, in this call or in a later one. The file
+    A download that breaks off continues where it stopped, in this call or in a later one. The file
     appears in the cache when it is whole and its checksum is right, never before.
 
     Args:

@@ -26,7 +26,7 @@ def autoencoder_sample(autoencoder: nn.Module, images: UInt8[np.ndarray, "n h w 
         latent = apply(autoencoder, {"params": params}, pixels, method="encode")
         return apply(autoencoder, {"params": params}, latent, method="decode")
 
-    return lambda params: _tile(images, [reconstruct(params, images)])
+    return lambda params: _stacked(images, [reconstruct(params, images)])
 
 
 def denoiser_sample(
@@ -73,10 +73,10 @@ def denoiser_sample(
             for each in (settings, alone)
         ]
 
-    return lambda params: _tile(images, reconstruct(params, frozen, images))
+    return lambda params: _stacked(images, reconstruct(params, frozen, images))
 
 
-def _tile(
+def _stacked(
     images: UInt8[np.ndarray, "n h w 3"], made: Sequence[Float[Array, "n h w 3"]]
 ) -> UInt8[np.ndarray, "height width 3"]:
     bytes_of = [np.clip((np.asarray(row) + 1.0) * 127.5, 0, 255).round() for row in made]

@@ -69,7 +69,7 @@ def test_parquet(home):
     parquet.write_table(numbers, home / "table.parquet")
     assert [s.label for s in manifest_source(home / "table.parquet").samples] == [0, 1]
     (home / "table.parquet").write_text("image\n")
-    with pytest.raises(UserError, match="is no Parquet table"):
+    with pytest.raises(UserError, match="is not a Parquet table"):
         manifest_source(home / "table.parquet")
 
 

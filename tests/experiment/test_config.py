@@ -181,7 +181,7 @@ def test_values_of_every_type():
         ("denoiser.max_timestep=5000", "denoiser.max_timestep: 5000 must be at most 1000"),
         ("denoiser.training.learning_rate=-1", "denoiser.training.learning_rate: -1.0 must be"),
         ("denoiser.training.steps=10.5", "denoiser.training.steps: '10.5' is not a whole number"),
-        ("denoiser.training.trace_steps=x", "denoiser.training.trace_steps: 'x' is no range"),
+        ("denoiser.training.trace_steps=x", "denoiser.training.trace_steps: 'x' is not a range"),
         ("denoiser.training.accumulate=0", "denoiser.training.accumulate: 0 must be"),
         ("denoiser.network.dtype=float64", "denoiser.network.dtype: follows from other"),
         ("autoencoder.crop_size=300", "autoencoder.crop_size: 300 must be at most 256"),
