@@ -52,7 +52,7 @@ OUTPUT = _text(
     "output", "convert, extend, threshold: the file to write; predict, submit: folder for results"
 )
 WATCH = flags.DEFINE_bool(
-    "watch", False, "predict: continue with the images that appear in the folder, until it is stopped",
+    "watch", False, "predict: continue with images that appear in the folder, until it is stopped",
     flag_values=FLAGS,
 )  # fmt: skip
 UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)

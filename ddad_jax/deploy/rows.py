@@ -1,8 +1,8 @@
 """The rows of a prediction over many photographs, written as they come.
 
 `scores.jsonl` is what counts: a line a photograph, and the last of a name if there are several.
-`scores.csv` holds the same without the regions. A command that was killed continues from the lines there
-are; one cut short is dropped.
+`scores.csv` holds the same without the regions. A command that was killed continues from the lines
+that are there; one cut short is dropped.
 """
 
 import csv
