@@ -51,7 +51,7 @@ def test_defaults_and_what_is_given():
         ({"sizes": (0, 1)}, "^sizes: 0 must be at least 1$"),
         ({"sizes": 3}, "^sizes: 3 is not a list of values"),
         ({"sizes": (1.5,)}, "^sizes: 1.5 is not a whole number$"),
-        ({"flag": 1}, "^flag: 1 is no True or False$"),
+        ({"flag": 1}, "^flag: 1 is not True or False$"),
         ({"table": 3}, "^table: 3 is not a table of settings$"),
         ({"denoiser": 3}, "^denoiser: 3 is not a table of settings$"),
         ({"denoiser": {"steps": True}}, "^denoiser.steps: True is not a whole number$"),

@@ -46,7 +46,7 @@ def test_settings_of_the_bank_too():
         (["denoiser.training.steps=5,6"], "denoiser.training.steps"),
         (["detection.num_steps=5,many"], "'many' is not a whole number"),
         (["detection.num_steps=2.5"], "'2.5' is not a whole number"),
-        (["detection.leave_one_out=1"], "'1' is no True or False"),
+        (["detection.leave_one_out=1"], "'1' is not True or False"),
         (["detection.num_steps="], "no value"),
         (["detection.num_steps=10,7"], "no multiple"),
     ],
