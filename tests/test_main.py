@@ -309,7 +309,7 @@ def test_a_setting_that_changes_figures_is_named_with_both_values(run):
     assert_refused(ddad(*arguments, blur, "--mode=evaluate"), "detection.blur was 4.0")
     anew = ddad(*arguments, blur)
     assert anew.returncode == 0, anew.stderr
-    assert "built anew: settings.detection.blur was 4.0, now 2.0" in anew.stderr
+    assert "built again: settings.detection.blur was 4.0, now 2.0" in anew.stderr
 
 
 @pytest.mark.slow
@@ -322,7 +322,7 @@ def test_replaced_training_images_are_noticed_and_trained_on_when_asked(run):
     assert known.returncode == 0, known.stderr
     assert "the denoiser was trained on other images than there are now" in known.stderr
     assert "12 are new, 12 are gone" in known.stderr
-    assert "built anew" in known.stderr
+    assert "built again" in known.stderr
     again = ddad(*arguments, "--train_on")
     assert again.returncode == 0, again.stderr
     records = [
@@ -471,7 +471,7 @@ def test_a_fitted_detector_is_given_another_threshold_and_a_new_kind_of_part(run
     rated = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
     assert rated.returncode == 0, rated.stderr
     assert "another rate gives it the threshold" in rated.stderr
-    assert "built anew" not in rated.stderr
+    assert "built again" not in rated.stderr
     assert ddad_jax.load(path).threshold == pytest.approx(
         fitted.with_false_alarm_rate(0.3).threshold
     )

@@ -139,7 +139,7 @@ def _problem(value: Any, default: Any) -> str:
         return "" if whole else f"is not a list of whole numbers above 0, such as {default}"
     if isinstance(default, bool) or not isinstance(default, int | float):
         kind = type(default)
-        return "" if isinstance(value, kind) else f"is no {kind.__name__}, as {default!r} is"
+        return "" if isinstance(value, kind) else f"must be {kind.__name__}, as {default!r} is"
     if isinstance(default, int):
         return "" if _is_count(value) else f"is not a whole number above 0, such as {default}"
     number = isinstance(value, int | float) and not isinstance(value, bool)

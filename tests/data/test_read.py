@@ -170,7 +170,7 @@ def test_truncated_files_are_named_with_a_reason(tmp_path, suffix):
     path = save(noise, tmp_path / f"a.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=rf"a\.{suffix}: (cannot be decoded|is no image)"):
+    with pytest.raises(UserError, match=rf"a\.{suffix}: (cannot be decoded|is not an image)"):
         read_image(path)
 
 

@@ -48,7 +48,7 @@ def test_settings_of_the_bank_too():
         (["detection.num_steps=2.5"], "'2.5' is not a whole number"),
         (["detection.leave_one_out=1"], "'1' is not True or False"),
         (["detection.num_steps="], "no value"),
-        (["detection.num_steps=10,7"], "no multiple"),
+        (["detection.num_steps=10,7"], "not a multiple"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(varied, part):

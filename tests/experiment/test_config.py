@@ -207,7 +207,7 @@ def test_what_cannot_be_is_refused_by_name(assignment, message):
         ("base_channels=48", "denoiser.network: .*48 channels do not divide into 32 groups"),
         ("channel_multipliers=(1,1.5)", r"channel_multipliers: \(1, 1.5\) is not a list of whole"),
         ("depth=3", "denoiser.network.depth: 'unet' has no such setting"),
-        ("remat=3", "denoiser.network.remat: 3 is no bool"),
+        ("remat=3", "denoiser.network.remat: 3 must be bool"),
     ],
 )
 def test_networks_that_cannot_be_are_refused_before_any_work(assignment, message):

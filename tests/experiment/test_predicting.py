@@ -204,7 +204,7 @@ def test_names_that_are_not_utf8(run, photographs, caplog):
     (photographs / os.fsdecode(b"br\xfcken.png")).write_bytes(b"no image")
     assert run(data__on_unreadable="skip")["unreadable"] == 1
     assert "br%FCken.png" in run.rows and "br%FCken.png" in run.rows["br%FCken.png"]["problem"]
-    assert "br%FCken.png: is no image" in caplog.text
+    assert "br%FCken.png: is not an image" in caplog.text
 
 
 def test_other_settings_of_the_detector_are_another_detector(run, path, tmp_path):
