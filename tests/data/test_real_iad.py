@@ -64,7 +64,7 @@ def change_split(folder, change):
         (lambda t: t.pop("test"), "is not a split of .*KeyError: 'test'"),
         (
             lambda t: t["train"][0].update(anomaly_class="BX"),
-            "has the defect BX and is to be learnt",
+            "has the defect BX and is a training image",
         ),
     ],
 )

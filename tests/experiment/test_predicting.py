@@ -156,7 +156,7 @@ def test_a_broken_photograph_is_a_row_with_its_reason(run, photographs):
     with pytest.raises(UserError, match="1 of 10 images cannot be read.*scores.jsonl say why"):
         run()
     assert len(run.rows) == 10
-    assert "no image of a known kind" in run.rows["broken.png"]["problem"]
+    assert "not an image of a known kind" in run.rows["broken.png"]["problem"]
     assert run.rows["broken.png"]["score"] == ""
     # The exit code says so again, and the row is there once.
     with pytest.raises(UserError, match="1 of 10"):
