@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import calibrate
@@ -24,17 +25,16 @@ def build(detector, part_images):
     # Of two images of one part each is the other's nearest neighbour.
     train_images = part_images[:10].repeat(2, axis=0)
 
-    def build(settings, make=calibrated_detector, **changed):
-        arguments = {"train_images": train_images}
+    def build(settings, make=calibrated_detector, num_neighbours=1, leave_one_out=True, **changed):
+        arguments = {"train_images": train_images, "seed": 0}
         if make is calibrated_detector:
             arguments |= {"train_parts": PARTS, "heldout_images": part_images[14:]}
         return make(
             detector.networks,
-            replace(detector.settings, num_neighbours=1),
+            replace(detector.settings, num_neighbours=num_neighbours, leave_one_out=leave_one_out),
             settings,
             **variables,
             alpha_bar=detector.alpha_bar,
-            seed=0,
             **arguments | changed,
         )
 
@@ -95,3 +95,30 @@ def test_banks_of_photographs_in_several_squares_leave_out_whole_photographs(bui
 def test_a_single_part_cannot_be_left_out(build):
     fitted = build(SETTINGS, train_parts=np.zeros(20, int))
     assert np.isfinite(float(fitted.calibration.threshold))
+
+
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_bins_span_what_each_training_image_is_away_from_the_others(build, leave_one_out):
+    """Every image is there twice: left out, it has its twin; counted, it has itself besides."""
+    banks = build(
+        replace(SETTINGS, patch_candidates=20),
+        make=partial(fill_banks, train_latents=None),
+        num_neighbours=3, leave_one_out=leave_one_out,
+    )  # fmt: skip
+    bank = np.asarray(banks.detector.bank, np.float64)
+    distances = cdist(bank, bank, "cityblock")
+    if leave_one_out:
+        np.fill_diagonal(distances, np.inf)
+    nearest = np.sort(distances, axis=1)[:, :3].mean(axis=1)
+    edges = np.linspace(nearest.min(), nearest.max(), 11)
+    np.testing.assert_allclose(banks.detector.bin_edges, edges, rtol=1e-4)
+
+
+def test_the_seed_draws_the_patches_and_every_image_gives_as_many(build):
+    few = replace(SETTINGS, patch_candidates=60)
+    first, again, other = (
+        build(few, make=partial(fill_banks, train_latents=None), seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.origins, np.repeat(np.arange(20), 3))
+    np.testing.assert_array_equal(first.detector.patch_bank, again.detector.patch_bank)
+    assert np.any(np.asarray(first.detector.patch_bank) != other.detector.patch_bank)
