@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ddad_jax import models
 from ddad_jax.data.augment import AugmentationSettings, Flip, Motion, build_augmentations
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.category import check_batches
@@ -76,6 +77,68 @@ def test_every_config_can_be_read(name):
     config = read_config(load_config(name))
     config.networks()
     assert config.plain()["data"]["size"] == config.data.size
+
+
+# arXiv 2401.04463, its code, and arXiv 2305.15956, its predecessor's, written down a second time.
+PUBLISHED = {
+    "mvtec": {
+        "data.size": 256, "diffusion.beta_start": 0.0015, "diffusion.beta_end": 0.0195,
+        "diffusion.num_timesteps": 1000, "autoencoder.name": "kl",
+        "autoencoder.weights": "sd_vae_ft_mse", "autoencoder.latent_scale": 0.18215,
+        "denoiser.network.base_channels": 192,
+        "denoiser.network.channel_multipliers": (1, 2, 2, 4, 4),
+        "denoiser.network.num_res_blocks": 2,
+        "denoiser.network.attention_resolutions": (32, 16, 8, 4),
+        "denoiser.network.num_heads": 8, "denoiser.prediction": "noise",
+        "denoiser.weighting": "plain", "denoiser.max_timestep": 0,
+        "denoiser.training.learning_rate": 1e-4, "denoiser.training.weight_decay": 0.01,
+        "denoiser.training.batch_size": 30, "denoiser.training.epochs": 300,
+        "extractor.name": "resnet34", "extractor.weights": "resnet34",
+        "extractor.distillation_weight": 0.0, "extractor.training.learning_rate": 1e-4,
+        "detection.noise_level": "dynamic", "detection.max_noise_level": 80,
+        "detection.num_bins": 10, "detection.min_bin": 2, "detection.bin_spacing": "equidistant",
+        "detection.num_neighbours": 20, "detection.metric": "l1", "detection.knn_stage": 2,
+        "detection.start": "scaled", "detection.num_steps": 10,
+        "detection.conditioning_weight": 4.0, "detection.stochasticity": 0.0,
+        "detection.feature_stages": (2, 3), "detection.feature_pooling": 1,
+        "detection.latent_weight": 0.85, "detection.blur": 4.0, "detection.scoring": "paper",
+        "detection.reconstruction": "denoised",
+    },
+    "ddad": {
+        "data.size": 256, "diffusion.beta_start": 1e-4, "diffusion.beta_end": 0.02,
+        "diffusion.num_timesteps": 1000, "autoencoder.name": "pixels",
+        "denoiser.network.base_channels": 64,
+        "denoiser.network.channel_multipliers": (1, 1, 2, 2, 4, 4),
+        "denoiser.network.attention_resolutions": (32, 16, 8), "denoiser.network.num_heads": 4,
+        "extractor.name": "wide_resnet101_2", "extractor.weights": "wide_resnet101_2",
+        "detection.noise_level": "static", "detection.max_noise_level": 250,
+        "detection.start": "noised", "detection.num_steps": 10, "detection.stochasticity": 1.0,
+        "detection.feature_stages": (2, 3), "detection.feature_pooling": 3,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mvtec", "visa", "btad", "ddad"])
+def test_the_published_method_has_the_published_settings(name):
+    config = load_config(name)
+    override(config, [("preset", "paper")])
+    read = read_config(config)
+    flat = dict(flatten(read.plain()))
+    for setting, value in PUBLISHED.get(name, PUBLISHED["mvtec"]).items():
+        found = flat[setting]
+        assert (tuple(found) if isinstance(found, list) else found) == value, setting
+    # And so has what is made of them.
+    assert read.detector.conditioning_weight == read.detection.conditioning_weight
+    count = models.parameter_count(read.networks().denoiser)
+    assert count == (32_952_707 if name == "ddad" else 281_088_004)
+
+
+def flatten(table, before=""):
+    for name, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def test_a_config_is_found_by_name_and_by_path(tmp_path, monkeypatch):
