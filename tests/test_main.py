@@ -1,4 +1,4 @@
-"""The command line as a user meets it: each call is a process of its own."""
+"""The command line as a user meets it: each call is a process of its own, as `commands` says."""
 
 import csv
 import json
@@ -23,8 +23,8 @@ from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.machine.storage import only_run
 from ddad_jax.models import initialise
 from ddad_jax.pretrained import to_state_dict
+from tests.commands import ROOT, ddad
 
-ROOT = Path(__file__).parents[1]
 # Networks of the least size; with them a whole fit takes a minute.
 TINY = """
 from ml_collections import ConfigDict
@@ -53,22 +53,6 @@ def get_config():
 """
 
 
-def ddad(*arguments, devices=1, cwd=ROOT, platforms="cpu"):
-    flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {
-        "JAX_PLATFORMS": platforms, "PYTHONWARNINGS": "default", "XLA_FLAGS": flags,
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
@@ -76,14 +60,21 @@ def config(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Twelve good parts and a few to test, in the layout of MVTec AD."""
+@pytest.fixture(scope="session")
+def good_parts(tmp_path_factory):
+    """Twelve good parts and a few to test, in the layout of MVTec AD; tests must leave them."""
     source = synthetic_source(
         category="plate", image_size=64, num_train=12, num_test_good=2, num_test_per_defect=1
     )
-    write_mvtec(source, tmp_path / "data")
-    return tmp_path / "data"
+    root = tmp_path_factory.mktemp("parts") / "data"
+    write_mvtec(source, root)
+    return root
+
+
+@pytest.fixture
+def data(good_parts, tmp_path):
+    """A copy of the good parts and the others."""
+    return shutil.copytree(good_parts, tmp_path / "data")
 
 
 def assert_refused(result, *parts):
@@ -223,13 +214,10 @@ def test_runs_that_cannot_be_compared(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def fitted(config, tmp_path_factory):
+def fitted(config, good_parts, tmp_path_factory):
     """A fitted run, its data, and the command that made it; tests must leave it as it is."""
     home = tmp_path_factory.mktemp("fitted")
-    source = synthetic_source(
-        category="plate", image_size=64, num_train=12, num_test_good=2, num_test_per_defect=1
-    )
-    write_mvtec(source, home / "data")
+    shutil.copytree(good_parts, home / "data")
     arguments = (
         f"--config={config}", f"--workdir={home}/run", f"--config.data.root={home}/data"
     )  # fmt: skip

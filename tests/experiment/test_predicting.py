@@ -221,15 +221,21 @@ def test_other_settings_of_the_detector_are_another_detector(run, path, tmp_path
 
 
 def test_watching_scores_what_appears_until_it_is_asked_to_end(run, photographs, part_images):
-    extra = photographs / "later.png"
+    rows = photographs.parent / "out/scores.jsonl"
+
+    def scored(count):
+        return rows.exists() and len(rows.read_text().splitlines()) == count
+
+    def wait_until_scored(count):
+        deadline = time.monotonic() + 120
+        while not scored(count) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def bring():
-        time.sleep(3)
-        save(part_images[10], extra)
-        deadline = time.monotonic() + 120
-        while "later.png" not in (photographs.parent / "out/scores.jsonl").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        # The folder is watched once those that were there have been scored.
+        wait_until_scored(9)
+        save(part_images[10], photographs / "later.png")
+        wait_until_scored(10)
         interrupts._received.append(15)
 
     thread = threading.Thread(target=bring)
