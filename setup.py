@@ -30,6 +30,8 @@ setup(
         "gcs": ["gcsfs>=2025.3"],
         # HEIC photographs, as phones take them.
         "heic": ["pillow-heif>=1.0"],
+        # How many single faults the tests catch, docs/mutation.md.
+        "mutation": ["cosmic-ray>=8.4"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
         # 16-bit floating-point maps for MVTec AD 2's server.
