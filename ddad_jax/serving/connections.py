@@ -10,7 +10,7 @@ import json
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-LATE = json.dumps({"error": "the request took too long to arrive"}).encode()
+LATE = "the request took too long to arrive"
 
 
 class ImpatientProtocol(H11Protocol):
@@ -18,6 +18,8 @@ class ImpatientProtocol(H11Protocol):
 
     _patience: asyncio.TimerHandle | None = None
     _unsent = 0
+    # Whether it has been told all that it will be, and is heard out to the end.
+    _is_over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -26,6 +28,13 @@ class ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(begin=False)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_over:
+            super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        self._end_with(400, b"Bad Request", msg)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -49,19 +58,32 @@ class ImpatientProtocol(H11Protocol):
                 self.transport.abort()
         elif self.cycle is not None and not self.cycle.response_complete:
             pass  # A request is being answered, and what it may take is not decided here.
-        elif self.conn.their_state is h11.SEND_BODY:
+        elif self._is_over or self.conn.their_state is h11.SEND_BODY:
             self.transport.abort()
-        elif not self.transport.is_closing():
-            if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
-                self._say_that_it_is_late()
+        elif self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._end_with(408, b"Request Timeout", LATE)
+        else:
             self.transport.close()
 
-    def _say_that_it_is_late(self) -> None:
+    def _end_with(self, status: int, reason: bytes, line: str) -> None:
+        """The last that a client is told.
+
+        What it still sends is read on and dropped: were the connection closed at once, its system
+        might throw away what it was told.
+        """
+        content = json.dumps({"error": line}).encode()
         headers = [
             ("Content-Type", "application/json"),
-            ("Content-Length", str(len(LATE))),
+            ("Content-Length", str(len(content))),
             ("Connection", "close"),
         ]
-        response = h11.Response(status_code=408, headers=headers, reason=b"Request Timeout")
-        for event in (response, h11.Data(data=LATE), h11.EndOfMessage()):
+        response = h11.Response(status_code=status, headers=headers, reason=reason)
+        for event in (response, h11.Data(data=content), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
+        self._is_over = True
+        if self.cycle is not None:
+            # What is at work on the beginning of a request that is none.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write_eof()
+        self._wait()

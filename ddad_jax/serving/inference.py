@@ -147,7 +147,7 @@ def _outputs(wanted: Any, all_binary: bool) -> dict[str, bool]:
     found = {}
     for each in wanted:
         name = _table(each, "outputs").get("name")
-        if name not in OUTPUTS:
+        if not isinstance(name, str) or name not in OUTPUTS:
             raise Refusal(
                 400, f"outputs: there is no {_short(name)}; there are {', '.join(OUTPUTS)}"
             )
@@ -163,7 +163,7 @@ def _photographs(tensor: Mapping[str, Any], binary: memoryview) -> dict[str, Pho
     name, kind = tensor.get("name"), tensor.get("datatype")
     if name != INPUT:
         raise Refusal(400, f"inputs: expected '{INPUT}', found {_short(name)}")
-    if kind != "BYTES" and kind not in NUMBERS:
+    if not isinstance(kind, str) or (kind != "BYTES" and kind not in NUMBERS):
         known = ", ".join(NUMBERS)
         raise Refusal(400, f"{INPUT}: datatype {_short(kind)} is not one of BYTES, {known}")
     shape, is_binary = _shape(tensor.get("shape"), kind), _is_binary(tensor, len(binary))
@@ -244,7 +244,9 @@ def _listed(data: Any, kind: str) -> np.ndarray:
         raise Refusal(400, f"{INPUT}: data of {kind} is a list of such numbers")
     if kept.kind == "u" and not np.array_equal(values, values.astype(kept)):
         raise Refusal(400, f"{INPUT}: has numbers that are no {kind}")
-    return values.astype(kept)
+    # What is too large becomes infinite, and is no photograph then.
+    with np.errstate(over="ignore"):
+        return values.astype(kept)
 
 
 def respond(name: str, asked: Asked, predictions: Sequence[Prediction]) -> tuple[bytes, int | None]:
