@@ -124,7 +124,7 @@ def serve():
 @pytest.fixture(scope="session")
 def served(serve, place):
     """A server of both detectors."""
-    return serve(place, receive_seconds=2.0, most_bytes=2_000_000, most_pixels=1_000_000)
+    return serve(place, receive_seconds=2.0, most_bytes=2_000_000, most_pixels=4_000_000)
 
 
 @pytest.fixture(scope="session")

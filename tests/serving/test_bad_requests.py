@@ -88,7 +88,7 @@ def bad_photographs(good, large, marker):
         "one pixel": encode(np.zeros((1, 1, 3), np.uint8)),
         "seven pixels": encode(np.zeros((7, 64, 3), np.uint8)),
         "bomb": png(30_000, 30_000, bytes(1000)),
-        "bomb that unpacks": png(1200, 1200, bytes(1200 * (3 * 1200 + 1))),
+        "bomb that unpacks": png(2100, 2100, bytes(2100 * (3 * 2100 + 1))),
         "largest sides": png(2**31 - 1, 2**31 - 1, b""),
         "no sides": png(0, 0, b""),
         "text that unpacks": png(64, 64, bytes(64 * 193), chunk(

@@ -8,6 +8,8 @@ const CLEAR = 0.15, OPAQUE = 0.7;
 const HEAT = [[0, 0, 4], [33, 12, 74], [87, 16, 110], [138, 34, 106], [188, 55, 84],
   [228, 90, 49], [249, 142, 9], [249, 203, 53], [252, 255, 164]];
 const RETRIES = 5;
+// Columns that a picture is painted with at least, so that lines on it are fine.
+const SHARP = 800;
 
 const history = [];
 let current = null, stream = null;
@@ -126,8 +128,10 @@ function draw() {
 function paint() {
   const { row, image, values: map, own, threshold } = current;
   const canvas = byId("canvas"), context = canvas.getContext("2d");
-  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-  context.drawImage(image, 0, 0);
+  const scale = Math.max(1, SHARP / image.naturalWidth);
+  canvas.width = Math.round(scale * image.naturalWidth);
+  canvas.height = Math.round(scale * image.naturalHeight);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const heat = new ImageData(map.width, map.height);
   const opacity = 255 * byId("opacity").value / 100;
   for (let i = 0; i < map.shares.length; i++) {
