@@ -31,7 +31,7 @@ class ServeSettings(Checked):
     port: int = setting(8000, changes="nothing", low=0, high=65535)
     batch_size: int = setting(16, changes="nothing", low=1)
     longest_wait: float = setting(0.005, changes="nothing", low=0)
-    queue: int = setting(64, changes="nothing", low=1)
+    queue: int = setting(48, changes="nothing", low=1)
     most_bytes: int = setting(32_000_000, changes="nothing", low=1)
     most_pixels: int = setting(50_000_000, changes="nothing", low=1)
     receive_seconds: float = setting(10.0, changes="nothing", above=0)

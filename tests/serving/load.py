@@ -33,7 +33,7 @@ HEADERS = {"Content-Type": "application/octet-stream"}
 TIMED, SETTLED = 64, 500
 # Requests under way at a time, where they come whatever becomes of them.
 MOST_AT_A_TIME = 500
-OVERLOAD_SECONDS = 60.0
+OVERLOAD_SECONDS = 20.0
 
 
 def detect_rate(path: Path, photographs: list[bytes]) -> float:
