@@ -34,6 +34,13 @@ setup(
         "mutation": ["cosmic-ray>=8.4"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
+        # Detectors over HTTP.
+        "serve": [
+            "h11>=0.16",
+            "prometheus_client>=0.21",
+            "starlette>=0.46",
+            "uvicorn>=0.34",
+        ],
         # 16-bit floating-point maps for MVTec AD 2's server.
         "submission": ["tifffile>=2024.8"],
         "test": [
@@ -41,18 +48,23 @@ setup(
             "beartype>=0.20",
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
+            "h11>=0.16",
             "import-linter>=2.3",
             "ipykernel>=6.29",
             "mypy>=2.4",
             "pillow-heif>=1.0",
             "nbclient>=0.10",
             "playwright>=1.50",
+            "prometheus_client>=0.21",
             "pyarrow>=18.0",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "starlette>=0.46",
             "tifffile>=2024.8",
             "torch==2.13.0",
+            "tritonclient[http]>=2.50",
+            "uvicorn>=0.34",
         ],
     },
 )

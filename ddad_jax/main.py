@@ -25,6 +25,7 @@ from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
+from ddad_jax.experiment.serving import serve
 from ddad_jax.experiment.submitting import submit
 from ddad_jax.machine import interrupts, kernels, processes, programs
 from ddad_jax.machine.description import source_hash
@@ -35,7 +36,7 @@ INTERRUPTED = "interrupted: the same command continues"
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
-WITH_DETECTOR = ("predict", "extend", "threshold")
+WITH_DETECTOR = ("predict", "serve", "extend", "threshold")
 
 FLAGS = flags.FlagValues()
 
@@ -47,7 +48,10 @@ def _text(name: str, help_text: str) -> flags.FlagHolder:
 MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_values=FLAGS)
 WORKDIR = _text("workdir", "folder for everything that the run writes")
 IMAGES = _text("images", "predict: a folder of images, or one image; extend: good images")
-DETECTOR = _text("detector", "predict, extend, threshold: a detector's file, not --workdir's")
+DETECTOR = _text(
+    "detector",
+    "predict, serve, extend, threshold: a detector's file, not --workdir's; serve: or a folder",
+)
 OUTPUT = _text(
     "output", "convert, extend, threshold: the file to write; predict, submit: folder for results"
 )
@@ -92,6 +96,7 @@ examples:
   ddad_jax --config=folder --workdir=runs/mine --config.data.root=photos/good
   ddad_jax --mode=predict --workdir=runs/mine --images=photos/new
   ddad_jax --mode=predict --workdir=runs/mine --images=/camera --watch
+  ddad_jax --mode=serve --workdir=runs/mine
 
 modes:
 {modes}
@@ -208,6 +213,11 @@ def _with_detector(mode: str, config: Config, given: list[str]) -> None:
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
     workdir = _workdir() if WORKDIR.value else None
     path = _path(DETECTOR)
+    if mode == "serve":
+        place = path or workdir
+        assert place is not None  # One of the two is given.
+        _serve(place, config, given)
+        return
     if path is None:
         assert workdir is not None  # One of the two is given.
         path = modes.detector_in(workdir)
@@ -243,6 +253,18 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
     with only_run(home):
         _begin("predict", home)
         predict(_expanded(IMAGES), path, output, config, given, WATCH.value)
+
+
+def _serve(place: Path, config: Config, given: list[str]) -> None:
+    for flag in (IMAGES, OUTPUT):
+        if flag.value:
+            raise UserError(f"--{flag.name}: does nothing with --mode=serve; leave it out")
+    kernels.choose_cpu_kernels()
+    # It writes nothing, and a run may write to the same folder meanwhile.
+    _log_to(Path(os.devnull))
+    programs.keep_programs()
+    _devices()
+    serve(place, config, given)
 
 
 def _begin(mode: str, folder: Path) -> None:

@@ -58,6 +58,7 @@ MODES = {
     "evaluate": "score the test images with the detector that is there",
     "validate": "plant defects in good images that were held out, and say which are found",
     "predict": "score the images of --images with the detector of --workdir or --detector",
+    "serve": "answer for photographs over HTTP with the detectors of --detector or --workdir",
     "submit": "write what MVTec AD 2's server takes of its private images, to --output",
     "extend": "teach a detector a new kind of good part by --images, without training; --undo",
     "threshold": "give a detector the threshold of --rate or --value, or its own again",

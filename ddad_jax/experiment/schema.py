@@ -13,6 +13,7 @@ from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import Prediction, ScheduleSettings
 from ddad_jax.errors import UserError
+from ddad_jax.serving.settings import ServeSettings
 from ddad_jax.settings import Checked, SettingError, section, setting
 from ddad_jax.training.mesh import MeshSettings
 from ddad_jax.training.state import TrainSettings
@@ -227,6 +228,7 @@ class Config(Checked):
       build: see `BuildSettings`.
       evaluation: see `EvaluationSettings`.
       prediction: see `PredictionSettings`.
+      serve: see `ServeSettings`.
       benchmark: see `BenchmarkSettings`.
       mesh: see `MeshSettings`.
     """
@@ -243,6 +245,7 @@ class Config(Checked):
     build: BuildSettings = section(BuildSettings)
     evaluation: EvaluationSettings = section(EvaluationSettings)
     prediction: PredictionSettings = section(PredictionSettings)
+    serve: ServeSettings = section(ServeSettings)
     benchmark: BenchmarkSettings = section(BenchmarkSettings)
     mesh: MeshSettings = section(MeshSettings)
 
