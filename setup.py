@@ -49,6 +49,8 @@ setup(
             "ruff>=0.12",
             "tifffile>=2024.8",
             "torch==2.13.0",
+            # The reference of vision transformers.
+            "transformers==5.24.0",
         ],
     },
 )

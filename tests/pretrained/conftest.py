@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 
 from ddad_jax.models import AutoencoderKL, EfficientNetLite, ResNet, TinyAutoencoder, UNet
+from ddad_jax.models.dinov2 import DINOv2
+from ddad_jax.models.dinov3 import DINOv3
+from ddad_jax.models.dinov3_convnext import DINOv3ConvNeXt
 from ddad_jax.pretrained.names import table
 
 
@@ -21,6 +24,10 @@ def small_networks():
         "resnet": ResNet(repeats=(1, 1, 1, 1)),
         "resnet_bottleneck": ResNet(repeats=(1, 1, 1, 1), bottleneck=True),
         "efficientnet_lite": EfficientNetLite(),
+        "dinov2": DINOv2(width=32, depth=3, heads=2, hidden=64, grid=3),
+        "dinov2_registers": DINOv2(width=32, depth=3, heads=2, hidden=64, grid=3, registers=4),
+        "dinov3": DINOv3(width=32, depth=3, heads=2, hidden=64, gated=True),
+        "dinov3_convnext": DINOv3ConvNeXt(repeats=(1, 1, 1, 1)),
         "taesd": TinyAutoencoder(width=8, blocks=(1, 1)),
         "taef2": TinyAutoencoder(width=32, blocks=(1, 1), normalised=True),
     }
