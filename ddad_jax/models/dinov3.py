@@ -92,7 +92,7 @@ class DINOv3(VisionTransformer):
         places = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (rows, columns))
         grid = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 2, 1)
         angles = np.tile((2.0 * np.pi * grid * frequencies).reshape(rows * columns, -1), 2)
-        cos, sin = (np.float32(f(angles))[:, None, :] for f in (np.cos, np.sin))
+        cos, sin = (f(angles).astype(np.float32)[:, None, :] for f in (np.cos, np.sin))
 
         def turned(x: Float[Array, "b n heads d"]) -> Float[Array, "b n heads d"]:
             first, patches = jnp.split(x, [x.shape[1] - rows * columns], axis=1)
