@@ -81,7 +81,7 @@ def drawn_variables():
 def reference(tmp_path, monkeypatch):
     """Function: name, network, variables -> transformers' model, from files that we wrote."""
     monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
-    transformers = pytest.importorskip("transformers")
+    import transformers
 
     def load(name, network, variables):
         config = REFERENCES[name]
@@ -153,7 +153,8 @@ def test_stages_that_cannot_be_are_refused(stages):
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("grid", [(7, 5), (23, 40)])
 def test_positions_are_interpolated_as_pytorch_does(antialias, grid):
-    torch = pytest.importorskip("torch")
+    import torch
+
     positions = np.random.default_rng(0).standard_normal((16, 16, 4)).astype(np.float32)
     expected = torch.nn.functional.interpolate(
         torch.tensor(np.moveaxis(positions, -1, 0))[None], size=grid, mode="bicubic",
