@@ -63,6 +63,8 @@ setup(
             "starlette>=0.46",
             "tifffile>=2024.8",
             "torch==2.13.0",
+            # The reference of vision transformers.
+            "transformers==5.24.0",
             "tritonclient[http]>=2.50",
             "uvicorn>=0.34",
         ],

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from ddad_jax.detection.nearest import Metric
 from ddad_jax.detection.noise_level import BinSpacing
 from ddad_jax.diffusion import schedule
+from ddad_jax.models import Extractor, ImageNetwork
 from ddad_jax.settings import Checked, SettingError, setting
 
 Variables = Mapping[str, Any]
@@ -32,9 +33,9 @@ class Networks:
     ε_θ(z_t, t), `extractor` gives the feature stages of normalised images.
     """
 
-    autoencoder: nn.Module
+    autoencoder: ImageNetwork
     denoiser: nn.Module
-    extractor: nn.Module
+    extractor: Extractor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Settings(Checked):
     """Every choice of the method that the compiled program depends on (docs/method.md).
 
     Attributes:
-      image_size: height and width of the images, in pixels.
+      image_size: height and width of the images and of all maps, in pixels.
       prediction: what the denoiser was trained to output.
       noise_level: "dynamic", one per image from its k-NN distance, or "static".
       max_noise_level: T_max, and the level of every image where it is static.

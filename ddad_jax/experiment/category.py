@@ -270,7 +270,7 @@ def preprocessing_of(config: Config) -> Preprocessing:
     """How the config's photographs become the networks' input."""
     d = config.data
     return Preprocessing(
-        size=d.size,
+        size=config.image_size,
         resize=d.resize,
         white_level=d.settings.get("white_level", FULL_RANGE),
         tile=d.tiling.tile,

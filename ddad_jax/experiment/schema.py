@@ -77,7 +77,8 @@ class DataSettings(Checked):
       root: the folder, or the table, that holds it.
       category: the product; empty: every category under the root, one after the other, each in a
         folder of its own.
-      size: side in pixels of the square images that the networks see.
+      size: side in pixels of the square images that the networks see; extractor.size may be another
+        for the extractor.
       resize: how an image becomes square: "stretch", "pad" or "crop".
       tiling: see `TilingSettings`.
       on_unreadable: "error" stops at a training or test image that cannot be read; "skip" warns and
@@ -173,6 +174,8 @@ class ExtractorSettings(Checked):
       name: which one, of `ddad_jax.models.EXTRACTORS`.
       network: its module's attributes.
       weights: by name or path.
+      size: side in pixels of the images that it looks at; 0: data.size. Above it, photographs are
+        prepared at this size and maps have it too; the autoencoder still sees data.size.
       distillation_weight: λ_DL of DDAD, how strongly adapted features are held to the published.
       training: of the adaptation, see `TrainSettings`; 0 steps and 0 epochs leave the extractor as
         it is. It stops when held-out images gain nothing, and is skipped where they never do.
@@ -181,6 +184,7 @@ class ExtractorSettings(Checked):
     name: str = setting("resnet34", changes="own")
     network: dict[str, Any] = setting({}, changes="own")
     weights: str = setting("resnet34", changes="nothing", path=True)
+    size: int = setting(0, changes="own", low=0)
     distillation_weight: float = setting(0.0, changes="own", low=0)
     training: TrainSettings = section(TrainSettings, validate_every=20)
 
@@ -192,8 +196,8 @@ class EvaluationSettings(Checked):
     Attributes:
       protocol: "exact", MVTec AD's definitions, or "paper", which adds what the official code
         computes.
-      resolution: of maps and masks: "network", data.size square, or "original", as tiled images
-        always have.
+      resolution: of maps and masks: "network", that of the squares which photographs become, or
+        "original", as tiled images always have.
       planted: defects that --mode=validate plants in good images.
       ablate_on: what --mode=ablate scores: the "test" images, or "planted" defects, as
         --mode=validate does, to choose between settings without labels.
@@ -281,8 +285,13 @@ class Config(Checked):
     @property
     def detector(self) -> Settings:
         """The detector's settings, with what follows from other sections."""
-        size, prediction = self.data.size, self.denoiser.prediction
+        size, prediction = self.image_size, self.denoiser.prediction
         return replace(self.detection, image_size=size, prediction=prediction)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the squares that photographs become, of which no network sees more."""
+        return max(self.data.size, self.extractor.size)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -290,7 +299,11 @@ class Config(Checked):
         return {
             "autoencoder": {"name": self.autoencoder.name, "network": self.autoencoder.network},
             "denoiser": {"network": self.denoiser.network},
-            "extractor": {"name": self.extractor.name, "network": self.extractor.network},
+            "extractor": {
+                "name": self.extractor.name,
+                "network": self.extractor.network,
+                "size": self.extractor.size,
+            },
             "image_size": self.data.size,
             "dtype": self.dtype,
         }

@@ -73,6 +73,7 @@ def fetch_hugging_face(
     sha256: str,
     weights: str,
     *,
+    gated: str = "",
     cache_dir: Path | None = None,
     endpoint: str = huggingface_hub.constants.ENDPOINT,
 ) -> Path:
@@ -84,6 +85,7 @@ def fetch_hugging_face(
       revision: branch, tag or commit.
       sha256: hexadecimal checksum; empty checks nothing.
       weights: what the file is for, to name it in errors.
+      gated: the licence that must be agreed to at the hub first, if any.
       cache_dir: another cache than Hugging Face's usual one.
       endpoint: address of the hub.
 
@@ -100,11 +102,14 @@ def fetch_hugging_face(
                 repository, file, revision=revision, cache_dir=cache_dir, endpoint=endpoint
             )
     except OSError as problem:
+        agree = ""
+        if gated:
+            agree = f"agree to the {gated} at {endpoint}/{repository} and run `hf auth login`; "
         reason = str(problem).strip().partition("\n")[0]
         raise UserError(
-            f"weights {weights!r}: cannot fetch {file} of {endpoint}/{repository}: {reason}; run "
-            f"`hf download {repository} {file} --revision {revision}` where there is a network, "
-            "or give the path of a local copy"
+            f"weights {weights!r}: cannot fetch {file} of {endpoint}/{repository}: {reason}; "
+            f"{agree}run `hf download {repository} {file} --revision {revision}` where there is a "
+            "network, or give the path of a local copy"
         ) from problem
     found = _sha256(Path(cached)) if sha256 else ""
     if not found.startswith(sha256):

@@ -9,7 +9,8 @@ from scipy.spatial.distance import cdist
 
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import calibrate
-from ddad_jax.detection.evidence import gather_evidence
+from ddad_jax.detection.evidence import gather_evidence, patch_distances
+from ddad_jax.detection.reconstruction import extract, to_network_range
 from tests.conftest import calibrated_detector
 
 PARTS = np.repeat(np.arange(10), 2)
@@ -122,3 +123,17 @@ def test_the_seed_draws_the_patches_and_every_image_gives_as_many(build):
     np.testing.assert_array_equal(first.origins, np.repeat(np.arange(20), 3))
     np.testing.assert_array_equal(first.detector.patch_bank, again.detector.patch_bank)
     assert np.any(np.asarray(first.detector.patch_bank) != other.detector.patch_bank)
+
+
+def test_patches_of_turned_images_may_join_the_bank(build, part_images):
+    turned = jnp.asarray(np.rot90(part_images[:2], axes=(1, 2)))
+    all_patches = replace(SETTINGS, patch_bank_size=2**14)
+    furthest = []
+    for settings in (all_patches, replace(all_patches, quarter_turns=True)):
+        banks = build(settings, fill_banks, train_images=part_images[:2], train_latents=None)
+        d = banks.detector
+        pixels = to_network_range(turned, d.settings.image_size)
+        features = extract(d.networks.extractor, d.extractor, pixels)
+        furthest.append(float(patch_distances(d, features).max()))
+        assert banks.origins.max() == 1 and len(d.bank) == 2
+    assert furthest[1] < 1e-2 < furthest[0]

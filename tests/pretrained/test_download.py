@@ -32,6 +32,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, body):
         server = self.server
         server.requests.append((self.command, self.path, self.headers.get("Range")))
+        if self.path.startswith("/owner/gated"):
+            self._send(403, b"", {"X-Error-Code": "GatedRepo"}, body)
+            return
         if self.path.startswith("/missing"):
             self.send_error(404)
             return
@@ -167,6 +170,14 @@ def test_hugging_face_offline(tmp_path):
         fetch_hugging_face(
             "owner/net", "net.safetensors", "main", "", "net",
             cache_dir=tmp_path, endpoint="http://127.0.0.1:9",
+        )  # fmt: skip
+
+
+def test_hugging_face_by_agreement(server, tmp_path):
+    with pytest.raises(UserError, match="agree to the Some License at http.*owner/gated and run"):
+        fetch_hugging_face(
+            "owner/gated", "net.safetensors", "main", "", "net",
+            gated="Some License", cache_dir=tmp_path, endpoint=server.url,
         )  # fmt: skip
 
 
