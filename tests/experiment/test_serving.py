@@ -100,7 +100,7 @@ def test_what_cannot_be_served_is_said(path, tmp_path):
     with pytest.raises(UserError, match="serve.token_file: nowhere cannot be read"):
         serve(path, config_of(token_file="nowhere"), [])
     path.write_bytes(b"no detector")
-    with pytest.raises(UserError, match="is no readable detector"):
+    with pytest.raises(UserError, match="is not a readable detector"):
         serve(path, config_of(port=0), [])
 
 

@@ -105,4 +105,6 @@ def test_the_client_in_docs(served, photographs, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{paths[0]}: normal ")
     assert lines[1].startswith(f"{paths[1]}: anomalous ")
-    assert lines[2] == f"{paths[2]}: photograph: is no image of a known kind, whatever its suffix"
+    assert (
+        lines[2] == f"{paths[2]}: photograph: is not an image of a known kind, whatever its suffix"
+    )

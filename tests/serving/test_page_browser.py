@@ -165,7 +165,7 @@ def test_what_is_no_photograph_is_said_in_the_page(served, open_page, tmp_path):
     page.set_input_files("#files", tmp_path / "broken.png")
     page.wait_for_function("() => document.getElementById('status').className === 'wrong'")
     said = page.locator("#status").text_content()
-    assert said == "broken.png: photograph: is no image of a known kind, whatever its suffix"
+    assert said == "broken.png: photograph: is not an image of a known kind, whatever its suffix"
 
 
 def test_the_camera(served, browser_with_camera):
