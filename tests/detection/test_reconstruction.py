@@ -14,6 +14,7 @@ from ddad_jax.detection.reconstruction import (
     reconstruct_latent,
     to_network_range,
 )
+from ddad_jax.models.extractor import Extractor
 from ddad_jax.models.pixel_space import PixelSpace
 
 # What images are on average, by channel, and how far they are from it.
@@ -27,6 +28,7 @@ class Says(nn.Module):
     """Stands for a denoiser that puts out a multiple of what it is given."""
 
     factor: float = 0.0
+    dtype: type = jnp.float32
 
     def __call__(self, noisy, timestep):
         return self.factor * noisy
@@ -95,6 +97,8 @@ def test_what_the_denoiser_puts_out_is_read_as_it_was_trained(images, prediction
     as_noise = reconstructed(images)
 
     class Clean(nn.Module):
+        dtype: type = jnp.float32
+
         def __call__(self, noisy, timestep):
             a = TABLE[timestep + 1][:, None, None, None]
             latent = noisy / jnp.sqrt(a)
@@ -113,8 +117,14 @@ def test_conditioning_pulls_towards_the_image(images):
     assert away[0] > away[1] > away[2]
 
 
-class Normalising(nn.Module):
+class Normalising(Extractor):
     """Stands for an extractor that is shown images by its own rule."""
+
+    dtype: type = jnp.float32
+    strides = (1, 1, 1)
+
+    def example_inputs(self):
+        return (jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),)
 
     def normalise(self, images):
         return 10.0 * images
