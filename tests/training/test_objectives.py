@@ -9,6 +9,7 @@ import torch
 
 from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.models.extractor import Extractor, ImageNetwork
 from ddad_jax.models.pixel_space import PixelSpace
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.autoencoder import autoencoder_loss
@@ -111,11 +112,11 @@ def test_autoencoder_gradient_reaches_encoder_and_decoder(detector, part_images)
     assert set(metrics) == {"pixel", "feature", "latent"}
 
 
-class Gaussian(nn.Module):
+class Gaussian(ImageNetwork):
     """Stands for a variational autoencoder whose posterior is what it is made with."""
 
-    mean: float
-    logvar: float
+    mean: float = 0.0
+    logvar: float = 0.0
 
     def posterior(self, images):
         return (jnp.full(images.shape, each) for each in (self.mean, self.logvar))
@@ -124,11 +125,20 @@ class Gaussian(nn.Module):
         return latent
 
 
-class Alike(nn.Module):
-    """Stands for an extractor that sees the same in every image."""
+class Seeing(Extractor):
+    """Stands for an extractor, but for what it sees."""
+
+    strides = (1, 1, 1)
+
+    def example_inputs(self):
+        return (jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),)
 
     def normalise(self, images):
         return images
+
+
+class Alike(Seeing):
+    """Sees the same in every image."""
 
     def __call__(self, images):
         return (jnp.ones_like(images),)
@@ -137,7 +147,7 @@ class Alike(nn.Module):
 def variational(mean, logvar, latent_weight=0.25):
     """Loss and metrics of grey images."""
     loss = autoencoder_loss(
-        Gaussian(mean, logvar), Alike(), feature_weight=3.0, latent_weight=latent_weight
+        Gaussian(mean=mean, logvar=logvar), Alike(), feature_weight=3.0, latent_weight=latent_weight
     )
     batch = {"image": jnp.full((2, 64, 64, 3), 128, jnp.uint8)}
     return loss({}, {"extractor": {}}, batch, jax.random.key(0))
@@ -186,16 +196,13 @@ def test_every_image_has_a_timestep_and_noise_of_its_own():
     assert np.std(noise) == pytest.approx(1.0, abs=0.2)
 
 
-class Tinted(nn.Module):
-    """Stands for an extractor whose one parameter decides whether it sees differences."""
+class Tinted(Seeing):
+    """Has one parameter, which decides whether it sees differences."""
 
     @nn.compact
     def __call__(self, images):
         weight = self.param("weight", nn.initializers.ones, ())
         return (jnp.concatenate([weight * images, jnp.ones_like(images)], axis=-1),)
-
-    def normalise(self, images):
-        return images
 
 
 def test_adaptation_is_of_the_extractors_parameters_and_distilled_from_the_frozen_ones():
