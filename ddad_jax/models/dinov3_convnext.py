@@ -8,14 +8,13 @@ from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv, DepthwiseConv
 from ddad_jax.models.dinov3 import published
-from ddad_jax.models.extractor import Extractor, imagenet
+from ddad_jax.models.extractor import ConvolutionalExtractor
 from ddad_jax.models.layers import Types
 from ddad_jax.models.published import Names, Weights, dotted
 from ddad_jax.models.vision_transformer import layer_norm
@@ -81,7 +80,7 @@ class Stage(nn.Module):
         return x
 
 
-class DINOv3ConvNeXt(Extractor):
+class DINOv3ConvNeXt(ConvolutionalExtractor):
     """A ConvNeXt that gives its features at strides 4, 8 and 16; the defaults are the tiny one.
 
     Attributes:
@@ -105,19 +104,6 @@ class DINOv3ConvNeXt(Extractor):
             for index, (features, repeats) in enumerate(zip(FEATURES, self.repeats, strict=True))
         ]
         self.layer_norm = layer_norm(EPSILON, **types)
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        """Those of all ConvNeXts."""
-        return (4, 8, 16)
-
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
-        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
-
-    def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The network's input, ImageNet's mean and deviation, from images in [-1, 1]."""
-        return imagenet(images)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
         """The features of normalised images at strides 4, 8 and 16."""

@@ -11,13 +11,12 @@ from functools import partial
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv, DepthwiseConv
-from ddad_jax.models.extractor import Extractor
+from ddad_jax.models.extractor import ConvolutionalExtractor
 from ddad_jax.models.layers import BatchNorm, Types
 from ddad_jax.models.published import TENSORFLOW, File, Names, Package, Weights, dotted
 
@@ -83,7 +82,7 @@ class InvertedBottleneck(nn.Module):
         return x + h if h.shape == x.shape else h
 
 
-class EfficientNetLite(Extractor):
+class EfficientNetLite(ConvolutionalExtractor):
     """An EfficientNet-Lite that gives its features at strides 4, 8 and 16.
 
     The defaults are Lite0.
@@ -125,15 +124,6 @@ class EfficientNetLite(Extractor):
         self.conv_head = Conv(HEAD_FEATURES, size=1, use_bias=False, **types)
         self.bn1 = BatchNorm(BATCH_NORM_EPSILON, **types)
         self.fc = nn.Dense(self.num_classes, **types)
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        """Those of the stages that it gives."""
-        return (4, 8, 16)
-
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
-        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
 
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """The network's input, (v - 127) / 128 for v in 0 … 255, from images in [-1, 1]."""

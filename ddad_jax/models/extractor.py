@@ -44,9 +44,9 @@ class Extractor(ImageNetwork):
     def strides(self) -> tuple[int, int, int]:
         """Pixels of its input between two neighbouring features, of each stage."""
 
-    @abstractmethod
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """What its weights were trained to see, from images in [-1, 1]."""
+        """What its weights were trained to see, from images in [-1, 1]; by default ImageNet's."""
+        return imagenet(images)
 
     @abstractmethod
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
@@ -55,6 +55,19 @@ class Extractor(ImageNetwork):
     @abstractmethod
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
         """The three stages of normalised images."""
+
+
+class ConvolutionalExtractor(Extractor):
+    """An extractor whose stages halve the resolution from a stride of 4 on."""
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Those of the stages that it gives."""
+        return (4, 8, 16)
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Shape and type that `init` may be called with."""
+        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
 
 
 def resize_images(

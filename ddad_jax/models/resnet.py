@@ -9,13 +9,12 @@ from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
-from ddad_jax.models.extractor import Extractor, imagenet
+from ddad_jax.models.extractor import ConvolutionalExtractor
 from ddad_jax.models.layers import BatchNorm, Types
 from ddad_jax.models.published import IMAGENET, File, HuggingFace, Names, Url, Weights, dotted
 
@@ -93,7 +92,7 @@ def _shortcut(
     return BatchNorm(name="downsample_1", **types)(projected)
 
 
-class ResNet(Extractor):
+class ResNet(ConvolutionalExtractor):
     """A ResNet that gives its features at strides 4, 8 and 16.
 
     The defaults are ResNet-34.
@@ -132,19 +131,6 @@ class ResNet(Extractor):
             width = self.widening * features
             return [Bottleneck(features, width, stride, **types) for stride in strides]
         return [BasicBlock(features, stride, **types) for stride in strides]
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        """Those of the stages that it gives."""
-        return (4, 8, 16)
-
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
-        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
-
-    def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The network's input, ImageNet's mean and deviation, from images in [-1, 1]."""
-        return imagenet(images)
 
     def _stem(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
         x = nn.relu(self.bn1(self.conv1(x)))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ddad_jax.errors import UserError
 from ddad_jax.models.attention import attend
-from ddad_jax.models.extractor import Extractor, imagenet
+from ddad_jax.models.extractor import Extractor
 from ddad_jax.models.layers import Types
 
 # Turns queries and keys by where they are.
@@ -174,10 +174,6 @@ class VisionTransformer(Extractor):
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
         """Shape and type that `init` may be called with."""
         return (jax.ShapeDtypeStruct((1, 2 * self.multiple, 2 * self.multiple, 3), jnp.float32),)
-
-    def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The network's input, ImageNet's mean and deviation, from images in [-1, 1]."""
-        return imagenet(images)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
         """The patches of normalised images after the blocks that end a stage, normalised.

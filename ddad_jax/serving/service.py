@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ddad_jax.data.preprocessing import Photograph
@@ -133,31 +133,19 @@ class Service:
         threshold: float | None,
         with_reconstruction: bool,
     ) -> Prediction:
-        if loaded.is_tiled:
-            async with self._tiled:
-                return await self._judge(loaded, name, photograph, threshold, with_reconstruction)
-        return await self._judge(loaded, name, photograph, threshold, with_reconstruction)
-
-    async def _judge(
-        self,
-        loaded: Loaded,
-        name: str,
-        photograph: Photograph,
-        threshold: float | None,
-        with_reconstruction: bool,
-    ) -> Prediction:
-        read = await self.in_thread(self._read, loaded, name, photograph)
-        del photograph
-        began = max(time.monotonic(), self._last)
-        found: Found = await asyncio.wrap_future(
-            self._gatherer.add(loaded, read, with_reconstruction)
-        )
-        self._last = time.monotonic()
-        self._seconds_each += NEWEST * (self._last - began - self._seconds_each)
-        prediction = await self.in_thread(loaded.prediction, read, found, threshold)
-        decision = decision_name(prediction.decision)
-        self.metrics.decided(loaded.name, decision, prediction.calibrated_score)
-        return prediction
+        async with self._tiled if loaded.is_tiled else nullcontext():
+            read = await self.in_thread(self._read, loaded, name, photograph)
+            del photograph
+            began = max(time.monotonic(), self._last)
+            found: Found = await asyncio.wrap_future(
+                self._gatherer.add(loaded, read, with_reconstruction)
+            )
+            self._last = time.monotonic()
+            self._seconds_each += NEWEST * (self._last - began - self._seconds_each)
+            prediction = await self.in_thread(loaded.prediction, read, found, threshold)
+            decision = decision_name(prediction.decision)
+            self.metrics.decided(loaded.name, decision, prediction.calibrated_score)
+            return prediction
 
     def _read(self, loaded: Loaded, name: str, photograph: Photograph) -> Any:
         try:
