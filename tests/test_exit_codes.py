@@ -33,7 +33,7 @@ def ended(monkeypatch, error):
         (UserError("seed: is odd"), 2, "error: seed: is odd\n"),
         # EX_TEMPFAIL of BSD's sysexits.h: whoever started it should start it again.
         (Interrupted("step 3 of 9"), 75, "interrupted: step 3 of 9\n"),
-        (KeyboardInterrupt(), 75, "interrupted: the same command goes on from what is done\n"),
+        (KeyboardInterrupt(), 75, "interrupted: the same command continues\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "run/a.npy"),
             2,

@@ -72,7 +72,7 @@ def test_papers_are_shown_the_same_axes(predictions, curves, tmp_path, monkeypat
         np.testing.assert_array_equal(axes.lines[0].get_xydata(), np.transpose(curve))
     (axes,) = drawn["scores"].axes
     names = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert names == ["normal", "defective", "unlabelled", "threshold"]
+    assert names == ["good", "defective", "unlabelled", "threshold"]
     assert axes.lines[0].get_xdata()[0] == predictions.threshold
     # As many images as there are stand in the bars of each kind.
     counts = [sum(bar.get_height() for bar in kind) for kind in axes.containers]
