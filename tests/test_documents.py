@@ -34,7 +34,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 )
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/[!_]*.py"))
-BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What of a command is another program's, or is set before it.
 BEFORE = re.compile(r"^(?:[A-Z_]+=\S+ )*")
 PROGRAM = re.compile(r"^(?:ddad_jax|python -m ddad_jax(?:\.main)?)(?= |$)")
