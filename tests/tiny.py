@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from safetensors.numpy import save_file
@@ -50,10 +51,10 @@ def drawn(network: nn.Module, seed: int) -> Mapping[str, Any]:
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        if path[-1].key == "kernel":
-            deviation = math.prod(leaf.shape[:-1]) ** -0.5
-            return rng.normal(0, deviation, leaf.shape).astype(leaf.dtype)
-        return np.full(leaf.shape, path[-1].key in ("scale", "var"), leaf.dtype)
+        if path[-1].key in ("scale", "var"):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        deviation = math.prod(leaf.shape[:-1]) ** -0.5 if path[-1].key == "kernel" else 0.1
+        return jnp.asarray(rng.normal(0, deviation, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract_variables(network))
 
