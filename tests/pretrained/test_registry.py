@@ -48,9 +48,10 @@ def test_halves_keep_their_prefixes(tmp_path):
     assert found == {f"{half}.": tmp_path / f"{half}.pth" for half in ("encoder", "decoder")}
 
 
-def test_a_name_that_nobody_knows(tmp_path):
-    with pytest.raises(UserError, match="weights 'resnet35': no such file or folder, and not a re"):
-        locate("resnet35", tmp_path)
+@pytest.mark.parametrize("name", ["resnet35", ""])
+def test_a_name_that_nobody_knows(tmp_path, name):
+    with pytest.raises(UserError, match=f"weights '{name}': no such file or folder, and not a re"):
+        locate(name, tmp_path)
 
 
 def test_conversion_checks_and_rewrites(tmp_path, small_networks, seeded, same_state_dict):
