@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from ddad_jax.detection.detector import Settings, Variables
 from ddad_jax.diffusion import sampler, schedule
+from ddad_jax.machine.platforms import by_platform
 from ddad_jax.models import apply
 
 
@@ -47,13 +48,13 @@ def by_image(
 
     There an image's result is then the same to the last bit, whatever its batch.
     """
-    if len(batch) == 1:
+    if batch.shape[0] == 1:
         return function(batch)
 
     def one_by_one(batch):
         return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
 
-    return jax.lax.platform_dependent(batch, cpu=one_by_one, default=function)
+    return by_platform(batch, cpu=one_by_one, default=function)
 
 
 def encode(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ddad_jax.machine.platforms import by_platform
 from ddad_jax.models import winograd
 from ddad_jax.models.layers import upsample
 
@@ -86,7 +87,7 @@ def _convolve(
         on_cpu = _convolve_by_winograd
     else:
         return convolve(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
+    return by_platform(x, kernel, cpu=on_cpu, default=convolve)
 
 
 def _convolve_directly(
