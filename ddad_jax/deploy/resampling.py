@@ -3,7 +3,7 @@
 It is what `data.resize` does with Pillow, written with arrays, so that an exported program needs
 neither: to the bit for images, and up to rounding for maps. Pillow weighs each source pixel under
 an output pixel by a triangle as wide as the scale, at least one pixel, and rounds weights of images
-to `BITS` bits. All of it is a matrix product along each side.
+to fractions of `ONE`. All of it is a matrix product along each side.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-# Fraction of Pillow's weights of 8-bit images, and half of it: float32 holds sums of such halves of
-# weights times pixels without rounding.
-BITS = 22
-HALF = BITS // 2
+# What stands for 1 among Pillow's weights of 8-bit images, and its root: float32 holds sums of weights
+# up to that times pixels without rounding.
+ONE = 1 << 22
+ROOT = 1 << 11
 # Weighs whole numbers as they are on accelerators too, whose default for float32 is less.
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -70,11 +70,11 @@ def _placements(
 def _placement(side: Int[Array, ""], fitted: Int[Array, ""], size: int) -> Placement:
     """Of a side, where another becomes the square's."""
     doubled = 2 * side * size + fitted
-    rounded = doubled // (2 * fitted)
+    rounded, rest = _divide(doubled, 2 * fitted)
     # Halves go to the even number, as Python rounds them.
-    to_even = (doubled % (2 * fitted) == 0) & (rounded % 2 == 1)
+    to_even = (rest == 0) & (_divide(rounded, jnp.int32(2))[1] == 1)
     length = jnp.maximum(rounded - to_even, 1)
-    return Placement((size - length) // 2, length)
+    return Placement(_divide(size + length, jnp.int32(2))[0] - length, length)
 
 
 def _triangle(
@@ -89,37 +89,37 @@ def _triangle(
 
 
 def _image_weights(side: int, to: Placement, size: int) -> Int[Array, "size side"]:
-    """Weights of an image's pixels for each pixel of the square, of `BITS` bits."""
-    pixels = jnp.arange(side, dtype=jnp.int32)
+    """Weights of an image's pixels for each pixel of the square, as fractions of `ONE`."""
+    pixels = jax.lax.iota(jnp.int32, side)
     # Beside the scaled image its edge is repeated.
     places = jnp.clip(jnp.arange(size, dtype=jnp.int32) - to.start, 0, to.length - 1)
     counts = _triangle(pixels, places, jnp.asarray(side, jnp.int32), to.length)
     total = counts.sum(1, keepdims=True)
     # counts / total in fixed point by long division, since all of it takes more than 32 bits.
-    first, rest = _divide(counts << HALF, total)
-    second, rest = _divide(rest << HALF, total)
-    return (first << HALF) + second + (2 * rest >= total)
+    first, rest = _divide(ROOT * counts, total)
+    second, rest = _divide(ROOT * rest, total)
+    return ROOT * first + second + (2 * rest >= total)
 
 
 def _divide(
-    a: Int[Array, "t s"], b: Int[Array, "t 1"]
-) -> tuple[Int[Array, "t s"], Int[Array, "t s"]]:
-    """Quotient and rest."""
-    quotient = a // b
+    a: Int[Array, "*shape"], b: Int[Array, "*_shape"]
+) -> tuple[Int[Array, "*shape"], Int[Array, "*shape"]]:
+    """Quotient and rest of whole numbers, none below 0."""
+    quotient = jax.lax.div(a, jnp.broadcast_to(b, a.shape))
     return quotient, a - quotient * b
 
 
 def _weigh(pixels: UInt8[Array, "b i j s"], weights: Int[Array, "t s"]) -> UInt8[Array, "b i j t"]:
     """Pixels weighed along the last axis, rounded as Pillow rounds them."""
-    high = (weights + (1 << (HALF - 1))) >> HALF
-    low = weights - (high << HALF)
+    high = _divide(weights + ROOT // 2, jnp.int32(ROOT))[0]
+    low = weights - ROOT * high
     values = pixels.astype(jnp.float32)
     coarse, fine = (
         jnp.matmul(values, part.astype(jnp.float32).T, precision=EXACT).astype(jnp.int32)
         for part in (high, low)
     )
-    total = (coarse << HALF) + fine + (1 << (BITS - 1))
-    return jnp.clip(total >> BITS, 0, 255).astype(jnp.uint8)
+    total = ROOT * coarse + fine + ONE // 2
+    return _divide(total, jnp.int32(ONE))[0].astype(jnp.uint8)
 
 
 def _map_weights(size: int, of: Placement, side: int) -> Float[Array, "side size"]:
@@ -127,7 +127,7 @@ def _map_weights(size: int, of: Placement, side: int) -> Float[Array, "side size
     # What was cut off counts in the total; no weight reaches farther than the square's own size, and
     # a pixel that sees nothing of the square has none.
     places = jnp.arange(-size, 2 * size, dtype=jnp.int32) - of.start
-    pixels = jnp.arange(side, dtype=jnp.int32)
+    pixels = jax.lax.iota(jnp.int32, side)
     counts = _triangle(places, pixels, of.length, jnp.asarray(side, jnp.int32))
     counts = jnp.where((places >= 0) & (places < of.length), counts, 0).astype(jnp.float32)
     return counts[:, size : 2 * size] / jnp.maximum(counts.sum(1, keepdims=True), 1.0)

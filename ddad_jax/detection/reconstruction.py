@@ -89,14 +89,21 @@ def reconstruct_latent(
     settings: Settings,
     latent: Float[Array, "b h w c"],
     level: Int[Array, " b"],
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """ẑ: the latent taken to its noise level and denoised under its own condition."""
-    start_key, sampler_key = jax.random.split(key)
+    """ẑ: the latent taken to its noise level and denoised under its own condition.
+
+    Where the settings leave nothing to chance, no random number is drawn. Without a key they are
+    always the same.
+    """
+    start_key = sampler_key = None
+    if settings.draws:
+        start_key, sampler_key = jax.random.split(jax.random.key(0) if key is None else key)
     a = schedule.at(alpha_bar, level)
     if settings.start == "scaled":
         start = schedule.scale_latent(latent, a)
     else:
+        assert start_key is not None  # Such settings draw.
         # One draw for the whole batch: an image's answer must not depend on its place in it.
         noise = jnp.broadcast_to(jax.random.normal(start_key, latent.shape[1:]), latent.shape)
         start = schedule.add_noise(latent, noise, a)

@@ -14,9 +14,14 @@ def by_platform(
     *arguments: PyTree, cpu: Callable[..., PyTree], default: Callable[..., PyTree]
 ) -> PyTree:
     """`jax.lax.platform_dependent`: one function on a CPU, another one elsewhere."""
-    if _for_any.get():
+    if is_for_any():
         return default(*arguments)
     return jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
+
+
+def is_for_any() -> bool:
+    """Whether what is traced is for a format that knows no platforms."""
+    return _for_any.get()
 
 
 @contextlib.contextmanager
