@@ -28,8 +28,12 @@ setup(
         "gcs": ["gcsfs>=2025.3"],
         # HEIC photographs, as phones take them.
         "heic": ["pillow-heif>=1.0"],
+        # Export as ONNX.
+        "onnx": ["jax2onnx>=0.17.1", "onnx>=1.20.1", "onnxruntime>=1.24.1"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
+        # Export as StableHLO.
+        "stablehlo": ["flatbuffers>=24.3.25"],
         # 16-bit floating-point maps for MVTec AD 2's server.
         "submission": ["tifffile>=2024.8"],
         "test": [
@@ -37,11 +41,16 @@ setup(
             "beartype>=0.20",
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
+            "flatbuffers>=24.3.25",
             "import-linter>=2.3",
             "ipykernel>=6.29",
+            "jax2onnx>=0.17.1",
             "mypy>=2.4",
             "pillow-heif>=1.0",
             "nbclient>=0.10",
+            "onnx>=1.20.1",
+            "onnxruntime>=1.24.1",
+            "openvino>=2025.4",
             "playwright>=1.50",
             "pyarrow>=18.0",
             "pytest>=8.3",

@@ -18,7 +18,7 @@ from absl import flags, logging
 import ddad_jax
 from ddad_jax.data.read import allow_large_images
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
-from ddad_jax.experiment import changing, modes
+from ddad_jax.experiment import changing, exporting, modes
 from ddad_jax.experiment.category import DETECTOR as DETECTOR_FILE
 from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
 from ddad_jax.experiment.identity import first_difference
@@ -35,7 +35,7 @@ INTERRUPTED = "interrupted: the same command goes on from what is done"
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
-WITH_DETECTOR = ("predict", "extend", "threshold")
+WITH_DETECTOR = ("predict", "extend", "threshold", "export")
 
 FLAGS = flags.FlagValues()
 
@@ -46,16 +46,22 @@ def _text(name: str, help_text: str) -> flags.FlagHolder:
 
 MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_values=FLAGS)
 WORKDIR = _text("workdir", "folder for everything that the run writes")
-IMAGES = _text("images", "predict: a folder of images, or one image; extend: good images")
-DETECTOR = _text("detector", "predict, extend, threshold: a detector's file, not --workdir's")
+IMAGES = _text("images", "predict: a folder of images, or one image; extend, export: good images")
+DETECTOR = _text(
+    "detector", "predict, extend, threshold, export: a detector's file, not --workdir's"
+)
 OUTPUT = _text(
-    "output", "convert, extend, threshold: the file to write; predict, submit: folder for results"
+    "output",
+    "convert, extend, threshold, export: the file to write; predict, submit: folder for results",
 )
 WATCH = flags.DEFINE_bool(
     "watch", False, "predict: go on with the images that appear in the folder, until it is stopped",
     flag_values=FLAGS,
 )  # fmt: skip
 UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)
+BRIEF = flags.DEFINE_bool(
+    "brief", False, "export: leave out the image without its defect", flag_values=FLAGS
+)
 RATE = flags.DEFINE_float(
     "rate", None, "threshold: that of this false-alarm rate, such as 0.05", flag_values=FLAGS
 )
@@ -79,7 +85,7 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
 )
-SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, RATE, VALUE, VARY, NETWORK, TRAIN_ON,
+SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, BRIEF, RATE, VALUE, VARY, NETWORK, TRAIN_ON,
          COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
 
 HELP = """\
@@ -163,7 +169,8 @@ def main(argv: Sequence[str]) -> None:
         modes.convert(config, workdir, NETWORK.value, _expanded(OUTPUT))
         return
     if mode in WITH_DETECTOR and (DETECTOR.value or WORKDIR.value):
-        _with_detector(mode, config, [setting for setting, _ in assignments])
+        given = [setting for setting, _ in assignments]
+        _with_detector(mode, config, given, name is not None)
         return
     if WORKDIR.value is None:
         or_detector = f", or with --mode={mode} a --detector" if mode in WITH_DETECTOR else ""
@@ -193,6 +200,7 @@ def _require_of_mode(mode: str) -> None:
     for owner, of_mode in (
         ("predict", (WATCH,)),
         ("extend", (UNDO,)),
+        ("export", (BRIEF,)),
         ("threshold", (RATE, VALUE)),
     ):
         for flag in of_mode:
@@ -203,7 +211,8 @@ def _require_of_mode(mode: str) -> None:
                 )
 
 
-def _with_detector(mode: str, config: Config, given: list[str]) -> None:
+def _with_detector(mode: str, config: Config, given: list[str], named: bool) -> None:
+    """Carries out a mode that needs a detector, and no config; `named`: whether one is given."""
     if NUM_PROCESSES.value or COORDINATOR.value:
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
     workdir = _workdir() if WORKDIR.value else None
@@ -213,6 +222,9 @@ def _with_detector(mode: str, config: Config, given: list[str]) -> None:
         path = modes.detector_in(workdir)
     if mode == "predict":
         _predict(workdir, path, config, given)
+        return
+    if mode == "export":
+        _export(workdir, path, config if named else None)
         return
     if given:
         raise UserError(
@@ -243,6 +255,17 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
     with only_run(home):
         _begin("predict", home)
         predict(_expanded(IMAGES), path, output, config, given, WATCH.value)
+
+
+def _export(workdir: Path | None, path: Path, config: Config | None) -> None:
+    output = _path(OUTPUT)
+    if output is None:
+        raise UserError("--output is missing; name the .onnx or .stablehlo file to write")
+    home = _writable(output.parent, "--output")
+    kernels.choose_cpu_kernels()
+    with only_run(workdir or home):
+        _begin("export", home)
+        exporting.export(path, output, _expanded(IMAGES), config, workdir, BRIEF.value)
 
 
 def _begin(mode: str, folder: Path) -> None:

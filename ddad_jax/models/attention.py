@@ -19,9 +19,7 @@ def attend(
     value: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
     """softmax(QKᵀ / √d) V of each head (arXiv 1706.03762, equation 1)."""
-    return by_platform(
-        query, key, value, cpu=attend_in_parts, default=jax.nn.dot_product_attention
-    )
+    return by_platform(query, key, value, cpu=attend_in_parts, default=jax.nn.dot_product_attention)
 
 
 def attend_in_parts(
