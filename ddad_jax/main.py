@@ -85,8 +85,8 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
 )
-SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, BRIEF, RATE, VALUE, VARY, NETWORK, TRAIN_ON,
-         COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
+SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, BRIEF, RATE, VALUE, VARY, NETWORK,
+         TRAIN_ON, COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
 
 HELP = """\
 ddad_jax {version}: finds defects in photographs of parts after seeing good parts only.

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-# What stands for 1 among Pillow's weights of 8-bit images, and its root: float32 holds sums of weights
-# up to that times pixels without rounding.
+# What stands for 1 among Pillow's weights of 8-bit images, and its root: float32 holds sums of
+# weights up to that times pixels without rounding.
 ONE = 1 << 22
 ROOT = 1 << 11
+SPARE = 8
 # Weighs whole numbers as they are on accelerators too, whose default for float32 is less.
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -118,14 +119,17 @@ def _weigh(pixels: UInt8[Array, "b i j s"], weights: Int[Array, "t s"]) -> UInt8
         jnp.matmul(values, part.astype(jnp.float32).T, precision=EXACT).astype(jnp.int32)
         for part in (high, low)
     )
-    total = ROOT * coarse + fine + ONE // 2
-    return _divide(total, jnp.int32(ONE))[0].astype(jnp.uint8)
+    # (ROOT · coarse + fine) / ONE, rounded, by numbers that float32 holds too, since some runtimes
+    # divide whole numbers as such. `SPARE` keeps what is divided above 0.
+    level, rest = _divide(coarse, jnp.int32(ROOT))
+    rest = ROOT * rest + fine + ONE // 2 + SPARE * ONE
+    return (level + _divide(rest, jnp.int32(ONE))[0] - SPARE).astype(jnp.uint8)
 
 
 def _map_weights(size: int, of: Placement, side: int) -> Float[Array, "side size"]:
     """Weights of the square's pixels for each pixel of the photograph."""
-    # What was cut off counts in the total; no weight reaches farther than the square's own size, and
-    # a pixel that sees nothing of the square has none.
+    # What was cut off counts in the total; no weight reaches farther than the square's own size.
+    # A pixel that sees nothing of the square has no weight.
     places = jnp.arange(-size, 2 * size, dtype=jnp.int32) - of.start
     pixels = jax.lax.iota(jnp.int32, side)
     counts = _triangle(places, pixels, of.length, jnp.asarray(side, jnp.int32))
