@@ -7,6 +7,7 @@ to fractions of `ONE`. All of it is a matrix product along each side.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,10 @@ ROOT = 1 << 11
 SPARE = 8
 # Weighs whole numbers as they are on accelerators too, whose default for float32 is less.
 EXACT = jax.lax.Precision.HIGHEST
+
+
+# Pixels: a whole number, or a size that an exported program leaves open.
+Size = Any
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def _triangle(
     return jnp.maximum(2 * jnp.maximum(source_length, target_length) - jnp.abs(apart), 0)
 
 
-def _image_weights(side: int, to: Placement, size: int) -> Int[Array, "size side"]:
+def _image_weights(side: Size, to: Placement, size: int) -> Int[Array, "size side"]:
     """Weights of an image's pixels for each pixel of the square, as fractions of `ONE`."""
     pixels = jax.lax.iota(jnp.int32, side)
     # Beside the scaled image its edge is repeated.
@@ -126,7 +131,7 @@ def _weigh(pixels: UInt8[Array, "b i j s"], weights: Int[Array, "t s"]) -> UInt8
     return (level + _divide(rest, jnp.int32(ONE))[0] - SPARE).astype(jnp.uint8)
 
 
-def _map_weights(size: int, of: Placement, side: int) -> Float[Array, "side size"]:
+def _map_weights(size: int, of: Placement, side: Size) -> Float[Array, "side size"]:
     """Weights of the square's pixels for each pixel of the photograph."""
     # What was cut off counts in the total; no weight reaches farther than the square's own size.
     # A pixel that sees nothing of the square has no weight.
