@@ -36,7 +36,8 @@ def strict(fitted):
 def photographs(part_images):
     """Of the networks' size and of others, as many of each as a batch takes."""
     wide = part_images[:3].repeat(2, axis=2)[:, :50]
-    return {"square": part_images[14:], "wide": wide, "one": part_images[:1]}
+    # Held out: of a patch in the bank itself the distance is the root of what rounding leaves.
+    return {"square": part_images[14:], "wide": wide, "one": part_images[14:15]}
 
 
 @pytest.fixture(scope="module")
