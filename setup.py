@@ -23,17 +23,31 @@ setup(
     package_data={"ddad_jax": ["py.typed", "**/*.html", "**/*.css", "**/*.js"]},
     install_requires=[line for line in requirements if not line.startswith("#")],
     extras_require={
+        # The documents as a site.
+        "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "elpv": ["elpv-dataset>=1.0.0"],
         # A TFDS data directory in a bucket.
         "gcs": ["gcsfs>=2025.3"],
         # HEIC photographs, as phones take them.
         "heic": ["pillow-heif>=1.0"],
-        # Export as ONNX.
-        "onnx": ["jax2onnx>=0.17.1", "onnx>=1.20.1", "onnxruntime>=1.24.1"],
+        # Export as ONNX and StableHLO; jax2onnx keeps Orbax below 0.11.37.
+        "export": [
+            "flatbuffers>=24.3.25",
+            "jax2onnx>=0.17.1",
+            "onnx>=1.20.1",
+            "onnxruntime>=1.24.1",
+        ],
+        # How many single faults the tests catch, docs/mutation.md.
+        "mutation": ["cosmic-ray>=8.4"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
-        # Export as StableHLO.
-        "stablehlo": ["flatbuffers>=24.3.25"],
+        # Detectors over HTTP.
+        "serve": [
+            "h11>=0.16",
+            "prometheus_client>=0.21",
+            "starlette>=0.46",
+            "uvicorn>=0.34",
+        ],
         # 16-bit floating-point maps for MVTec AD 2's server.
         "submission": ["tifffile>=2024.8"],
         "test": [
@@ -42,22 +56,32 @@ setup(
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
             "flatbuffers>=24.3.25",
+            "h11>=0.16",
             "import-linter>=2.3",
             "ipykernel>=6.29",
-            "jax2onnx>=0.17.1",
             "mypy>=2.4",
             "pillow-heif>=1.0",
             "nbclient>=0.10",
-            "onnx>=1.20.1",
-            "onnxruntime>=1.24.1",
-            "openvino>=2025.4",
             "playwright>=1.50",
+            "prometheus_client>=0.21",
             "pyarrow>=18.0",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "starlette>=0.46",
             "tifffile>=2024.8",
             "torch==2.13.0",
+            # The reference of vision transformers.
+            "transformers==5.24.0",
+            "tritonclient[http]>=2.50",
+            "uvicorn>=0.34",
+        ],
+        # What tests of the export as ONNX need, beside what it needs itself.
+        "test-export": [
+            "beartype>=0.20",
+            "openvino>=2025.4",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
         ],
     },
 )

@@ -3,7 +3,7 @@ r"""BTAD, all three products, the published networks and settings of D3AD (arXiv
     python -m ddad_jax.main --config=configs/btad.py --workdir=runs/btad \
         --config.data.root=<folder with 01, 02 and 03>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.
+As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

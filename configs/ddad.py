@@ -4,7 +4,7 @@ r"""DDAD (arXiv 2305.15956), the predecessor: diffusion on pixels, one noise lev
         --config.data.root=<MVTec AD>
 
 WideResNet-101-2's weights are downloaded once (255 MB), or given as a path with
---config.extractor.weights. Meant for an accelerator; no figure has been measured yet. Unlike the
+--config.extractor.weights. Meant for an accelerator; not measured. Unlike the
 official code this evaluates the whole image, not its centre, and takes one setting for all
 categories.
 """

@@ -4,6 +4,10 @@
 
 Autoencoder and denoiser start from nothing; the features are EfficientNet-Lite0's, whose weights
 come with a package that is a requirement.
+
+Measured on two CPU cores, seed 0: image AUROC 1.000, pixel AUROC 0.995, AUPRO 0.965, 58 of 60
+defects found, 0 of 40 false alarms; 2.6 GB of memory. About 6 minutes, measured with ten denoising
+steps, before the preset took two, on a faster CPU.
 """
 
 from ml_collections import ConfigDict

@@ -12,6 +12,9 @@ Other settings of this source, as --config.data.settings.<name>: masks (folder o
 (also the folders below the root), group_pattern (finds in a file name which part the image shows,
 such as "part(\\d+)_"), mask_rule, and white_level (what stands for white in 16-bit images: 4095 for
 a 12-bit camera).
+
+The networks and their training are those of configs/mvtec_small.py, which says what they reach and
+how long they take.
 """
 
 from ml_collections import ConfigDict

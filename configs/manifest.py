@@ -7,6 +7,9 @@ Columns: image (a path from the table's folder, or absolute), and as far as they
 (train or test), label (good, bad, 0, 1, ...), defect, mask, category and group. Parquet needs
 pip install 'ddad_jax[parquet]'. Other settings of this source, as --config.data.settings.<name>:
 mask_rule and white_level, as of folder.py.
+
+The networks and their training are those of configs/mvtec_small.py, which says what they reach and
+how long they take.
 """
 
 from ml_collections import ConfigDict

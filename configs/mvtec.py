@@ -6,8 +6,8 @@ r"""MVTec AD, all categories, the published networks of D3AD (arXiv 2401.04463).
 The published method with --config.preset=paper. One category with --config.data.category=bottle; a
 network of other size with, for example, --config.denoiser.network.base_channels=64. The weights of
 Stable Diffusion's autoencoder and of ResNet-34 are downloaded once (420 MB), or given as paths with
---config.autoencoder.weights and --config.extractor.weights. Meant for an accelerator; no figure has
-been measured yet.
+--config.autoencoder.weights and --config.extractor.weights. Meant for an accelerator; not
+measured.
 """
 
 from ml_collections import ConfigDict

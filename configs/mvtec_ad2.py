@@ -5,7 +5,7 @@ r"""MVTec AD 2, all eight objects, the published networks of D3AD (arXiv 2401.04
 
 evaluates on test_public. Afterwards --mode=submit writes what MVTec's server takes of the private
 images to runs/ad2/submission; it needs pip install 'ddad_jax[submission]'. As configs/mvtec.py
-otherwise. Meant for an accelerator; no figure has been measured yet.
+otherwise. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

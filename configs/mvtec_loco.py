@@ -3,7 +3,7 @@ r"""MVTec LOCO AD, all five categories, the published networks of D3AD (arXiv 24
     python -m ddad_jax.main --config=configs/mvtec_loco.py --workdir=runs/loco \
         --config.data.root=<folder with breakfast_box, juice_bottle, ...>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.
+As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,15 @@
-"""MVTec AD on one CPU machine: small pretrained autoencoder and extractor, a small denoiser.
+r"""MVTec AD on one CPU machine: small pretrained autoencoder and extractor, a small denoiser.
 
-python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
+    python -m ddad_jax.main --config=configs/mvtec_small.py --workdir=runs/bottle \
         --config.data.root=<MVTec AD> --config.data.category=bottle \
         --config.autoencoder.weights=<folder with taef2_encoder.pth and taef2_decoder.pth>
+
+Without the last line the autoencoder's weights (5 MB) are downloaded once.
+
+Measured on two CPU cores, seed 0, image AUROC, pixel AUROC and AUPRO:
+bottle 1.000, 0.986, 0.950, 63 of 63 defects found, 0 of 20 false alarms, 10 minutes, 3.2 GB;
+pill 0.956, 0.983, 0.967, 70 of 141 defects found, 0 of 26 false alarms, 3.4 GB.
+Other categories: not measured. docs/experiments.md has other seeds.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ r"""Real-IAD, all thirty categories, the published networks of D3AD (arXiv 2401.
 
 Images of another size with --config.data.settings.images=realiad_256, the split of one view of each
 part with --config.data.settings.split=realiad_jsons_sv. As configs/mvtec.py otherwise. Meant for an
-accelerator; no figure has been measured yet.
+accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@ r"""VisA, all twelve categories, the published networks and settings of D3AD (ar
     python -m ddad_jax.main --config=configs/visa.py --workdir=runs/visa \
         --config.data.root=<VisA, as released or rearranged>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; no figure has been measured yet.
+As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

@@ -31,7 +31,7 @@ def fit(
     Args:
       good_images: a folder of photographs, or photographs: paths, the bytes of files, images of
         Pillow, or arrays [h w], [h w 1] or [h w 3].
-      workdir: folder for everything that is written; the same call goes on from what is done there.
+      workdir: folder for everything that is written; the same call continues what is done there.
         None: a temporary one.
       config: the name of a config, or the path of a file, as of `--config`.
       settings: by dotted name, such as {"detection.max_noise_level": 40}, as of `--config.<name>`.

@@ -25,17 +25,18 @@ from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
+from ddad_jax.experiment.serving import serve
 from ddad_jax.experiment.submitting import submit
 from ddad_jax.machine import interrupts, kernels, processes, programs
 from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.storage import local_path, only_run
 
 PACKAGE = Path(ddad_jax.__file__).parent
-INTERRUPTED = "interrupted: the same command goes on from what is done"
+INTERRUPTED = "interrupted: the same command continues"
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
-WITH_DETECTOR = ("predict", "extend", "threshold", "export")
+WITH_DETECTOR = ("predict", "serve", "extend", "threshold", "export")
 
 FLAGS = flags.FlagValues()
 
@@ -48,14 +49,16 @@ MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_v
 WORKDIR = _text("workdir", "folder for everything that the run writes")
 IMAGES = _text("images", "predict: a folder of images, or one image; extend, export: good images")
 DETECTOR = _text(
-    "detector", "predict, extend, threshold, export: a detector's file, not --workdir's"
+    "detector",
+    "predict, serve, extend, threshold, export: a detector's file, not --workdir's; serve: or a "
+    "folder",
 )
 OUTPUT = _text(
     "output",
     "convert, extend, threshold, export: the file to write; predict, submit: folder for results",
 )
 WATCH = flags.DEFINE_bool(
-    "watch", False, "predict: go on with the images that appear in the folder, until it is stopped",
+    "watch", False, "predict: continue with images that appear in the folder, until it is stopped",
     flag_values=FLAGS,
 )  # fmt: skip
 UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)
@@ -75,7 +78,7 @@ NETWORK = flags.DEFINE_enum(
     flag_values=FLAGS,
 )  # fmt: skip
 TRAIN_ON = flags.DEFINE_bool(
-    "train_on", False, "fit, train, adapt: go on training with the images and settings of now",
+    "train_on", False, "fit, train, adapt: train further with the images and settings of now",
     flag_values=FLAGS,
 )  # fmt: skip
 COORDINATOR = _text("coordinator", "several processes: address and port of process 0")
@@ -98,6 +101,7 @@ examples:
   ddad_jax --config=folder --workdir=runs/mine --config.data.root=photos/good
   ddad_jax --mode=predict --workdir=runs/mine --images=photos/new
   ddad_jax --mode=predict --workdir=runs/mine --images=/camera --watch
+  ddad_jax --mode=serve --workdir=runs/mine
 
 modes:
 {modes}
@@ -108,7 +112,7 @@ flags:
 {configs}
 settings: {settings}
 exit codes: 0 done; 2 something in the input is wrong, one line says what; 75 interrupted, the same
-command goes on
+command continues
 """
 
 
@@ -159,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
         modes.compare(rest[1:], written_to)
         return
     if len(rest) > 1:
-        raise UserError(f"'{rest[1]}' is no flag; every setting is given as --config.name=value")
+        raise UserError(f"'{rest[1]}' is not a flag; every setting is given as --config.name=value")
     _require_of_mode(mode)
     if name is None and mode not in WITH_DETECTOR:
         raise UserError("--config is missing; choose one, such as --config=demo; --help says more")
@@ -217,6 +221,11 @@ def _with_detector(mode: str, config: Config, given: list[str], named: bool) -> 
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
     workdir = _workdir() if WORKDIR.value else None
     path = _path(DETECTOR)
+    if mode == "serve":
+        place = path or workdir
+        assert place is not None  # One of the two is given.
+        _serve(place, config, given)
+        return
     if path is None:
         assert workdir is not None  # One of the two is given.
         path = modes.detector_in(workdir)
@@ -266,6 +275,18 @@ def _export(workdir: Path | None, path: Path, config: Config | None) -> None:
     with only_run(workdir or home):
         _begin("export", home)
         exporting.export(path, output, _expanded(IMAGES), config, workdir, BRIEF.value)
+
+
+def _serve(place: Path, config: Config, given: list[str]) -> None:
+    for flag in (IMAGES, OUTPUT):
+        if flag.value:
+            raise UserError(f"--{flag.name}: does nothing with --mode=serve; leave it out")
+    kernels.choose_cpu_kernels()
+    # It writes nothing, and a run may write to the same folder meanwhile.
+    _log_to(Path(os.devnull))
+    programs.keep_programs()
+    _devices()
+    serve(place, config, given)
 
 
 def _begin(mode: str, folder: Path) -> None:

@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeGuard
 from ddad_jax.errors import UserError
 
 # What a run makes, in order. A setting that changes one of them changes all after it.
-PRODUCTS = ("autoencoder", "denoiser", "extractor", "detector", "figures")
-# "own": the network in whose section the setting stands; "nothing": no figure depends on it.
-Changes = Literal["autoencoder", "denoiser", "extractor", "detector", "figures", "own", "nothing"]
+PRODUCTS = ("autoencoder", "denoiser", "extractor", "detector", "metrics")
+# "own": the network in whose section the setting stands; "nothing": no result depends on it.
+Changes = Literal["autoencoder", "denoiser", "extractor", "detector", "metrics", "own", "nothing"]
 
 
 class SettingError(UserError):
@@ -101,11 +101,11 @@ def problem(kind: Any, value: Any, limits: Mapping[str, int | float | None]) -> 
         return "" if value in choices else f"'{value}' is not one of {listed}"
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, tuple):
-            return f"{value!r} is no list of values, such as ({_example(kind)},)"
+            return f"{value!r} is not a list of values, such as ({_example(kind)},)"
         found = (problem(typing.get_args(kind)[0], each, limits) for each in value)
         return next(filter(None, found), "")
     if not _is_of(kind, value):
-        return f"{value!r} is no {_word(kind)}"
+        return f"{value!r} is not {_word(kind)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     if not math.isfinite(value):
@@ -141,8 +141,8 @@ def _is_of(kind: Any, value: Any) -> bool:
 
 
 def _word(kind: Any) -> str:
-    words = {int: "whole number", float: "number", bool: "True or False", str: "text"}
-    return words.get(kind, "table of settings")
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    return words.get(kind, "a table of settings")
 
 
 def _example(kind: Any) -> str:
@@ -176,7 +176,7 @@ def read(kind: type, values: Mapping[str, Any]) -> Any:
         inner = fields[name].type
         if is_section(inner):
             if not isinstance(value, Mapping):
-                raise SettingError(name, f"{value!r} is no table of settings")
+                raise SettingError(name, f"{value!r} is not a table of settings")
             try:
                 found[name] = read(inner, value)
             except SettingError as error:

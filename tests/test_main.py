@@ -1,4 +1,4 @@
-"""The command line as a user meets it: each call is a process of its own."""
+"""The command line as a user meets it: each call is a process of its own, as `commands` says."""
 
 import csv
 import json
@@ -23,8 +23,8 @@ from ddad_jax.experiment.config import load_config, read_config
 from ddad_jax.machine.storage import only_run
 from ddad_jax.models import initialise
 from ddad_jax.pretrained import to_state_dict
+from tests.commands import ROOT, ddad
 
-ROOT = Path(__file__).parents[1]
 # Networks of the least size; with them a whole fit takes a minute.
 TINY = """
 from ml_collections import ConfigDict
@@ -53,22 +53,6 @@ def get_config():
 """
 
 
-def ddad(*arguments, devices=1, cwd=ROOT, platforms="cpu"):
-    flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {
-        "JAX_PLATFORMS": platforms, "PYTHONWARNINGS": "default", "XLA_FLAGS": flags,
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "tiny.py"
@@ -76,14 +60,21 @@ def config(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Twelve good parts and a few to test, in the layout of MVTec AD."""
+@pytest.fixture(scope="session")
+def good_parts(tmp_path_factory):
+    """Twelve good parts and a few to test, in the layout of MVTec AD; tests must leave them."""
     source = synthetic_source(
         category="plate", image_size=64, num_train=12, num_test_good=2, num_test_per_defect=1
     )
-    write_mvtec(source, tmp_path / "data")
-    return tmp_path / "data"
+    root = tmp_path_factory.mktemp("parts") / "data"
+    write_mvtec(source, root)
+    return root
+
+
+@pytest.fixture
+def data(good_parts, tmp_path):
+    """A copy of the good parts and the others."""
+    return shutil.copytree(good_parts, tmp_path / "data")
 
 
 def assert_refused(result, *parts):
@@ -94,6 +85,13 @@ def assert_refused(result, *parts):
     assert "Traceback" not in result.stderr
     for part in parts:
         assert part in errors[0]
+
+
+def assert_done(result, *parts):
+    """Exit code 0, and the log holds all parts."""
+    assert result.returncode == 0, result.stderr
+    for part in parts:
+        assert part in result.stderr
 
 
 def test_missing_root(config, tmp_path):
@@ -115,7 +113,7 @@ def test_truncated_image_is_an_error_and_can_be_skipped(config, data, tmp_path):
     assert_refused(ddad(*arguments), "0003.png")
     arguments += ("--config.data.on_unreadable=skip", "--mode=prepare")
     result = ddad(*arguments)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     assert "0003.png" in result.stderr
 
 
@@ -162,7 +160,7 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
         f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}",
         "--mode=prepare",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     assert "verdict: ready" in result.stdout
 
 
@@ -223,18 +221,15 @@ def test_runs_that_cannot_be_compared(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def fitted(config, tmp_path_factory):
+def fitted(config, good_parts, tmp_path_factory):
     """A fitted run, its data, and the command that made it; tests must leave it as it is."""
     home = tmp_path_factory.mktemp("fitted")
-    source = synthetic_source(
-        category="plate", image_size=64, num_train=12, num_test_good=2, num_test_per_defect=1
-    )
-    write_mvtec(source, home / "data")
+    shutil.copytree(good_parts, home / "data")
     arguments = (
         f"--config={config}", f"--workdir={home}/run", f"--config.data.root={home}/data"
     )  # fmt: skip
     result = ddad(*arguments)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     return home
 
 
@@ -284,47 +279,75 @@ def test_the_same_command_again_makes_nothing_anew(run):
         "--config.denoiser.training.log_every=1", "--config.build.batch_size=3",
         "--config.autoencoder.training.checkpoint_every=7",
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    assert_done(again)
     assert "used as it is" in again.stderr
     assert (home / "elsewhere/detector.safetensors").stat().st_mtime_ns == before
     assert scores(home / "elsewhere/scores.csv") == pytest.approx(found, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.slow
-def test_a_setting_that_changes_figures_is_named_with_both_values(run):
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        (
+            "denoiser.network.base_channels=64",
+            ["denoiser.network.base_channels = 32", "now it is 64", "another --workdir"],
+        ),
+        (
+            "denoiser.training.learning_rate=0.01",
+            [
+                "denoiser.training.learning_rate = 0.0001", "now it is 0.01",
+                "--config.denoiser.training.learning_rate=0.0001", "--train_on",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_a_setting_that_changes_networks_is_named_with_both_values(run, setting, parts):
     home, arguments = run
     config = (home / "run/config.json").read_bytes()
-    other = ddad(*arguments, "--config.denoiser.network.base_channels=64")
-    assert_refused(
-        other, "denoiser.network.base_channels = 32", "now it is 64", "another --workdir"
-    )
-    other = ddad(*arguments, "--config.denoiser.training.learning_rate=0.01")
-    assert_refused(
-        other, "denoiser.training.learning_rate = 0.0001", "now it is 0.01",
-        "--config.denoiser.training.learning_rate=0.0001", "--train_on",
-    )  # fmt: skip
+    assert_refused(ddad(*arguments, f"--config.{setting}"), *parts)
     assert (home / "run/config.json").read_bytes() == config
-    # The detector's own can be built anew, and can't be evaluated as if it were.
-    blur = "--config.detection.blur=2.0"
-    assert_refused(ddad(*arguments, blur, "--mode=evaluate"), "detection.blur was 4.0")
-    anew = ddad(*arguments, blur)
-    assert anew.returncode == 0, anew.stderr
-    assert "built anew: settings.detection.blur was 4.0, now 2.0" in anew.stderr
 
 
 @pytest.mark.slow
-def test_replaced_training_images_are_noticed_and_trained_on_when_asked(run):
-    home, arguments = run
-    good = home / "data/plate/train/good"
-    for path in good.iterdir():
+def test_a_detector_cannot_be_evaluated_as_if_it_were_of_other_settings(run):
+    _, arguments = run
+    other = ddad(*arguments, "--config.detection.blur=2.0", "--mode=evaluate")
+    assert_refused(other, "detection.blur was 4.0")
+
+
+@pytest.mark.slow
+def test_a_detector_of_other_settings_is_built_anew(run):
+    _, arguments = run
+    assert_done(
+        ddad(*arguments, "--config.detection.blur=2.0"),
+        "built again: settings.detection.blur was 4.0, now 2.0",
+    )
+
+
+def replace_good_parts(home):
+    """All of them, by others of the same names."""
+    for path in (home / "data/plate/train/good").iterdir():
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    known = ddad(*arguments)
-    assert known.returncode == 0, known.stderr
-    assert "the denoiser was trained on other images than there are now" in known.stderr
-    assert "12 are new here, 12 of before are gone" in known.stderr
-    assert "built anew" in known.stderr
-    again = ddad(*arguments, "--train_on")
-    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.slow
+def test_replaced_training_images_are_noticed(run):
+    home, arguments = run
+    replace_good_parts(home)
+    assert_done(
+        ddad(*arguments),
+        "the denoiser was trained on other images than there are now",
+        "12 are new, 12 are gone",
+        "built again",
+    )
+
+
+@pytest.mark.slow
+def test_replaced_training_images_are_trained_on_when_asked_and_once(run):
+    home, arguments = run
+    replace_good_parts(home)
+    assert_done(ddad(*arguments, "--train_on"))
     records = [
         json.loads((home / "run" / name / "made_of.json").read_text())
         for name in ("denoiser", "denoiser-1")
@@ -334,8 +357,7 @@ def test_replaced_training_images_are_noticed_and_trained_on_when_asked(run):
     split = json.loads((home / "run/split.json").read_text())["images"]
     assert all(split[content] == "train" for each in records for content in each["images"])
     # What was trained on is done; the same command does nothing more.
-    last = ddad(*arguments, "--train_on")
-    assert last.returncode == 0 and "used as it is" in last.stderr, last.stderr
+    assert_done(ddad(*arguments, "--train_on"), "used as it is")
     assert not (home / "run/denoiser-2").exists()
 
 
@@ -351,38 +373,63 @@ def test_a_test_image_that_was_learnt_is_refused(run):
 
 
 @pytest.mark.slow
-def test_runs_are_compared_ablated_and_evaluated_by_the_papers_protocol(run):
-    home, arguments = run
-    workdir = home / "run"
-    compared = ddad("--mode=compare", workdir, workdir)
-    assert compared.returncode == 0, compared.stderr
+def test_two_runs_are_compared(fitted):
+    compared = ddad("--mode=compare", fitted / "run", fitted / "run")
+    assert_done(compared)
     assert "| image AUROC |" in compared.stdout
-    paper = ddad(*arguments, "--mode=evaluate", "--config.evaluation.protocol=paper")
-    assert paper.returncode == 0, paper.stderr
-    assert json.loads((workdir / "metrics.json").read_text())["pixel_auroc_d3ad"] is not None
-
-    ablated = ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=fused,paper")
-    assert ablated.returncode == 0, ablated.stderr
-    table = (workdir / "ablation.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in table[1:]] == ["fused", "paper"]
-    kept = json.loads((workdir / "ablation.json").read_text())
-    fewer = ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=paper")
-    assert fewer.returncode == 0, fewer.stderr
-    assert json.loads((workdir / "ablation.json").read_text()) == kept
-    adapted = ddad(*arguments, "--mode=ablate", "--vary=extractor.training.steps=1")
-    assert adapted.returncode == 0, adapted.stderr
-    assert len(list(workdir.glob("ablation/*/extractor/metrics.jsonl"))) == 1
-    table = (workdir / "ablation.csv").read_text().splitlines()
-    assert table[0].startswith("detection.scoring,extractor.training.steps,")
-    assert table[-1].startswith(",1,")
 
 
 @pytest.mark.slow
-def test_validate_plants_defects_in_what_was_held_out(run):
+def test_a_run_is_evaluated_by_the_papers_protocol(run):
     home, arguments = run
-    before = (home / "run/metrics.json").read_text()
-    result = ddad(*arguments, "--mode=validate", "--config.evaluation.planted=32")
-    assert result.returncode == 0, result.stderr
+    assert_done(ddad(*arguments, "--mode=evaluate", "--config.evaluation.protocol=paper"))
+    assert json.loads((home / "run/metrics.json").read_text())["pixel_auroc_d3ad"] is not None
+
+
+def columns(path):
+    """The columns of a table."""
+    with path.open(encoding="utf-8") as file:
+        return list(zip(*csv.reader(file), strict=True))
+
+
+@pytest.mark.slow
+def test_an_ablation_has_a_row_a_value_and_none_is_computed_twice(run):
+    home, arguments = run
+    assert_done(ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=fused,paper"))
+    assert columns(home / "run/ablation.csv")[0] == ("detection.scoring", "fused", "paper")
+    kept = json.loads((home / "run/ablation.json").read_text())
+    assert_done(ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=paper"))
+    assert json.loads((home / "run/ablation.json").read_text()) == kept
+
+
+@pytest.mark.slow
+def test_an_ablation_trains_what_its_settings_need(run):
+    home, arguments = run
+    assert_done(ddad(*arguments, "--mode=ablate", "--vary=extractor.training.steps=1"))
+    assert len(list((home / "run").glob("ablation/*/extractor/metrics.jsonl"))) == 1
+    # Another table joins it: its rows have a value of either setting or of none.
+    assert_done(ddad(*arguments, "--mode=ablate", "--vary=detection.scoring=paper"))
+    first, second, *_ = columns(home / "run/ablation.csv")
+    assert first == ("extractor.training.steps", "1", "")
+    assert second == ("detection.scoring", "", "paper")
+
+
+@pytest.fixture(scope="module")
+def validated(fitted, config, tmp_path_factory):
+    """A copy of the fitted run, validated, the command for it, and what it said."""
+    home = shutil.copytree(fitted, tmp_path_factory.mktemp("validated") / "home")
+    arguments = (
+        f"--config={config}", f"--workdir={home}/run", f"--config.data.root={home}/data",
+        "--config.evaluation.planted=32",
+    )  # fmt: skip
+    result = ddad(*arguments, "--mode=validate")
+    assert_done(result)
+    return home, arguments, result.stderr
+
+
+@pytest.mark.slow
+def test_validate_plants_defects_in_what_was_held_out(validated):
+    home, _, said = validated
     folder = home / "run/validation"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["counts"]["normal"] == 3
@@ -394,16 +441,26 @@ def test_validate_plants_defects_in_what_was_held_out(run):
     assert len(pictures) == 3 + metrics["counts"]["anomalous"]
     assert "planted defects" in (folder / "report.html").read_text()
     for kind, found in metrics["per_defect"].items():
-        assert f"{kind}: {round(found['recall'] * found['images'])} of" in result.stderr
-    # What the test images say stays as it is.
-    assert (home / "run/metrics.json").read_text() == before
+        assert f"{kind}: {round(found['recall'] * found['images'])} of" in said
 
-    # The same defects tell settings apart; the row of the run's own says what `validate` said.
+
+@pytest.mark.slow
+def test_validation_leaves_what_the_test_images_say_as_it_is(validated, fitted):
+    home = validated[0]
+    for name in ("metrics.json", "scores.csv"):
+        assert (home / "run" / name).read_bytes() == (fitted / "run" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_planted_defects_tell_settings_apart(validated):
+    """The row of the run's own settings says what `validate` said."""
+    home, arguments, _ = validated
+    metrics = json.loads((home / "run/validation/metrics.json").read_text())
     ablated = ddad(
         *arguments, "--mode=ablate", "--vary=detection.patch_weight=0.65,1",
-        "--config.evaluation.planted=32", "--config.evaluation.ablate_on=planted",
+        "--config.evaluation.ablate_on=planted",
     )  # fmt: skip
-    assert ablated.returncode == 0, ablated.stderr
+    assert_done(ablated)
     rows = json.loads((home / "run/ablation.json").read_text())["rows"][-2:]
     assert [row["changes"] for row in rows] == [
         {"detection.patch_weight": 0.65}, {"detection.patch_weight": 1.0},
@@ -413,82 +470,117 @@ def test_validate_plants_defects_in_what_was_held_out(run):
 
 
 @pytest.mark.slow
-def test_predict_needs_the_detector_and_images_alone(run, tmp_path):
-    home, arguments = run
-    known = scores(home / "run/scores.csv")
+def test_predict_finds_the_scores_of_the_evaluation_and_reports_them(run):
+    home, _ = run
     predicted = ddad(
         "--mode=predict", f"--workdir={home}/run", f"--images={home}/data/plate/test",
         "--config.prediction.report=True",
     )  # fmt: skip
-    assert predicted.returncode == 0, predicted.stderr
-    assert "6 images in" in predicted.stderr
-    found = scores(home / "run/predictions/scores.csv")
-    assert found == pytest.approx({n.removeprefix("plate/test/"): v for n, v in known.items()},
-                                  rel=0, abs=1e-6)  # fmt: skip
+    assert_done(predicted, "6 images in")
+    known = scores(home / "run/scores.csv")
+    assert scores(home / "run/predictions/scores.csv") == pytest.approx(
+        {name.removeprefix("plate/test/"): value for name, value in known.items()}, rel=0, abs=1e-6
+    )
     page = (home / "run/predictions/report.html").read_text()
     assert "of 6 images are anomalous." in page
 
-    shutil.copy(home / "run/detector.safetensors", tmp_path / "part.safetensors")
+
+@pytest.mark.slow
+def test_predict_needs_the_detector_and_one_image_alone(fitted, tmp_path):
+    shutil.copy(fitted / "run/detector.safetensors", tmp_path / "part.safetensors")
     alone = ddad(
         "--mode=predict", f"--detector={tmp_path}/part.safetensors", f"--output={tmp_path}/found",
-        f"--images={home}/data/plate/test/large/0000.png",
+        f"--images={fitted}/data/plate/test/large/0000.png",
     )  # fmt: skip
-    assert alone.returncode == 0, alone.stderr
+    assert_done(alone)
+    known = scores(fitted / "run/scores.csv")["plate/test/large/0000.png"]
     assert scores(tmp_path / "found/scores.csv")["0000.png"] == pytest.approx(
-        known["plate/test/large/0000.png"], rel=0, abs=1e-6
+        known, rel=0, abs=1e-6
     )
-    other = ddad(
-        *arguments, "--mode=predict", f"--images={home}/data/plate/test", "--config.data.size=128"
-    )
-    assert_refused(other, "--config.data.size: 128 contradicts", "made with 64")
-    agreeing = ddad(
-        *arguments, "--mode=predict", f"--images={home}/data/plate/test", "--config.data.size=64"
-    )
-    assert agreeing.returncode == 0, agreeing.stderr
-    idle = ddad(
-        *arguments, "--mode=predict", f"--images={home}/data", "--config.data.settings.recursive=1"
-    )
-    assert_refused(idle, "--config.data.settings.recursive: does nothing with --mode=predict")
-    (home / "both/plate").mkdir(parents=True)
-    shutil.copy(home / "run/detector.safetensors", home / "both/plate")
-    several = ddad("--mode=predict", f"--workdir={home}/both", f"--images={home}/data")
-    assert_refused(several, "holds a detector for each of plate", f"--workdir={home}/both/plate")
 
 
 @pytest.mark.slow
-def test_a_fitted_detector_is_given_another_threshold_and_a_new_kind_of_part(run, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("data.size=128", ["--config.data.size: 128 contradicts", "made with 64"]),
+        (
+            "data.settings.recursive=1",
+            ["--config.data.settings.recursive: does nothing with --mode=predict"],
+        ),
+    ],
+)
+def test_a_setting_that_predict_cannot_follow_is_refused(run, setting, parts):
     home, arguments = run
-    path = home / "run/detector.safetensors"
-    fitted = ddad_jax.load(path)
-    result = ddad("--mode=threshold", f"--workdir={home}/run", "--rate=0.2")
-    assert result.returncode == 0, result.stderr
-    lower = ddad_jax.load(path)
-    assert lower.threshold < fitted.threshold and lower.wish["false_alarm_rate"] == 0.2
-    again = ddad(*arguments)
-    assert again.returncode == 0, again.stderr
-    assert "used as it is; it has the threshold" in again.stderr
-    # The rate of the settings counts from then on, and nothing is built.
-    rated = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
-    assert rated.returncode == 0, rated.stderr
-    assert "another rate gives it the threshold" in rated.stderr
-    assert "built anew" not in rated.stderr
-    assert ddad_jax.load(path).threshold == pytest.approx(
-        fitted.with_false_alarm_rate(0.3).threshold
+    images = f"--images={home}/data/plate/test"
+    assert_refused(ddad(*arguments, "--mode=predict", images, f"--config.{setting}"), *parts)
+
+
+@pytest.mark.slow
+def test_a_setting_that_agrees_with_the_detector_may_be_given_to_predict(run):
+    home, arguments = run
+    images = f"--images={home}/data/plate/test"
+    assert_done(ddad(*arguments, "--mode=predict", images, "--config.data.size=64"))
+
+
+@pytest.mark.slow
+def test_predict_asks_which_of_several_detectors_is_meant(fitted, tmp_path):
+    (tmp_path / "both/plate").mkdir(parents=True)
+    shutil.copy(fitted / "run/detector.safetensors", tmp_path / "both/plate")
+    several = ddad("--mode=predict", f"--workdir={tmp_path}/both", f"--images={fitted}/data")
+    assert_refused(
+        several, "holds a detector for each of plate", f"--workdir={tmp_path}/both/plate"
     )
 
+
+@pytest.mark.slow
+def test_a_threshold_by_wish_stays_when_the_same_is_fitted_again(run):
+    home, arguments = run
+    path = home / "run/detector.safetensors"
+    before = ddad_jax.load(path).threshold
+    assert_done(ddad("--mode=threshold", f"--workdir={home}/run", "--rate=0.2"))
+    lower = ddad_jax.load(path)
+    assert lower.threshold < before and lower.wish["false_alarm_rate"] == 0.2
+    assert_done(ddad(*arguments), "used as it is; it has the threshold")
+    assert ddad_jax.load(path).threshold == lower.threshold
+
+
+@pytest.mark.slow
+def test_another_rate_in_the_settings_counts_and_nothing_is_built(run):
+    home, arguments = run
+    path = home / "run/detector.safetensors"
+    expected = ddad_jax.load(path).with_false_alarm_rate(0.3).threshold
+    rated = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
+    assert_done(rated, "another rate gives it the threshold")
+    assert "built again" not in rated.stderr
+    assert ddad_jax.load(path).threshold == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def blue_parts(tmp_path_factory):
+    """Six good parts of another design."""
     blue = synthetic_source(
         category="blue", image_size=64, num_train=6, num_test_good=0, num_test_per_defect=0,
         design="anodised",
     )  # fmt: skip
-    write_mvtec(blue, tmp_path)
-    more = ddad("--mode=extend", f"--workdir={home}/run", f"--images={tmp_path}/blue")
-    assert more.returncode == 0, more.stderr
-    assert "6 good photographs added" in more.stderr
-    assert len(ddad_jax.load(path).detector.kinds) == 1
-    kept = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
-    assert "it is extended by 6 good photographs" in kept.stderr, kept.stderr
-    undone = ddad("--mode=extend", f"--workdir={home}/run", "--undo")
-    assert undone.returncode == 0 and not ddad_jax.load(path).detector.kinds
+    return write_mvtec(blue, tmp_path_factory.mktemp("blue"))
+
+
+@pytest.mark.slow
+def test_a_detector_is_extended_by_a_new_kind_of_part_and_stays_so(run, blue_parts):
+    home, arguments = run
+    more = ddad("--mode=extend", f"--workdir={home}/run", f"--images={blue_parts}")
+    assert_done(more, "6 good photographs added")
+    assert len(ddad_jax.load(home / "run/detector.safetensors").detector.kinds) == 1
+    assert_done(ddad(*arguments), "it is extended by 6 good photographs")
+
+
+@pytest.mark.slow
+def test_what_was_added_last_is_taken_away_and_once(run, blue_parts):
+    home, _ = run
+    assert_done(ddad("--mode=extend", f"--workdir={home}/run", f"--images={blue_parts}"))
+    assert_done(ddad("--mode=extend", f"--workdir={home}/run", "--undo"))
+    assert not ddad_jax.load(home / "run/detector.safetensors").detector.kinds
     twice = ddad("--mode=extend", f"--workdir={home}/run", "--undo")
     assert_refused(twice, "nothing to undo")
 
@@ -533,7 +625,7 @@ def test_a_killed_prediction_goes_on_and_ctrl_c_says_so(run):
         process.send_signal(ending)
         assert process.wait(600) == code
     last = ddad("--mode=predict", f"--workdir={home}/run", f"--images={photographs}")
-    assert last.returncode == 0, last.stderr
+    assert_done(last)
     assert "photographs have their row already" in last.stderr
     names = [json.loads(line)["path"] for line in rows()]
     assert sorted(names) == sorted(each.name for each in photographs.iterdir())
@@ -547,14 +639,14 @@ def test_a_detector_of_format_3_asks_for_what_it_does_not_say(data, tmp_path):
     assert_refused(ddad(*arguments), "format-3.safetensors", "--config.data.resize=stretch")
     lacking = ("--config.data.resize=stretch", "--config.data.settings.white_level=65535")
     result = ddad(*arguments, *lacking)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     assert len(scores(tmp_path / "out/scores.csv")) == 2
 
 
 def test_two_runs_in_one_workdir(config, data, tmp_path):
     with only_run(tmp_path):
         result = ddad(f"--config={config}", f"--workdir={tmp_path}", f"--config.data.root={data}")
-    assert_refused(result, f"--workdir={tmp_path}", "another run", f"process {os.getpid()}")
+    assert_refused(result, f"--workdir={tmp_path}", "another command", f"process {os.getpid()}")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run"])
@@ -567,7 +659,7 @@ def test_a_url_is_refused_and_no_folder_made(config, tmp_path, url):
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help_can_be_read(flag, tmp_path):
     result = ddad(flag, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     for part in ("usage:", "--workdir", "--mode=predict", "examples:", "exit codes", "demo"):
         assert part in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 110
@@ -601,10 +693,10 @@ def test_fit_on_tiles_then_predict_from_the_detector_alone(config, data, tmp_pat
     arguments = (f"--config={config}", f"--workdir={workdir}", f"--config.data.root={data}")
     tiled = ("--config.data.tiling.tile=48", "--config.data.tiling.overlap=16")
     prepared = ddad(*arguments, *tiled, "--mode=prepare")
-    assert prepared.returncode == 0, prepared.stderr
+    assert_done(prepared)
     assert re.search(r"plate +train +good +12 ", prepared.stdout)
     result = ddad(*arguments, *tiled)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     rows = (workdir / "scores.csv").read_text().splitlines()
     assert len(rows) == 1 + 6
     metrics = json.loads((workdir / "metrics.json").read_text())
@@ -621,7 +713,7 @@ def test_fit_on_tiles_then_predict_from_the_detector_alone(config, data, tmp_pat
     known = scores(workdir / "scores.csv")
     images = data / "plate/test/large"
     predicted = ddad("--mode=predict", f"--workdir={workdir}", f"--images={images}")
-    assert predicted.returncode == 0, predicted.stderr
+    assert_done(predicted)
     (found,) = scores(workdir / "predictions/scores.csv").values()
     expected = pytest.approx(known["plate/test/large/0000.png"], rel=0, abs=1e-6)
     assert found == expected
@@ -638,7 +730,7 @@ def test_train_on_augmented_images_measured_on_held_out_ones(config, data, tmp_p
         "--config.data.augmentation.max_rotation=5.0",
         "--config.denoiser.training.validate_every=2",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     text = (tmp_path / "run/denoiser/metrics.jsonl").read_text()
     written = [json.loads(line) for line in text.splitlines()]
     measured = [line["step"] for line in written if "best_heldout_loss" in line]
@@ -664,7 +756,7 @@ def test_categories_are_trained_together_as_they_are_alone(config, tmp_path):
     together = ddad(
         *arguments, f"--workdir={tmp_path}/together", "--config.mesh.category=2", devices=2
     )
-    assert together.returncode == 0, together.stderr
+    assert_done(together)
 
     def curve(folder):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -674,7 +766,7 @@ def test_categories_are_trained_together_as_they_are_alone(config, tmp_path):
         alone = ddad(
             *arguments, f"--workdir={tmp_path}/{category}", f"--config.data.category={category}"
         )
-        assert alone.returncode == 0, alone.stderr
+        assert_done(alone)
         for network in ("autoencoder", "denoiser"):
             found = curve(tmp_path / "together" / category / network)
             expected = curve(tmp_path / category / network)
@@ -700,7 +792,7 @@ def test_convert_to_and_from_pytorch(config, tmp_path):
     assert_refused(ddad(*arguments, f"--output={output}"), "denoiser.weights: is empty")
     source = f"--config.denoiser.weights={tmp_path}/official.pth"
     result = ddad(*arguments, f"--output={output}", source)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     found = torch.load(output, weights_only=True)
     assert found.keys() == weights.keys()
     for key, value in weights.items():
@@ -714,9 +806,9 @@ def test_benchmark_needs_no_data(config, tmp_path):
     chosen = {"dtypes": ("float32",), "batch_sizes": (1,), "train_batch_size": 0, "repeats": 3}
     settings = [f"--config.benchmark.{name}={value}" for name, value in chosen.items()]
     result = ddad("--mode=benchmark", f"--config={config}", f"--workdir={tmp_path}", *settings)
-    assert result.returncode == 0, result.stderr
+    assert_done(result)
     assert "| UNet step (×2) | float32 | 1 |" in result.stdout
     measured = tmp_path / "benchmark.json"
     compared = ddad("--mode=compare", measured, measured)
-    assert compared.returncode == 0, compared.stderr
+    assert_done(compared)
     assert "| within the spread |" in compared.stdout

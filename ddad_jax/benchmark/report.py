@@ -150,7 +150,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
     """Two benchmark.json side by side, with the ratio of the second's medians to the first's.
 
     Raises:
-      UserError: a file is no benchmark, or they have no measurement in common.
+      UserError: a file is not a benchmark, or they have no measurement in common.
     """
     first, second = _read(first_path), _read(second_path)
     ours, theirs = ({row_key(row): row for row in _rows(each)} for each in (first, second))
@@ -198,7 +198,9 @@ def _read(path: Path) -> Document:
         document = json.loads(path.read_text(encoding="utf-8"))
         _ = document["machine"], [row_key(row) for row in _rows(document)]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no benchmark.json; make one with --mode=benchmark") from error
+        raise UserError(
+            f"{path}: is not a benchmark.json; make one with --mode=benchmark"
+        ) from error
     return document
 
 

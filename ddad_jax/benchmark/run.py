@@ -73,7 +73,7 @@ class BenchmarkSettings(Checked):
             if self.scaling_batch_size % count:
                 raise SettingError(
                     "scaling_batch_size",
-                    f"{self.scaling_batch_size} is no multiple of {count}, one of devices",
+                    f"{self.scaling_batch_size} is not a multiple of {count}, one of devices",
                 )
         for count in self.model:
             if all(devices % count for devices in self.devices):
@@ -156,7 +156,7 @@ def run_benchmark(
     except KeyboardInterrupt as error:
         count = sum(len(row["rounds"]) for row in rows.values())
         raise Interrupted(
-            f"benchmark: {count} measurements are in {folder / NAME}; the same command goes on "
+            f"benchmark: {count} measurements are in {folder / NAME}; the same command continues "
             "from there"
         ) from error
     finally:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -12,7 +11,7 @@ from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Calibration, Detector, Networks, Settings
 from ddad_jax.detection.evidence import evidence_weights
 from ddad_jax.detection.reconstruction import extract
-from ddad_jax.models import initialise
+from ddad_jax.models import Extractor, initialise
 
 
 def seeded_detector(
@@ -83,7 +82,7 @@ def seeded_images(batch_size: int, size: int, seed: int) -> UInt8[Array, "b size
     return (smooth * 255.0).clip(0.0, 255.0).astype(jnp.uint8)
 
 
-def _feature_sizes(extractor: nn.Module, variables: Any, settings: Settings) -> tuple[int, int]:
+def _feature_sizes(extractor: Extractor, variables: Any, settings: Settings) -> tuple[int, int]:
     """Widths of what the k-NN and the patch map compare."""
 
     def widths(variables: Any) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ class Program:
     """A function and what it is called with.
 
     Attributes:
-      name: of the figure.
+      name: of the measurement.
       function: as `jax.jit` makes it.
       arguments: pytrees of arrays on the device.
       images: how many one call works on.

@@ -37,7 +37,7 @@ def read_marks(images: Sequence[Path], ending: str) -> list[Marked]:
         mask = image.with_name(f"{image.stem}{ending}")
         if not mask.is_file():
             raise UserError(
-                f"{image}: has no mask '{mask.name}' beside it; fetch the data set anew"
+                f"{image}: has no mask '{mask.name}' beside it; download the data set again"
             )
         return Marked(image, mask, bool(read_mask(mask, "nonzero").any()))
 

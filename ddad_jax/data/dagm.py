@@ -43,7 +43,7 @@ def _samples(root: Path, home: Path, split: str) -> list[Sample]:
     folder = home / split
     masks = masks_in(folder / "Label")
     samples = []
-    for path in require_images(folder, "data.root", "Fetch the data set anew."):
+    for path in require_images(folder, "data.root", "Download the data set again."):
         mask = find_mask(masks, path)
         samples.append(
             Sample(

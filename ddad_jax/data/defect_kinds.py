@@ -235,7 +235,7 @@ KINDS: dict[str, Callable[[Scene], Pixels]] = {
 
 
 def _segment(s: Scene) -> Bool[np.ndarray, "h w"]:
-    """A part of the part, set apart by its colour, of about the area; or else a blob."""
+    """A component of the part, set apart by its colour, of about the area; or else a blob."""
     smooth = ndimage.gaussian_filter(s.pixels, (1, 1, 0)).astype(np.uint8)
     quantised = np.asarray(Image.fromarray(smooth).quantize(COLOURS))
     fitting = []

@@ -89,7 +89,7 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
     """
     images, masks, others = _divided(_walk(folder, set()) if recursive else _entries(folder))
     for passed_over, why in (
-        (others, "that are no images of a suffix that is read"),
+        (others, "that have no suffix of an image"),
         (masks, "that are masks of images beside them"),
     ):
         if passed_over:
@@ -241,7 +241,7 @@ def check_masks(samples: Sequence[Sample], setting: str) -> None:
     bare = [s for s in samples if s.label == ANOMALOUS and s.mask is None]
     if owner and bare:
         logging.warning(
-            "%s: %d of %d defective images have no mask, and take part in image metrics alone: %s",
+            "%s: %d of %d defective images have no mask, and count in image metrics only: %s",
             setting, len(bare), len(bare) + len(owner), examples([s.name for s in bare]),
         )  # fmt: skip
 
@@ -260,7 +260,7 @@ def group_of(path: Path, pattern: str) -> str | None:
         match = re.search(pattern, path.name)
     except re.error as error:
         raise UserError(
-            f"data.settings.group_pattern: '{pattern}' is no regular expression ({error})"
+            f"data.settings.group_pattern: '{pattern}' is not a regular expression ({error})"
         ) from error
     return match and match.group(1 if match.re.groups else 0)
 

@@ -51,7 +51,7 @@ def folder_source(
         category: what the images show; names the results.
         test: the folder of test images; "" if there are none.
         masks: the folder of masks of the defective test images; "" if there are none. Images
-            without a mask there take part in image metrics alone.
+            without a mask there count in image metrics only.
         recursive: also take the images in folders below `root`.
         group_pattern: finds in a file name which part the image shows; see `files.group_of`.
         mask_rule: how masks are read; see `read`.

@@ -92,7 +92,7 @@ def training_batches(
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(f"arrays must be of one length above 0, not {sorted(lengths)}")
     if batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} is no multiple of {process_count} processes")
+        raise ValueError(f"batch_size {batch_size} is not a multiple of {process_count} processes")
     samples = grain.MapDataset.source(_Rows(dict(arrays))).seed(seed).shuffle().repeat()
     if augmentations:
         samples = samples.random_map(_Chain(tuple(augmentations)))

@@ -3,7 +3,7 @@
 | column | holds | without it |
 |---|---|---|
 | image | a path, relative to the table's folder or absolute | an error |
-| split | train or test | normal images are learnt from, all others tested |
+| split | train or test | good images are trained on, all others tested |
 | label | 0, 1, -1 or a word such as good or bad | good if the defect is, else normal for train |
 | defect | good, or the defect's name | good, defect or unknown, as the label is |
 | mask | a path, or nothing | no masks |
@@ -53,7 +53,9 @@ def manifest_source(
         raise UserError("data.root: is not set. Use --config.data.root=<table.csv>.")
     table = Path(root)
     if not table.is_file():
-        raise UserError(f"data.root: '{table}' is no file; name a CSV or Parquet table of images")
+        raise UserError(
+            f"data.root: '{table}' is not a file; name a CSV or Parquet table of images"
+        )
     rows = list(_read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table))
     if not rows or "image" not in rows[0][1]:
         found = ", ".join(rows[0][1]) if rows else "no rows"
@@ -66,7 +68,7 @@ def manifest_source(
             raise UserError(f"{table}: names '{sample.name}' twice")
         names.add(sample.name)
     if not any(sample.split == "train" for sample in samples):
-        raise UserError(f"{table}: no row is to learn from (split train, label good)")
+        raise UserError(f"{table}: no row is a training image (split train, label good)")
     samples.sort(key=lambda sample: (sample.split != "train", sample.name))
     return FileSource(category, tuple(samples), mask_rule, white_level)
 
@@ -112,7 +114,7 @@ def _read_parquet(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         rows = parquet.read_table(table).to_pylist()
     except ArrowInvalid as error:
-        raise UserError(f"{table}: is no Parquet table ({error})") from error
+        raise UserError(f"{table}: is not a Parquet table ({error})") from error
     for number, row in enumerate(rows, start=1):
         cells = {
             name.strip().lower(): "" if cell is None else str(cell).strip()
@@ -129,8 +131,8 @@ def _read_row(table: Path, place: str, row: dict[str, str]) -> Sample:
         raise UserError(f"{place} has split '{split}'; expected train or test")
     if split == "train" and label != NORMAL:
         raise UserError(
-            f"{place} is to learn from, but its label is '{row.get('label', '')}'; "
-            "only normal images are learnt from"
+            f"{place} is a training image, but its label is '{row.get('label', '')}'; "
+            "only good images are trained on"
         )
     image = table.parent / _as_path(table, row["image"])
     has_mask = row.get("mask") and label != NORMAL

@@ -74,7 +74,7 @@ def private_samples(root: str | Path, category: str, test: str) -> list[Sample]:
             category=category,
             image=path,
         )
-        for path in require_images(folder, "data.root", "Fetch the data set anew.")
+        for path in require_images(folder, "data.root", "Download the data set again.")
     ]
 
 

@@ -110,8 +110,8 @@ def _read_table(path: Path) -> dict[int, Saturation]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is no list of defects with pixel_value, saturation_threshold and "
-            f"relative_saturation ({type(error).__name__}: {error}); fetch it anew"
+            f"{path}: is not a list of defects with pixel_value, saturation_threshold and "
+            f"relative_saturation ({type(error).__name__}: {error}); download it again"
         ) from error
 
 

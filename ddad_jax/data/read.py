@@ -20,12 +20,14 @@ Masks become boolean. Colour counts by its brightest channel, transparent is bac
   JPEG-compressed keep their outline.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from ddad_jax.errors import UserError
 
@@ -41,6 +43,11 @@ IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
     ".gif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".heic", ".heif",
 )  # fmt: skip
+# What Pillow may take a file for: it knows kinds besides that other programs decode for it.
+FORMATS = (
+    "PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "GIF", "JPEG2000", "PPM",
+    *(("HEIF",) if READS_HEIF else ()),
+)  # fmt: skip
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
 # Pixels of an image; more than line-scan cameras take, and 1.5 GB in memory.
@@ -48,6 +55,8 @@ LARGEST = 500_000_000
 FULL_RANGE = 65535
 # An entry of a Pillow image's `info`: it had more than 8 bits a colour.
 DEEP_COLOUR = "ddad_jax deep colour"
+# Pages of a TIFF with thumbnails, or smaller and smaller copies.
+MOST_PAGES = 64
 # Values of a mask besides 0 that may each stand for a kind of defect.
 CLASSES = 8
 # Of the rules for images: raise it whenever another image comes out.
@@ -186,19 +195,39 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def require_pixels(encoded: bytes, name: str, most: int) -> None:
+    """Checks how large the image in the bytes of a file is, by what its head says.
+
+    Raises:
+        UserError: more pixels than `most`, or no image.
+    """
+    with _opened(encoded, name) as image:
+        if image.width * image.height > most:
+            raise UserError(
+                f"{name}: is {image.width}×{image.height} pixels; at most {most:,} are taken"
+            )
+
+
 def _decode(encoded: bytes, name: str) -> Image.Image:
+    with _opened(encoded, name) as image:
+        _require_readable_size(image, name)
+        _require_one_page(image, name)
+        # Pillow reads the upper byte alone, and tells of it before it has read.
+        is_deep = len(image.getbands()) > 1 and any("16" in str(each[3]) for each in image.tile)
+        upright = ImageOps.exif_transpose(image)
+        upright.load()
+        upright.info[DEEP_COLOUR] = is_deep
+        return upright
+
+
+@contextmanager
+def _opened(encoded: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
+    """An image whose pixels are not decoded yet; what goes wrong with it says why in one line."""
     if not encoded:
         raise UserError(f"{name}: is empty (0 bytes)")
     try:
-        with Image.open(BytesIO(encoded)) as image:
-            _require_readable_size(image, name)
-            _require_one_page(image, name)
-            # Pillow reads the upper byte alone, and tells of it before it has read.
-            is_deep = len(image.getbands()) > 1 and any("16" in str(each[3]) for each in image.tile)
-            upright = ImageOps.exif_transpose(image)
-            upright.load()
-            upright.info[DEEP_COLOUR] = is_deep
-            return upright
+        with Image.open(BytesIO(encoded), formats=FORMATS) as image:
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
             f"{name}: is larger than Pillow is told to read; call "
@@ -210,7 +239,7 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
                 f"{name}: is HEIC, which needs an extra; install it with pip install "
                 "'ddad_jax[heic]'"
             ) from error
-        raise UserError(f"{name}: is no image of a known kind, whatever its suffix") from error
+        raise UserError(f"{name}: is not an image of a known kind, whatever its suffix") from error
     except UserError:
         raise
     except Exception as error:  # Damaged bytes make the decoders raise nearly anything.
@@ -227,12 +256,17 @@ def _require_readable_size(image: Image.Image, name: str) -> None:
 
 
 def _require_one_page(image: Image.Image, name: str) -> None:
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    if image.format != "TIFF":
+        return
     sizes = [image.size]
-    for page in range(1, pages):
-        image.seek(page)
-        sizes.append(image.size)
+    with suppress(EOFError):
+        # Each takes time, and a small file may hold millions.
+        while len(sizes) <= MOST_PAGES:
+            image.seek(len(sizes))
+            sizes.append(image.size)
     image.seek(0)
+    if len(sizes) > MOST_PAGES:
+        raise UserError(f"{name}: has more than {MOST_PAGES} pages; save each as a file of its own")
     # Smaller ones are thumbnails.
     if sizes.count(sizes[0]) > 1:
         raise UserError(

@@ -67,8 +67,8 @@ def _read_split(root: Path, home: Path, category: str, path: Path) -> tuple[Samp
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is no split of Real-IAD, with image_path, mask_path and anomaly_class of "
-            f"each image of train and test ({type(error).__name__}: {error}); fetch it anew"
+            f"{path}: is not a split of Real-IAD, with image_path, mask_path and anomaly_class of "
+            f"each image of train and test ({type(error).__name__}: {error}); download it again"
         ) from error
     samples.sort(key=lambda sample: (sample.split != "train", sample.name))
     return tuple(samples)
@@ -82,7 +82,7 @@ def _sample(root: Path, home: Path, category: str, split: str, row: dict[str, An
             raise UserError(f"{each}: does not exist, but the split of '{category}' names it")
     if split == "train" and kind != _NORMAL:
         raise UserError(
-            f"{image}: has the defect {kind} and is to be learnt from, but only normal images are; "
+            f"{image}: has the defect {kind} and is a training image, but only good ones may be; "
             "choose another data.settings.split"
         )
     return Sample(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ddad_jax.errors import UserError
 
-# Lines that a report on a screen has at most for sizes, and for each kind of problem.
+# Lines that are shown on a screen at most for sizes, and for each kind of problem.
 SHOWN = 8
 
 
@@ -60,7 +60,7 @@ class DatasetReport:
             ("mask vanishes at the working size", "warning", self.vanishing_masks),
             ("mask missing", "warning", self.missing_masks),
             (
-                "no normal test image",
+                "no good test image",
                 "warning",
                 ["false alarms cannot be counted; add good images to the test set"] * bool(no_good),
             ),
@@ -78,11 +78,11 @@ class DatasetReport:
             others = f" and {len(spoiling) - 1} more" if len(spoiling) > 1 else ""
             skip = ", or set data.on_unreadable='skip'" if self.unreadable else ""
             raise UserError(
-                f"data: {spoiling[0]}{others}; mend or remove what --mode=prepare lists{skip}"
+                f"data: {spoiling[0]}{others}; correct or remove what --mode=prepare lists{skip}"
             )
 
     def text(self, most: int | None = None) -> str:
-        """The report as tables, and a list of every problem.
+        """What was found as tables, and a list of every problem.
 
         Args:
             most: lines for sizes, and for each kind of problem; None for all.

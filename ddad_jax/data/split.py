@@ -67,12 +67,12 @@ def split_normals(
         heldout = min(shuffled, key=len)
     if not heldout:
         raise UserError(
-            f"data: all {len(samples)} normal images were trained on in this --workdir, and none "
+            f"data: all {len(samples)} good images were trained on in this --workdir, and none "
             "is left for calibration; add new good images, or choose another --workdir"
         )
     if len(heldout) == len(samples):
         raise UserError(
-            f"data: all {len(samples)} normal images are held out in this --workdir, those that "
+            f"data: all {len(samples)} good images are held out in this --workdir, those that "
             "were trained on are gone; put some back, or choose another --workdir"
         )
     chosen = np.zeros(len(samples), bool)

@@ -132,7 +132,7 @@ def synthetic_source(
     if design not in DESIGNS:
         raise UserError(f"data.settings.design: '{design}' is not one of {', '.join(DESIGNS)}")
     if num_train < 1:
-        raise UserError("data.settings.num_train: 0 parts to learn from; at least 1 is needed")
+        raise UserError("data.settings.num_train: 0 good parts to train on; at least 1 is needed")
     if image_size < 32:
         raise UserError(
             f"data.settings.image_size: {image_size} pixels show no part; use 32 or more"

@@ -75,8 +75,8 @@ def _read_row(root: Path, place: str, row: dict[str, str]) -> Sample:
         )
     if row["split"] == "train" and label != NORMAL:
         raise UserError(
-            f"{place}: '{row['image']}' is labelled '{row['label']}' and in train, but only normal "
-            "images are learnt from; move it to test"
+            f"{place}: '{row['image']}' is labelled '{row['label']}' and in train, but only good "
+            "images are trained on; move it to test"
         )
     mask = root / row["mask"] if row["mask"] else None
     for path in (root / row["image"], mask):

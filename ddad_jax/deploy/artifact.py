@@ -1,6 +1,6 @@
 """A fitted detector as a file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 9 holds as JSON: "networks", what builds them; "settings" of detection;
+The header of format 10 holds as JSON: "networks", what builds them; "settings" of detection;
 "preprocessing"; "made_of", the settings, images and weights that it was made of; "wish", the
 threshold that was asked for instead of the calibrated one, and by whom; and "shared": by network
 whose arrays are in a file of their own, which detectors share, its path from here ("file") and the
@@ -28,7 +28,7 @@ from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 9
+FORMAT = 10
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "mesh")
 # What files of format 3 do not say of their preprocessing: the setting that says it, and its value
@@ -120,7 +120,7 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: is no readable detector ({error}); delete it and run --mode=fit again"
+            f"{path}: is not a readable detector ({error}); delete it and run --mode=fit again"
         ) from error
     number = _format(path, metadata.get("format", ""))
     settings = {

@@ -29,11 +29,8 @@ if TYPE_CHECKING:
     from ddad_jax.deploy.fitted import FittedDetector
 
 FORMAT = "ddad_jax export 1"
-# What each kind of file needs, and the extra that installs it.
-NEEDED = {
-    ".onnx": ("onnx", ("jax2onnx", "onnx", "onnxruntime")),
-    ".stablehlo": ("stablehlo", ("flatbuffers",)),
-}
+# What each kind of file needs; the extra "export" installs all of it.
+NEEDED = {".onnx": ("jax2onnx", "onnx", "onnxruntime"), ".stablehlo": ("flatbuffers",)}
 # Largest difference of a score and of a pixel of the anomaly map, as a share of the range of good
 # images' scores.
 TOLERANCE = 1e-4
@@ -98,12 +95,11 @@ def require_exportable(fitted: "FittedDetector", path: Path) -> None:
         )
     if path.is_dir():
         raise UserError(f"--output={path}: is a folder; name the file to write")
-    extra, modules = NEEDED[path.suffix]
-    lacking = [name for name in modules if importlib.util.find_spec(name) is None]
+    lacking = [name for name in NEEDED[path.suffix] if importlib.util.find_spec(name) is None]
     if lacking:
         raise UserError(
-            f"--output={path}: {' and '.join(lacking)} are needed to write it; install them with "
-            f"pip install 'ddad_jax[{extra}]'"
+            f"--output={path}: takes {', '.join(lacking)} to write it; install what export needs "
+            "with pip install 'ddad_jax[export]'"
         )
     if fitted.preprocessing.tile:
         raise UserError(

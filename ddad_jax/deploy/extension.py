@@ -143,7 +143,7 @@ def _new_ones(
     if not made_of:
         raise UserError(
             "the detector does not say what it was made of, as those made by older versions do "
-            "not; make it anew with --mode=fit"
+            "not; make it again with --mode=fit"
         )
     known = {content for contents in made_of["images"].values() for content in contents}
     known |= {content for each in made_of.get("extensions", ()) for content in each["images"]}

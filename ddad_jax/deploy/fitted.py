@@ -221,7 +221,7 @@ class FittedDetector:
             raise UserError(f"false_alarm_rate: {rate} must be above 0 and below 1")
         if not len(self.scores):
             raise UserError(
-                f"the detector {WITHOUT_SCORES}; make it anew with --mode=fit, or give a threshold"
+                f"the detector {WITHOUT_SCORES}; make it again with --mode=fit, or give a threshold"
             )
         return replace(self, wish={RATE: rate, **_who()}).recalibrated()
 
@@ -266,7 +266,7 @@ class FittedDetector:
           UserError: one cannot be read, or there are too few that are new.
         """
         if not len(self.scores):
-            raise UserError(f"the detector {WITHOUT_SCORES}; make it anew with --mode=fit")
+            raise UserError(f"the detector {WITHOUT_SCORES}; make it again with --mode=fit")
         images = (self.preprocessing.read(each, name) for name, each in _named(photographs))
         extension = extend(self.detector, self.preprocessing, self.made_of, images)
         record = extension.record

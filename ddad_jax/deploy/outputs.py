@@ -52,18 +52,26 @@ class PredictionSettings(Checked):
 def write_outputs(folder: Path, prediction: Prediction, settings: PredictionSettings) -> None:
     """Writes map, mask and picture of a photograph, as far as they are asked for."""
     p = prediction
-    if settings.maps == "png":
-        share = p.anomaly_map / max(p.threshold, np.finfo(np.float32).tiny)
-        values = np.rint(share * LEVEL).clip(0, 2**16 - 1).astype(np.uint16)
-        save_image(Image.fromarray(values), path_of(folder / "maps", p.name))
-    elif settings.maps == "tiff":
-        values = p.anomaly_map.astype(np.float32)
-        save_image(Image.fromarray(values), path_of(folder / "maps", p.name, ".tiff"))
+    if settings.maps != "none":
+        suffix = f".{settings.maps}"
+        save_image(map_image(p, settings.maps), path_of(folder / "maps", p.name, suffix))
     if settings.masks:
-        mask = p.mask.astype(np.uint8) * 255
-        save_image(Image.fromarray(mask), path_of(folder / "masks", p.name))
+        save_image(mask_image(p), path_of(folder / "masks", p.name))
     if settings.pictures == "all" or (settings.pictures == "anomalous" and p.decision):
         save_image(p.draw(), path_of(folder / "pictures", p.name))
+
+
+def map_image(prediction: Prediction, kind: Literal["png", "tiff"]) -> Image.Image:
+    """The anomaly map as a file of that kind holds it, of 16 bits or floating point."""
+    if kind == "tiff":
+        return Image.fromarray(prediction.anomaly_map.astype(np.float32))
+    share = prediction.anomaly_map / max(prediction.threshold, np.finfo(np.float32).tiny)
+    return Image.fromarray(np.rint(share * LEVEL).clip(0, 2**16 - 1).astype(np.uint16))
+
+
+def mask_image(prediction: Prediction) -> Image.Image:
+    """The defective pixels, white on black."""
+    return Image.fromarray(prediction.mask.astype(np.uint8) * 255)
 
 
 def write_prediction_report(

@@ -1,8 +1,8 @@
 """The rows of a prediction over many photographs, written as they come.
 
 `scores.jsonl` is what counts: a line a photograph, and the last of a name if there are several.
-`scores.csv` holds the same without the regions. A run that was killed goes on from the lines there
-are; one cut short is dropped.
+`scores.csv` holds the same without the regions. A command that was killed continues from the lines
+that are there; one cut short is dropped.
 """
 
 import csv
@@ -172,6 +172,16 @@ def row_of(prediction: Prediction, stamp: Stamp, with_outlines: bool) -> dict[st
     Args:
       prediction: what is said of it.
       stamp: of its file.
+      with_outlines: as of `facts_of`.
+    """
+    return {"path": prediction.name, **facts_of(prediction, with_outlines), "file": asdict(stamp)}
+
+
+def facts_of(prediction: Prediction, with_outlines: bool) -> dict[str, Any]:
+    """What is said of a photograph, serialisable.
+
+    Args:
+      prediction: by the detector.
       with_outlines: whether each region has its pixels too, as COCO's run lengths.
     """
     p = prediction
@@ -183,7 +193,6 @@ def row_of(prediction: Prediction, stamp: Stamp, with_outlines: bool) -> dict[st
             column, row = region.peak_at
             about["counts"] = run_lengths(labels == labels[row, column])
     return {
-        "path": p.name,
         "decision": decision_name(p.decision),
         "score": p.score,
         "calibrated_score": p.calibrated_score,
@@ -195,7 +204,6 @@ def row_of(prediction: Prediction, stamp: Stamp, with_outlines: bool) -> dict[st
         "height": height,
         "defective_share": float(p.mask.mean()),
         "regions": regions,
-        "file": asdict(stamp),
     }
 
 

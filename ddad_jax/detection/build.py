@@ -38,6 +38,8 @@ class BuildSettings(Checked):
     Attributes:
       patch_bank_size: normal patches kept, chosen to cover all of them.
       patch_candidates: patches it is chosen from, drawn evenly from all training images.
+      quarter_turns: whether patches are also taken from training images turned by 90, 180 and 270
+        degrees, for parts that lie any way round.
       calibration_size: normal images to calibrate on. Where fewer are held out, training images
         join them, each measured against banks that hold no image of its fifth of the parts.
       false_alarm_rate: share of normal images that may be called anomalous.
@@ -51,6 +53,7 @@ class BuildSettings(Checked):
 
     patch_bank_size: int = setting(8192, changes="detector", low=1)
     patch_candidates: int = setting(65536, changes="detector", low=1)
+    quarter_turns: bool = setting(False, changes="detector")
     calibration_size: int = setting(100, changes="detector", low=0)
     false_alarm_rate: float = setting(0.01, changes="detector", above=0, below=1)
     pixel_alarm_rate: float = setting(0.0, changes="detector", low=0, below=1)
@@ -171,7 +174,10 @@ def fill_banks(
       train_latents: theirs; None where images are not restored.
       seed: of the choice of patches and latents.
     """
-    pooled, candidates, norm = _features(networks, settings, build, extractor, train_images, seed)
+    views = [np.rot90(train_images, turn, axes=(1, 2)) for turn in range(4)]
+    if not build.quarter_turns:
+        views = views[:1]
+    pooled, candidates, norm = _of_views(networks, settings, build, extractor, views, seed)
     patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
     distances = _training_distances(pooled, settings)
     patch_bank, origins = _patch_bank(candidates * patch_scale, build.patch_bank_size, seed)
@@ -195,7 +201,7 @@ def fill_banks(
         networks=networks,
         settings=settings,
     )
-    return Banks(detector, origins)
+    return Banks(detector, origins % len(train_images))
 
 
 def extend_banks(
@@ -214,15 +220,9 @@ def extend_banks(
     """
     half = _patch_side(detector) // 2
     views = [_moved(images, *by) for by in ((0, 0), (0, half), (half, 0), (half, half))]
-    pooled, candidates, _ = _features(
-        detector.networks,
-        detector.settings,
-        replace(build, patch_candidates=len(views) * build.patch_candidates),
-        detector.extractor,
-        np.concatenate(views),
-        seed,
+    pooled, candidates, _ = _of_views(
+        detector.networks, detector.settings, build, detector.extractor, views, seed
     )
-    pooled = pooled[: len(images)]
     points, origins = _flat(candidates * detector.patch_scale)
     latents = detector.latent_bank
     if detector.settings.restores:
@@ -322,6 +322,26 @@ def _evidence(
             yield from batched(partial(gather, laid), images, size, "calibrate")
 
     return jax.tree.map(jnp.asarray, concatenate(results()))
+
+
+def _of_views(
+    networks: Networks,
+    settings: Settings,
+    build: BuildSettings,
+    extractor: Variables,
+    views: Sequence[UInt8[np.ndarray, "n h w 3"]],
+    seed: int,
+) -> tuple[Float[Array, "n d"], Float[Array, "_ m p"], Float[Array, " p"]]:
+    """`_features` of images seen in several ways, as many patches of each; pooled of the first."""
+    pooled, candidates, norm = _features(
+        networks,
+        settings,
+        replace(build, patch_candidates=len(views) * build.patch_candidates),
+        extractor,
+        np.concatenate(views),
+        seed,
+    )
+    return pooled[: len(views[0])], candidates, norm
 
 
 def _features(

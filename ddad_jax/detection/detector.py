@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from ddad_jax.detection.nearest import Metric
 from ddad_jax.detection.noise_level import BinSpacing
 from ddad_jax.diffusion import schedule
+from ddad_jax.models import Extractor, ImageNetwork
 from ddad_jax.settings import Checked, SettingError, setting
 
 Variables = Mapping[str, Any]
@@ -32,17 +33,17 @@ class Networks:
     ε_θ(z_t, t), `extractor` gives the feature stages of normalised images.
     """
 
-    autoencoder: nn.Module
+    autoencoder: ImageNetwork
     denoiser: nn.Module
-    extractor: nn.Module
+    extractor: Extractor
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Checked):
-    """Every choice of the method that the compiled program depends on (method, section 1).
+    """Every choice of the method that the compiled program depends on (docs/method.md).
 
     Attributes:
-      image_size: height and width of the images, in pixels.
+      image_size: height and width of the images and of all maps, in pixels.
       prediction: what the denoiser was trained to output.
       noise_level: "dynamic", one per image from its k-NN distance, or "static".
       max_noise_level: T_max, and the level of every image where it is static.
@@ -99,7 +100,7 @@ class Settings(Checked):
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
     smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
     reconstruction: Literal["denoised", "restored"] = setting("denoised", changes="detector")
-    reconstruct: bool = setting(True, changes="figures")
+    reconstruct: bool = setting(True, changes="metrics")
 
     def check_together(self) -> None:
         """Raises SettingError: bins or steps that do not fit, or no stage to look at."""
@@ -108,8 +109,8 @@ class Settings(Checked):
         if self.max_noise_level % self.num_steps:
             raise SettingError(
                 "max_noise_level",
-                f"{self.max_noise_level} is no multiple of num_steps, {self.num_steps}; each step "
-                "spans the same timesteps",
+                f"{self.max_noise_level} is not a multiple of num_steps, {self.num_steps}; each "
+                "step spans the same timesteps",
             )
         for name in ("feature_stages", "patch_stages"):
             if not getattr(self, name):

@@ -18,6 +18,7 @@ from ddad_jax.detection.detector import (
     over_devices,
 )
 from ddad_jax.detection.reconstruction import (
+    as_bytes,
     by_image,
     decode,
     encode,
@@ -124,9 +125,7 @@ def _evidence_of(
         reconstructed_knn_distance=knn_distance(d, reconstructed_features)
         if s.reconstruct
         else None,
-        reconstruction=((reconstruction + 1.0) * 127.5).round().astype(jnp.uint8)
-        if s.reconstruct
-        else None,
+        reconstruction=as_bytes(reconstruction, s.image_size) if s.reconstruct else None,
         kind=kind,
     )
 

@@ -20,8 +20,9 @@ def build_networks(
     Args:
       autoencoder: its registered "name" and the settings of its "network".
       denoiser: the settings of its "network"; channels and size follow from the autoencoder.
-      extractor: its registered "name" and the settings of its "network".
-      image_size: height and width of the images in pixels.
+      extractor: its registered "name", the settings of its "network", and the "size" in pixels at
+        which it looks at images; without one, or with 0, it takes them as they come.
+      image_size: side in pixels at which the autoencoder looks at images.
       dtype: the compute type of the autoencoder and the denoiser, "float32" or "bfloat16". The
         extractor's is float32: its distances choose the noise level in steps, and the rounding of
         bfloat16 lengthens them by a fifth.
@@ -30,7 +31,7 @@ def build_networks(
       UserError: naming the setting that no network has, or that does not fit.
     """
     coder = models.build_autoencoder(
-        autoencoder["name"], dtype=dtype, **_hashable(autoencoder["network"])
+        autoencoder["name"], size=image_size, dtype=dtype, **_hashable(autoencoder["network"])
     )
     channels = coder.latent_channels
     unet = models.build_denoiser(
@@ -40,7 +41,9 @@ def build_networks(
         dtype=dtype,
         **_hashable(denoiser["network"]),
     )
-    features = models.build_extractor(extractor["name"], **_hashable(extractor["network"]))
+    features = models.build_extractor(
+        extractor["name"], size=extractor.get("size", 0), **_hashable(extractor["network"])
+    )
     return Networks(coder, unet, features)
 
 

@@ -1,7 +1,7 @@
 """The dynamic noise level: how far an image is from normal decides how much to undo.
 
-D3AD, section 3.2; method, section 1.3. The distance of an image's pooled features to its nearest
-training features is cut into bins, and the bin sets T̂.
+D3AD, section 3.2; docs/method.md, "The noise level". The range of the training images' distances to
+their nearest neighbours, by pooled features, is cut into bins. The bin of an image sets T̂.
 """
 
 from typing import Literal
@@ -109,6 +109,6 @@ def rounded_noise_level(
 def random_noise_level(
     key: jax.Array, batch_size: int, *, max_noise_level: int, num_bins: int, num_steps: int
 ) -> Int[Array, " b"]:
-    """T̂ of adaptation: every bin from 1 to B equally likely (method, section 1.7)."""
+    """T̂ of adaptation: every bin from 1 to B equally likely."""
     index = jax.random.randint(key, (batch_size,), 1, num_bins + 1)
     return rounded_noise_level(index * max_noise_level, num_bins, num_steps)

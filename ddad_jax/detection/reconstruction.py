@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 from ddad_jax.detection.detector import Settings, Variables
 from ddad_jax.diffusion import sampler, schedule
 from ddad_jax.machine.platforms import by_platform
-from ddad_jax.models import apply
+from ddad_jax.models import Extractor, ImageNetwork, apply
+from ddad_jax.models.extractor import resize_images
 
 
 def to_network_range(
@@ -31,13 +32,20 @@ def to_network_range(
     return images
 
 
+def as_bytes(images: Float[Array, "b h w 3"], size: int) -> UInt8[Array, "b size size 3"]:
+    """Images in [-1, 1] brought to the squares' size, as 0 to 255."""
+    return ((resize_images(images, size, size) + 1.0) * 127.5).round().astype(jnp.uint8)
+
+
 def extract(
-    extractor: nn.Module, variables: Variables, images: Float[Array, "b h w 3"]
+    extractor: Extractor, variables: Variables, images: Float[Array, "b h w 3"]
 ) -> tuple[Float[Array, "b _h _w _c"], ...]:
-    """The feature stages, in float32, of images in [-1, 1]."""
+    """The feature stages, in float32, of images in [-1, 1], at the extractor's own size."""
     # An accelerator's default for float32 has the few bits of bfloat16.
     with jax.default_matmul_precision("high"):
-        stages = by_image(lambda x: apply(extractor, variables, extractor.normalise(x)), images)
+        stages = by_image(
+            lambda x: apply(extractor, variables, extractor.normalise(extractor.resized(x))), images
+        )
     return tuple(stage.astype(jnp.float32) for stage in stages)
 
 
@@ -58,25 +66,35 @@ def by_image(
 
 
 def encode(
-    autoencoder: nn.Module,
+    autoencoder: ImageNetwork,
     variables: Variables,
     shift: Float[Array, " c"],
     scale: Float[Array, " c"],
     images: Float[Array, "b size size 3"],
 ) -> Float[Array, "b h w c"]:
-    """The scaled latent z, in float32."""
-    latent = by_image(lambda x: apply(autoencoder, variables, x, method="encode"), images)
-    return (latent.astype(jnp.float32) - shift) * scale
+    """The scaled latent z, in float32, of images at the autoencoder's own size."""
+    return (encode_unscaled(autoencoder, variables, images) - shift) * scale
+
+
+def encode_unscaled(
+    autoencoder: ImageNetwork, variables: Variables, images: Float[Array, "b size size 3"]
+) -> Float[Array, "b h w c"]:
+    """E(x), in float32, of images at the autoencoder's own size."""
+
+    def encoded(images):
+        return apply(autoencoder, variables, autoencoder.resized(images), method="encode")
+
+    return by_image(encoded, images).astype(jnp.float32)
 
 
 def decode(
-    autoencoder: nn.Module,
+    autoencoder: ImageNetwork,
     variables: Variables,
     shift: Float[Array, " c"],
     scale: Float[Array, " c"],
     latent: Float[Array, "b h w c"],
 ) -> Float[Array, "b size size 3"]:
-    """The image of a scaled latent, in float32 and clipped to [-1, 1]."""
+    """The image of a scaled latent, in float32 and in [-1, 1], at the autoencoder's own size."""
     unscaled = latent / scale + shift
     images = by_image(lambda x: apply(autoencoder, variables, x, method="decode"), unscaled)
     return jnp.clip(images.astype(jnp.float32), -1.0, 1.0)

@@ -14,6 +14,8 @@ PredictNoise = Callable[[Float[Array, "b h w c"], Int[Array, " b"]], Float[Array
 def step_timesteps(noise_level: Int[Array, " b"], num_steps: int) -> Int[Array, "points b"]:
     """The timesteps each image visits: T̂ - T̂/n, …, T̂/n, 0 and last -1, the clean latent.
 
+    The start is at T̂, but the first step takes it for a latent at T̂ - T̂/n, as published.
+
     Args:
       noise_level: T̂ of each image, a multiple of `num_steps`.
       num_steps: n, the number of denoising steps.
@@ -38,9 +40,10 @@ def reconstruct(
 ) -> Float[Array, "b h w c"]:
     """Denoises `start` towards a normal latent that stays near `latent`.
 
-    DDIM with DDAD's conditioning: the noise estimate is corrected by the distance between the
-    noised target y_t and z_t, weighted by η (D3AD, section 3.1; method, section 1.5). Images of
-    one batch may have different noise levels; every image takes `num_steps` steps.
+    DDIM (arXiv 2010.02502, equation 12) with DDAD's conditioning: the noise estimate is corrected
+    by the distance between the noised target y_t and z_t, weighted by η (D3AD, section 3.1;
+    docs/method.md, "Conditioned denoising"). Images of one batch may have different noise levels;
+    every image takes `num_steps` steps.
 
     Args:
       predict_noise: ε_θ(z_t, t), the denoiser with its parameters.
@@ -48,7 +51,7 @@ def reconstruct(
       latent: z, the latent of the image, which conditions every step.
       start: z_T̂, the latent at its noise level (scaled or noised).
       noise_level: T̂ of each image, a multiple of `num_steps`.
-      num_steps: the number of denoising steps; the paper takes 10.
+      num_steps: n, the number of denoising steps; the paper takes 10.
       conditioning_weight: η ≥ 0; 0 ignores the target.
       stochasticity: DDIM's η in [0, 1]: 0 is deterministic, 1 is DDPM-like (DDAD).
       key: needed where `stochasticity` is above 0.
@@ -65,14 +68,22 @@ def reconstruct(
         timestep, next_timestep, step_key = inputs
         a, a_next = schedule.at(alpha_bar, timestep), schedule.at(alpha_bar, next_timestep)
         noise = predict_noise(noisy, timestep)
+        # y_t: z under the noise that the denoiser sees in z_t. It is z_t if that leads back to z.
         target = schedule.add_noise(latent, noise, a)
+        # Guidance: with log p(z | z_t) = -η/2 ‖y_t - z_t‖², y_t held fixed, the gradient by z_t is
+        # η (y_t - z_t). As ε = -√(1-ᾱ_t) times the score, it enters ε with that factor.
         noise = noise - conditioning_weight * jnp.sqrt(1.0 - a) * (target - noisy)
+        # z_t = √ᾱ_t ẑ₀ + √(1-ᾱ_t) ε, solved for ẑ₀.
         clean = (noisy - jnp.sqrt(1.0 - a) * noise) / jnp.sqrt(a)
         if stochasticity == 0.0:
+            # The same ẑ₀ and ε, put together at the next timestep.
             return schedule.add_noise(clean, noise, a_next), None
+        # The posterior's deviation of DDPM where stochasticity is 1 (DDIM, equation 16). At the
+        # last step ᾱ_next = 1, and it is 0.
         sigma = stochasticity * jnp.sqrt((1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next))
         # One draw for the whole batch: an image's result must not depend on its place in it.
         fresh = jax.random.normal(step_key, noisy.shape[1:], noisy.dtype)
+        # Of the noise's variance 1-ᾱ_next, σ² is drawn anew: what is kept of ε has the rest.
         mean = jnp.sqrt(a_next) * clean + jnp.sqrt(1.0 - a_next - sigma**2) * noise
         return mean + sigma * fresh, None
 

@@ -1,7 +1,10 @@
-"""The noise schedule and what follows from it.
+"""The noise schedule and what follows from it (docs/method.md, "The noise schedule").
 
 Everywhere `alpha_bar` is the table ᾱ with one entry more than there are timesteps:
 `alpha_bar[0]` is ᾱ_{-1} = 1 (no noise) and `alpha_bar[t + 1]` is ᾱ_t = ∏_{i≤t} (1 - β_i).
+
+A noisy latent is z_t = √ᾱ_t z + √(1-ᾱ_t) ε. The squares of the two factors add up to 1, so that
+z_t has variance 1 wherever z and ε have.
 """
 
 from dataclasses import dataclass
@@ -43,8 +46,10 @@ def linear_alpha_bar(
 ) -> Float[np.ndarray, " table"]:
     """The table ᾱ of the linear schedule: β runs evenly from `beta_start` to `beta_end`.
 
-    D3AD: 0.0015 to 0.0195 in 1000 steps; DDAD: 0.0001 to 0.02 (method, section 2).
+    D3AD: 0.0015 to 0.0195 in 1000 timesteps; DDAD: 0.0001 to 0.02.
     """
+    # Each timestep scales the latent by √(1-β) and adds noise of variance β, so the share of its
+    # variance that is left is the product. In float32 the errors of 1000 factors would add up.
     betas = np.linspace(beta_start, beta_end, num_timesteps, dtype=np.float64)
     return np.concatenate([[1.0], np.cumprod(1.0 - betas)]).astype(np.float32)
 
@@ -76,10 +81,14 @@ def training_target(
     alpha_bar_t: Float[Array, "b 1 1 1"],
     prediction: Prediction,
 ) -> Float[Array, "b h w c"]:
-    """What the denoiser is trained to output: ε, v = √ᾱ ε - √(1-ᾱ) z, or z itself."""
+    """What the denoiser is trained to output: ε, v = √ᾱ ε - √(1-ᾱ) z, or z itself.
+
+    The velocity is of Salimans and Ho (arXiv 2202.00512).
+    """
     if prediction == "noise":
         return noise
     if prediction == "velocity":
+        # With √ᾱ = cos φ and √(1-ᾱ) = sin φ it is the derivative of z_t by φ.
         return jnp.sqrt(alpha_bar_t) * noise - jnp.sqrt(1.0 - alpha_bar_t) * latent
     return latent
 
@@ -94,5 +103,7 @@ def predicted_noise(
     if prediction == "noise":
         return output
     if prediction == "velocity":
+        # √ᾱ v + √(1-ᾱ) z_t = ᾱ ε + (1-ᾱ) ε, as the terms with z cancel.
         return jnp.sqrt(alpha_bar_t) * output + jnp.sqrt(1.0 - alpha_bar_t) * noisy
+    # The forward process, solved for ε.
     return (noisy - jnp.sqrt(alpha_bar_t) * output) / jnp.sqrt(1.0 - alpha_bar_t)

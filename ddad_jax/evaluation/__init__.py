@@ -1,1 +1,1 @@
-"""How good a detector is, said in figures, tables and pictures."""
+"""How good a detector is, said in metrics, tables and pictures."""

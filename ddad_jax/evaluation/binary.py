@@ -14,7 +14,7 @@ def binary_figures(
     """AUROC, average precision, and the largest F1 with the threshold that reaches it.
 
     Args:
-      prefix: "image" or "pixel"; the figures are named after it.
+      prefix: "image" or "pixel"; the metrics are named after it.
       normal: scores of the normal ones, ascending; at least one.
       anomalous: scores of the anomalous ones; higher is more anomalous, at or above the threshold
         counts as found; at least one.

@@ -1,6 +1,6 @@
-"""What figures would be had other images been tested: the bootstrap over images.
+"""What metrics would be had other images been tested: the bootstrap over images.
 
-Normal and anomalous images are drawn anew separately, so that each figure is defined every time.
+Normal and anomalous images are drawn anew separately, so that each metric is defined every time.
 Which images are drawn depends on their names and labels alone: the resamples of two runs over the
 same images are pairs, those of two categories are independent. `intervals` and `compare` say what
 is made of them.
@@ -41,10 +41,11 @@ def draw_counts(
 
 
 def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resamples"]]:
-    """Every figure that is defined, for each of `RESAMPLES` draws of the test images.
+    """What some metrics would be in each of `RESAMPLES` draws of the test images.
 
     Returns:
-      `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`.
+      `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`, as far as
+      they are defined.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS

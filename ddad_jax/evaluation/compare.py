@@ -15,18 +15,18 @@ from ddad_jax.evaluation.measures import MEASURES, shown
 from ddad_jax.machine.storage import whole_file
 
 RESAMPLED = "resampled.npz"
-# Of each of two runs, figures by name: numbers, or one value a resample.
+# Of each of two runs, metrics by name: numbers, or one value a resample.
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def write_resampled(folder: Path, resampled: Mapping[str, Float[np.ndarray, " resamples"]]) -> None:
-    """Writes resampled.npz: every figure of every bootstrap draw, for comparing runs."""
+    """Writes resampled.npz: the metrics of every bootstrap draw, for comparing runs."""
     with whole_file(folder / RESAMPLED) as unfinished:
         np.savez(unfinished, **resampled)  # type: ignore[arg-type]  # "allow_pickle" is none.
 
 
 def compare_runs(first: Path, second: Path) -> str:
-    """A Markdown table of both runs' figures, their differences and 95 % paired intervals.
+    """A Markdown table of both runs' metrics, their differences and 95 % paired intervals.
 
     Where the runs have several categories, there is one table for each, and one of the means.
 
@@ -95,13 +95,13 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Every figure that is defined."""
+    """Every metric that is defined."""
     found = {measure.key: measure.of(metrics) for measure in MEASURES}
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _mean_pair(pairs: Sequence[Pair]) -> Pair:
-    """Of each of the two runs, the mean over categories of every figure that all have."""
+    """Of each of the two runs, the mean over categories of every metric that all have."""
     first, second = (
         {
             name: sum(each[name] for each in side) / len(side)
@@ -113,9 +113,9 @@ def _mean_pair(pairs: Sequence[Pair]) -> Pair:
 
 
 def _table(name: str, resampled: Pair, figures: Pair, images: int) -> str:
-    """One row a figure that can be resampled in both; of so many images of the rarer kind."""
+    """One row a metric that can be resampled in both; of so many images of the rarer kind."""
     lines = [
-        f"| {name or 'figure'} | A | B | difference | 95 % interval | |",
+        f"| {name or 'metric'} | A | B | difference | 95 % interval | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for measure in MEASURES:

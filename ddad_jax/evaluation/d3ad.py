@@ -1,4 +1,4 @@
-"""The figures as the official code of D3AD and DDAD computes them, to compare with theirs.
+"""The metrics as the official code of D3AD and DDAD computes them, to compare with theirs.
 
 They are not MVTec AD's: the maps are normalised by their extremes over the whole test set, the
 image threshold is chosen on the test labels, the masks are resized without being binarised, and the
@@ -66,7 +66,7 @@ def image_figures(
       labels: 0 normal, 1 anomalous.
 
     Returns:
-      None for every figure where one of the labels is missing, and for a threshold that is
+      None for every metric where one of the labels is missing, and for a threshold that is
       infinite.
     """
     names = ("image_auroc_d3ad", "threshold_d3ad", "recall_d3ad", "false_alarm_rate_d3ad")

@@ -85,7 +85,7 @@ def shrunk_mask(
 def heat_overlay(
     image: UInt8[np.ndarray, "h w 3"], heat: Float[np.ndarray, "h w"], threshold: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The map in colour over the greyed image: 0 and below is clear, twice the threshold white."""
+    """The map in colour over the greyed image: darkest at 0, brightest at twice the threshold."""
     share = heat_share(heat, threshold)
     colour = COLOURS[(share * 255).astype(np.uint8)].astype(np.float32)
     grey = image.mean(-1, keepdims=True).astype(np.float32)

@@ -70,7 +70,7 @@ def _histogram(predictions: Predictions) -> Figure:
     p = predictions
     figure, axes = _figure("score", "images")
     edges = np.histogram_bin_edges(p.scores, 40)
-    kinds = [(NORMAL, "normal", NORMAL_COLOUR), (ANOMALOUS, "defective", ANOMALOUS_COLOUR)]
+    kinds = [(NORMAL, "good", NORMAL_COLOUR), (ANOMALOUS, "defective", ANOMALOUS_COLOUR)]
     for label, name, colour in [*kinds, (UNKNOWN, "unlabelled", "#58626f")]:
         chosen = p.scores[p.labels == label]
         if len(chosen):

@@ -1,10 +1,10 @@
-"""95 % intervals of figures, for other test images of the same kind.
+"""95 % intervals of metrics, for other test images of the same kind.
 
 Shares are counts, and have Clopper and Pearson's interval, which covers at least as often as it
 says. Percentiles of resamples do not near 1, where the best detectors are: had no image gone wrong,
 no resample would show one. So AUROC has Wilson's interval for as many images as its variance is
-worth, and the other figures an interval on the logit scale, as if one image more had been seen that
-the figure is half for.
+worth, and the other metrics an interval on the logit scale, as if one image more had been seen that
+the metric is half for.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -
     """Of the AUROC of some scores.
 
     Its variance is the larger of DeLong's (1988), which the scores show, and Hanley and McNeil's
-    (1982), which the figure and the numbers of images imply: few images may show too little.
+    (1982), which the AUROC and the numbers of images imply: few images may show too little.
     """
     better = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
     pairs, fewest = better.size, min(better.shape)
@@ -41,7 +41,7 @@ def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -
         float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
         for means in (better.mean(0), better.mean(1))
     )
-    # A half of a pair more goes wrong, so that a perfect figure has a variance too.
+    # A half of a pair more goes wrong, so that a perfect AUROC has a variance too.
     near = (value * pairs + 0.5) / (pairs + 1.0)
     both_above, both_below = near / (2.0 - near), 2.0 * near**2 / (1.0 + near)
     implied = (
@@ -63,11 +63,11 @@ def _wilson(value: float, count: float | int) -> Interval:
 
 
 def resampled(value: float, values: Float[np.ndarray, " resamples"], images: int) -> Interval:
-    """Of a figure in [0, 1] whose resamples are known.
+    """Of a metric in [0, 1] whose resamples are known.
 
     Args:
-      value: the figure.
-      values: of the resamples; those that are NaN, where a figure could not be had, do not count.
+      value: the metric.
+      values: of the resamples; those that are NaN, where a metric could not be had, do not count.
       images: how many it is of.
     """
     if not 0.0 < value < 1.0 or images < 2:
@@ -78,7 +78,7 @@ def resampled(value: float, values: Float[np.ndarray, " resamples"], images: int
 
 
 def difference(value: float, differences: Float[np.ndarray, " resamples"], images: int) -> Interval:
-    """Of the difference of two runs' figures, of which each resample has one.
+    """Of the difference of two runs' metrics, of which each resample has one.
 
     Student's, since percentiles of resamples of few images call alike detectors different in up to
     9 of 100 tests.
@@ -100,12 +100,12 @@ def intervals(
     figures: Mapping[str, Any],
     values: Mapping[str, Float[np.ndarray, " resamples"]],
 ) -> dict[str, Interval]:
-    """The interval of every figure that is defined.
+    """The intervals of those metrics that have one, as far as they are defined.
 
     Args:
-      predictions: what the figures are of.
-      figures: by name; those that may be had from resamples.
-      values: of the resamples, by name; figures that are not among them have no interval.
+      predictions: what the metrics are of.
+      figures: metrics by name; those that may be had from resamples.
+      values: of the resamples, by name; metrics that are not among them have no interval.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS

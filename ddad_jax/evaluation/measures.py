@@ -1,4 +1,4 @@
-"""Every figure of an evaluation: its name, what it is called, and where it is shown.
+"""Every metric of an evaluation: its name, what it is called, and where it is shown.
 
 A new measure is its computation and one line in `MEASURES`.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# What a figure is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
+# What a metric is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
 # defective regions by thresholds from good images, what MVTec LOCO AD is judged by, which only it
 # has, reconstructions, or what D3AD's code computes, which protocol "paper" adds.
 Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "restored", "d3ad"]
@@ -15,7 +15,7 @@ Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "r
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a category.
+    """One metric of a category.
 
     Attributes:
       key: its name in metrics.json and results.csv.
@@ -24,7 +24,7 @@ class Measure:
       averaged: whether it is in the results, with its mean over categories. A threshold is not: it
         is in the unit of its category's scores.
       column: whether the report's table has a column for it.
-      tile: whether the report shows it at its head.
+      headline: whether the report shows it at its head.
       paper: its name in the tables for papers, beside its published values; "" where it is in none.
     """
 
@@ -33,7 +33,7 @@ class Measure:
     kind: Kind
     averaged: bool = True
     column: bool = True
-    tile: bool = False
+    headline: bool = False
     paper: str = ""
 
     def of(self, metrics: Mapping[str, Any]) -> float | None:
@@ -52,15 +52,15 @@ MEASURES = (
     Measure("recall", "recall at threshold", "decision"),
     # The rows of the report's table are of defects, whose false alarms are the same in all.
     Measure("false_alarm_rate", "false-alarm rate", "decision", column=False),
-    Measure("image_auroc", "image AUROC", "image", tile=True, paper="image AUROC"),
-    Measure("image_ap", "image AP", "image", tile=True),
+    Measure("image_auroc", "image AUROC", "image", headline=True, paper="image AUROC"),
+    Measure("image_ap", "image AP", "image", headline=True),
     Measure("image_f1_max", "image F1-max", "image"),
     _threshold("image_f1_max_threshold", "threshold of image F1-max", "image"),
-    Measure("pixel_auroc", "pixel AUROC", "pixel", tile=True, paper="pixel AUROC"),
+    Measure("pixel_auroc", "pixel AUROC", "pixel", headline=True, paper="pixel AUROC"),
     Measure("pixel_ap", "pixel AP", "pixel"),
     Measure("pixel_f1_max", "pixel F1-max", "pixel"),
     _threshold("pixel_f1_max_threshold", "threshold of pixel F1-max", "pixel"),
-    Measure("aupro", "AUPRO (0.3)", "pixel", tile=True, paper="AUPRO"),
+    Measure("aupro", "AUPRO (0.3)", "pixel", headline=True, paper="AUPRO"),
     Measure("aupro_0.05", "AUPRO (0.05)", "pixel"),
     Measure("pixel_f1", "pixel F1 at threshold", "region"),
     Measure("region_recall", "region recall", "region"),
@@ -81,25 +81,25 @@ MEASURES = (
 )
 AVERAGED = tuple(measure for measure in MEASURES if measure.averaged)
 
-# What the figures of a protocol are, in one sentence.
+# What the metrics of a protocol are, in one sentence.
 PROTOCOL_NOTES = {
     "exact": "Protocol exact: masks binarised, per-region overlap by MVTec AD's definition.",
     "paper": (
-        "Protocol paper: figures named after D3AD's code are computed as there, from maps "
+        "Protocol paper: metrics named after D3AD's code are computed as that code does: from maps "
         "normalised over the test set, a threshold chosen on the test labels, masks that are not "
-        "binarised and an overlap curve of 200 rescaled thresholds; all others by MVTec AD's "
+        "binarised and an overlap curve of 200 rescaled thresholds. All others follow MVTec AD's "
         "definition."
     ),
 }
 
 
 def keys(kind: Kind) -> tuple[str, ...]:
-    """The names of a kind's figures in metrics.json."""
+    """The names of a kind's metrics in metrics.json."""
     return tuple(measure.key for measure in MEASURES if measure.kind == kind)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean of a figure; None where there is none, or one of them cannot be had."""
+    """The mean of a metric; None where there is none, or one of them cannot be had."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 

@@ -1,6 +1,6 @@
-"""The figures of an evaluation.
+"""The metrics of an evaluation.
 
-A figure that cannot be had, because the test set lacks what it compares, is None, and `undefined`
+A metric that cannot be had, because the test set lacks what it compares, is None, and `undefined`
 says why.
 """
 
@@ -38,7 +38,7 @@ PROTOCOLS = get_args(Protocol)
 def pixel_figures(
     maps: Maps, masks: Masks, regions: Sequence[Sequence[Saturating]] | None = None
 ) -> dict[str, float]:
-    """The binary figures over all pixels, and AUPRO up to 0.3 and to 0.05.
+    """The binary metrics over all pixels, and AUPRO up to 0.3 and to 0.05.
 
     Args:
       maps: anomaly maps, higher is more anomalous.
@@ -62,7 +62,7 @@ def compute_metrics(
     resampled: Mapping[str, Float[np.ndarray, " resamples"]],
     resized_masks: Float[np.ndarray, "n h w"] | None = None,
 ) -> dict[str, Any]:
-    """All figures of one category, ready for JSON.
+    """All metrics of one category, ready for JSON.
 
     Args:
       predictions: what the detector said.
@@ -71,14 +71,14 @@ def compute_metrics(
         predictions must have been made with the same protocol.
 
     Returns:
-      The figures of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
+      The metrics of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
       does (`decision`), those of `region_figures`, the same for each defect type and each quarter
       of the defects by size against all normal images (`per_defect`, `per_size`), the 95 %
       intervals (`intervals`), how near to normal the reconstructions are (`normality_restored`
-      and `knn_distance`), counts, and `undefined`: the reason for every figure that is None. Where
+      and `knn_distance`), counts, and `undefined`: the reason for every metric that is None. Where
       the data set says what of a defect is enough, also the AU-sPRO, and of it and of the image
       AUROC the mean over the defect types, which is what MVTec LOCO AD is judged by. With
-      protocol "paper" also the figures of `d3ad`, all of the maps normalised by the test set.
+      protocol "paper" also the metrics of `d3ad`, all of the maps normalised by the test set.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
@@ -103,7 +103,9 @@ def compute_metrics(
     elif normal.any() and anomalous.any():
         metrics[RESTORED] = normality_restored(p, normal, anomalous)
     if metrics[RESTORED] is None and RESTORED not in undefined:
-        undefined[RESTORED] = "no anomalous images that are farther from good ones than normal ones"
+        undefined[RESTORED] = (
+            "defective images are not farther from the training images than good ones"
+        )
     if resized_masks is not None:
         labelled = normal | anomalous
         masked = labelled & p.has_mask
@@ -112,7 +114,9 @@ def compute_metrics(
         metrics |= d3ad.image_figures(maps[labelled].max((1, 2)), p.labels[labelled])
         metrics |= d3ad.pixel_figures(maps[masked], resized_masks[masked])
         if metrics["threshold_d3ad"] is None and metrics["image_auroc_d3ad"] is not None:
-            undefined["threshold_d3ad"] = "no score tells more defects than false alarms"
+            undefined["threshold_d3ad"] = (
+                "no threshold finds a larger share of defects than of good images"
+            )
     metrics["intervals"] = intervals(p, metrics, resampled)
     metrics["knn_distance"] = {
         kind: _median_distances(p, chosen)
@@ -143,7 +147,7 @@ def _part(
     normal: Bool[np.ndarray, " n"],
     chosen: Bool[np.ndarray, " n"],
 ) -> dict[str, float | int | None]:
-    """The figures of some anomalous images, how many there are, and how many are found."""
+    """The metrics of some anomalous images, how many there are, and how many are found."""
     return _against_normal(p, pixels, normal, chosen, {}) | {
         "images": int(chosen.sum()),
         "recall": float(p.decisions[chosen].mean()),
@@ -157,7 +161,7 @@ def _against_normal(
     anomalous: Bool[np.ndarray, " n"],
     undefined: dict[str, str],
 ) -> dict[str, float | None]:
-    """The figures of some anomalous images against all normal ones."""
+    """The metrics of some anomalous images against all normal ones."""
     figures: dict[str, float | None] = dict.fromkeys(keys("image") + keys("pixel"))
     missing = [
         f"the test set holds no {kind} image"

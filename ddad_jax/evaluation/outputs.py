@@ -1,4 +1,4 @@
-"""What an evaluation writes: figures, a table of scores, a picture of each test image."""
+"""What an evaluation writes: metrics, a table of scores, a picture of each test image."""
 
 import csv
 from collections.abc import Mapping
@@ -108,8 +108,8 @@ def save_image(image: Image.Image, path: Path) -> None:
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """Writes pictures/<path>.png for every image: image, mask, any reconstruction, heat map.
 
-    The heat map's colours are the same for all: black where the map is at the normal images'
-    median or below, white at twice the threshold.
+    The heat map's colours are the same for all: darkest where the map is at the normal images'
+    median or below, brightest at twice the threshold.
     """
     p = predictions
     paths = [path_of(folder / "pictures", sample.name) for sample in p.samples]

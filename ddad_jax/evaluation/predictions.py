@@ -23,7 +23,7 @@ Pictures = UInt8[np.ndarray, "n h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Everything that figures, pictures and reports are made from.
+    """Everything that metrics, pictures and reports are made from.
 
     Attributes:
       samples: what is known of each image.

@@ -1,4 +1,4 @@
-"""Published figures, in percent, to hold a run's against. None: not published."""
+"""Published metrics, in percent, to compare a run's with. None: not published."""
 
 from dataclasses import dataclass
 

@@ -20,7 +20,7 @@ from ddad_jax.evaluation.curves import Curves
 from ddad_jax.evaluation.encode import encode_row
 from ddad_jax.evaluation.measures import PROTOCOL_NOTES
 from ddad_jax.evaluation.predictions import Predictions
-from ddad_jax.evaluation.report_tables import figure_table, tiles
+from ddad_jax.evaluation.report_tables import figure_table, headlines
 from ddad_jax.machine.storage import write_atomically
 
 PAGE = files("ddad_jax.evaluation") / "page"
@@ -81,7 +81,7 @@ def write_report(path: Path, title: str, parts: Sequence[ReportPart], verdict: s
         title=html.escape(title),
         verdict=html.escape(verdict or _verdict(parts)),
         provenance=html.escape(_provenance(parts)),
-        tiles=tiles([part.metrics for part in parts]),
+        headlines=headlines([part.metrics for part in parts]),
         threshold_label="Threshold shift" if several else "Threshold",
         tables=figure_table({part.name: part.metrics for part in parts}),
         footer=f"Written by ddad_jax {__version__}.",
@@ -103,7 +103,7 @@ def _verdict(parts: Sequence[ReportPart]) -> str:
     if found + missed:
         sentences.append(f"{found} of {found + missed} defective images are found.")
     if alarms + passed:
-        sentences.append(f"{alarms} of {alarms + passed} normal images raise a false alarm.")
+        sentences.append(f"{alarms} of {alarms + passed} good images raise a false alarm.")
     unlabelled = [i for part in parts for i in part.images if i["label"] < 0]
     if unlabelled:
         called = sum(

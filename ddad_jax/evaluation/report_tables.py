@@ -1,4 +1,4 @@
-"""The figures of the report as HTML, readable without JavaScript."""
+"""The metrics of the report as HTML, readable without JavaScript."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from ddad_jax.evaluation.results import mean_figures
 COLUMNS = {"images": "images"} | {each.key: each.label for each in MEASURES if each.column}
 
 
-def tiles(metrics: Sequence[dict[str, Any]]) -> str:
-    """The figures that are looked at first; means over the categories where there are several."""
+def headlines(metrics: Sequence[dict[str, Any]]) -> str:
+    """The metrics that are looked at first; means over the categories where there are several."""
     whole = metrics[0] if len(metrics) == 1 else mean_figures(metrics)
     intervals = whole.get("intervals", {})
     made = [
         f"<div><dt>{each.label}</dt><dd>{shown(each.of(whole))}</dd>"
         f"{_interval(intervals.get(each.key))}</div>"
         for each in MEASURES
-        if each.tile and each.of(whole) is not None
+        if each.headline and each.of(whole) is not None
     ]
-    return f'<dl class="tiles">{"".join(made)}</dl>' if made else ""
+    return f'<dl class="headlines">{"".join(made)}</dl>' if made else ""
 
 
 def _interval(ends: Sequence[float] | None) -> str:
@@ -35,13 +35,13 @@ def figure_table(metrics: Mapping[str, dict[str, Any]]) -> str:
     if len(metrics) > 1:
         rows = {name: _row(each) for name, each in metrics.items()}
         rows["mean"] = _row(mean_figures(list(metrics.values())))
-        caption = "Figures by category"
+        caption = "Metrics by category"
     else:
         (whole,) = metrics.values()
         rows = {"all test images": _row(whole)}
         rows |= {f"defect: {name}": each for name, each in whole["per_defect"].items()}
         rows |= {f"size: {each['size']}": each for each in whole.get("per_size", [])}
-        caption = "Figures by defect type and size"
+        caption = "Metrics by kind of defect and size"
     columns = [c for c in COLUMNS if any(row.get(c) is not None for row in rows.values())]
     head = "".join(f'<th scope="col">{COLUMNS[column]}</th>' for column in columns)
     body = "".join(

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from scipy import ndimage
@@ -14,7 +13,7 @@ from ddad_jax.data.planted import Planted
 from ddad_jax.detection import patches
 from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
 from ddad_jax.detection.detector import Detector
-from ddad_jax.detection.reconstruction import decode, encode, extract, to_network_range
+from ddad_jax.detection.reconstruction import as_bytes, decode, encode, extract, to_network_range
 
 # Pixels around a defect that are neither inside nor outside: the networks see that far at once.
 MARGIN = 8
@@ -118,4 +117,4 @@ def _copied(detector: Detector, images: UInt8[Array, "b h w 3"]) -> UInt8[Array,
     d = detector
     autoencoder = d.networks.autoencoder, d.autoencoder, d.latent_shift, d.latent_scale
     latent = encode(*autoencoder, to_network_range(images, d.settings.image_size))
-    return ((decode(*autoencoder, latent) + 1.0) * 127.5).round().astype(jnp.uint8)
+    return as_bytes(decode(*autoencoder, latent), d.settings.image_size)

@@ -14,7 +14,7 @@ COUNTS = ("normal", "anomalous", "unlabelled")
 
 
 def mean_figures(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over categories of every figure that all of them have, and the summed counts."""
+    """The mean over categories of every metric that all of them have, and the summed counts."""
     counts = {name: sum(each["counts"][name] for each in metrics) for name in metrics[0]["counts"]}
     means: dict[str, Any] = {"protocol": metrics[0]["protocol"], "counts": counts, "decision": {}}
     for measure in AVERAGED:
@@ -73,7 +73,7 @@ def _decimal(figure: float | None) -> str:
 
 
 def _write_csv(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
-    """One row a category, then the mean; six decimals, empty where a figure cannot be had."""
+    """One row a category, then the mean; six decimals, empty where a metric cannot be had."""
     header = ["category", "protocol", *COUNTS, *(measure.key for measure in AVERAGED)]
     lines = [
         [

@@ -13,7 +13,7 @@ NOTE = (
     "normalises the maps by their extremes over the test set."
 )
 Row = Sequence[str]
-# The figures of papers: by definition, and by D3AD's code.
+# The metrics of papers: by definition, and by D3AD's code.
 OURS = tuple(each for each in MEASURES if each.paper and each.kind != "d3ad")
 BY_D3AD = tuple(each for each in MEASURES if each.paper and each.kind == "d3ad")
 

@@ -1,4 +1,4 @@
-"""Ablation: a grid of detection settings on one trained model, one row each, in one table."""
+"""Ablation: a grid of detection settings on the same networks, a row each, in one table."""
 
 import hashlib
 import itertools
@@ -52,11 +52,11 @@ def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
     """All combinations, each checked.
 
     Args:
-      config: the trained model's.
+      config: of the trained networks.
       varied: settings with their values, such as "detection.start=scaled,noised".
 
     Raises:
-      UserError: a setting that is none, that a trained model depends on, or that cannot be so.
+      UserError: no such setting, one that autoencoder or denoiser depend on, or no such value.
     """
     if not varied:
         raise UserError(
@@ -77,8 +77,8 @@ def _parse(config: Config, text: str) -> tuple[str, list[Any]]:
     variable = {each: field for each, _, field, _ in walk(config) if each.startswith(VARIABLE)}
     if name not in variable:
         raise UserError(
-            f"--vary={text}: '{name}' is no setting that one trained model can be run with in "
-            f"several ways; those are {', '.join(variable)}"
+            f"--vary={text}: '{name}' cannot be varied without training other networks; "
+            f"what can is {', '.join(variable)}"
         )
     values = [parse(variable[name].type, f"--vary={name}", each) for each in _split(listed)]
     if not values:
@@ -167,7 +167,7 @@ def _fingerprint(about: Mapping[str, Any], config: Config) -> str:
       about: what the detector of the trained networks is made of.
       config: the variant's.
     """
-    text = json.dumps({**about, "settings": settings_of(config, "figures")}, sort_keys=True)
+    text = json.dumps({**about, "settings": settings_of(config, "metrics")}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -142,7 +142,8 @@ class Category:
         added = sum(content not in known for content in now)
         if known and (added or len(known) > len(now)):
             logging.info(
-                "%s: %d normal images, %d of them held out; %d are new here, %d of before are gone",
+                "%s: %d good images, %d of them held out; since the last command %d are new, "
+                "%d are gone",
                 self.name, len(first), len(heldout), added, len({*known} - {*now}),
             )  # fmt: skip
         if processes.is_first() and divided != known:
@@ -183,7 +184,7 @@ class Category:
         return np.unique([part_name(sample) for sample in train.samples], return_inverse=True)[1]
 
     def resized_masks(self) -> Float[np.ndarray, "n size size"] | None:
-        """The test images' masks as the official code resizes them, if its figures are asked for.
+        """The test images' masks as the official code resizes them, if its metrics are asked for.
 
         `evaluation.d3ad` says how they differ.
         """
@@ -269,7 +270,7 @@ def preprocessing_of(config: Config) -> Preprocessing:
     """How the config's photographs become the networks' input."""
     d = config.data
     return Preprocessing(
-        size=d.size,
+        size=config.image_size,
         resize=d.resize,
         white_level=d.settings.get("white_level", FULL_RANGE),
         tile=d.tiling.tile,
@@ -281,7 +282,7 @@ def check_batches(config: Config) -> None:
     """Checks that the devices there are can share the batches of each network.
 
     Raises:
-      UserError: there are too few devices, or a batch is no multiple of them.
+      UserError: there are too few devices, or a batch is not a multiple of them.
     """
     sharing = meshes.batch_devices(meshes.make_mesh(**asdict(config.mesh)))
     for network in NETWORKS:
@@ -291,7 +292,7 @@ def check_batches(config: Config) -> None:
         trained = (settings.steps or settings.epochs) and not weights
         if trained and settings.batch_size % (sharing * settings.accumulate):
             raise UserError(
-                f"{network}.training.batch_size: {settings.batch_size} is no multiple of "
+                f"{network}.training.batch_size: {settings.batch_size} is not a multiple of "
                 f"{sharing * settings.accumulate}, the {sharing} devices that share a batch times "
                 f"{network}.training.accumulate; choose one, or other mesh.data and mesh.model"
             )

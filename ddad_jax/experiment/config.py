@@ -137,7 +137,7 @@ def override(config: ConfigDict, assignments: Sequence[tuple[str, str]]) -> None
       assignments: dotted names with values as text. Lists may be written (1,2), [1,2] or 1,2.
 
     Raises:
-      SettingError: there is no such setting, or the text is no value of its type.
+      SettingError: there is no such setting, or the text is not a value of its type.
     """
     for name, text in assignments:
         _assign(config, Config, name, name.split("."), text)
@@ -167,7 +167,7 @@ def _assign_in_table(config: ConfigDict, first: str, name: str, rest: list[str],
     if not rest:
         value = _literal(text)
         if not isinstance(value, dict):
-            raise SettingError(name, f"'{text}' is no table of settings, such as {{'name': 1}}")
+            raise SettingError(name, f"'{text}' is not a table of settings, such as {{'name': 1}}")
         config[first] = ConfigDict(value)
         return
     table = config[first]

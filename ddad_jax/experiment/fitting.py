@@ -67,8 +67,8 @@ def fitted_detector(made: Trained) -> FittedDetector:
             logging.info("%s: its detector is of these images; %s", category.workdir, changed)
             fitting.save(category.detector_path, category.shared)
             return fitting
-        logging.info("%s: its detector is built anew: %s%s", category.workdir, difference,
-                     _since_then(stored, "; lost is that it "))  # fmt: skip
+        logging.info("%s: its detector is built again: %s%s", category.workdir, difference,
+                     _since_then(stored, "; this is lost: it "))  # fmt: skip
     built = build(made, category.config.detector, category.config.build)
     _say_what_it_is_made_of(category, wanted)
     built.save(category.detector_path, category.shared)
@@ -269,8 +269,8 @@ def detector_to_evaluate(category: Category) -> FittedDetector:
     new = len(here - {*images["train"], *images["heldout"]})
     if gone or new:
         logging.warning(
-            "%s: its detector was made when %d of the good images were not there that are now, and "
-            "%d that are gone; --mode=fit makes one of those there are now",
+            "%s: since its detector was made, %d good images were added and %d removed; --mode=fit "
+            "makes one of the images of now",
             category.workdir, new, gone,
         )  # fmt: skip
     return stored

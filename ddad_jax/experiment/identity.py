@@ -1,7 +1,7 @@
 """What a run is: the settings and the images that its networks and its detector were made of.
 
 Every network that is trained in a workdir has a record beside its checkpoints, and the detector has
-one in its file. What does not change a figure is in none of them: paths, names, logging, devices.
+one in its file. What does not change a result is in none of them: paths, names, logging, devices.
 """
 
 import hashlib
@@ -25,8 +25,10 @@ RECORD = "made_of.json"
 # Settings that decide what a photograph looks like to the networks.
 PREPROCESSING = (
     "data.size", "data.resize", "data.tiling.tile", "data.tiling.overlap",
-    "data.settings.white_level",
+    "data.settings.white_level", "extractor.size",
 )  # fmt: skip
+# Settings that the extractor's features depend on, whatever its weights.
+OF_FEATURES = ("extractor.name", "extractor.network", "extractor.size")
 
 
 def settings_of(config: Config, product: str) -> dict[str, Any]:
@@ -42,8 +44,14 @@ def settings_of(config: Config, product: str) -> dict[str, Any]:
         for name, value, _, changes in walk(config)
         if changes in PRODUCTS[: last + 1]
         # Its objective compares the extractor's features.
-        or (product == "autoencoder" and name in ("extractor.name", "extractor.network"))
+        or (product == "autoencoder" and name in OF_FEATURES)
     }
+    if not config.extractor.size:
+        # Records of before there was that setting do not name it.
+        found.pop("extractor.size", None)
+    elif config.extractor.size > config.data.size:
+        # All networks' photographs are prepared at it.
+        found["extractor.size"] = config.extractor.size
     found.pop("data.category_augmentation")
     for name in [name for name in found if name.endswith(".network")]:
         table = found.pop(name)
@@ -155,7 +163,7 @@ def check_settings(
         raise UserError(
             f"--workdir={workdir}: its {name} was trained with {setting} = {_shown(before)}, but "
             f"now it is {_shown(asked)}; go on with --config.{setting}={_shown(before)}"
-            + (", train it on with --train_on," if can_train_on(name, [setting]) else "")
+            + (", train it further with --train_on," if can_train_on(name, [setting]) else "")
             + " or choose another --workdir"
         )
 

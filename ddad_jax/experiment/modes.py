@@ -58,11 +58,12 @@ MODES = {
     "evaluate": "score the test images with the detector that is there",
     "validate": "plant defects in good images that were held out, and say which are found",
     "predict": "score the images of --images with the detector of --workdir or --detector",
+    "serve": "answer for photographs over HTTP with the detectors of --detector or --workdir",
     "submit": "write what MVTec AD 2's server takes of its private images, to --output",
     "extend": "teach a detector a new kind of good part by --images, without training; --undo",
     "export": "write a detector as ONNX or StableHLO to --output, compared by --images; --brief",
     "threshold": "give a detector the threshold of --rate or --value, or its own again",
-    "ablate": "one table of every combination of what --vary names, on one trained model",
+    "ablate": "one table of every combination of what --vary names, on the same networks",
     "compare": "how two runs differ: --mode=compare runs/a runs/b; or two benchmark.json",
     "benchmark": "how fast the config's networks train and detect here; needs no data",
     "convert": "write a network (--network) as a PyTorch state dict to --output",
@@ -117,7 +118,7 @@ def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> lis
             category.check_trained(train_on)
         for category in categories:
             counts = [len(category.images[split]) for split in ("train", "test")]
-            logging.info("%s: %d good images to learn from, %d test images", category.name, *counts)
+            logging.info("%s: %d good images to train on, %d test images", category.name, *counts)
     return categories
 
 
@@ -149,7 +150,7 @@ def _prepare(categories: Sequence[Category]) -> None:
     spoiled = [category.name for category in categories if category.report.is_spoiled]
     if spoiled:
         raise UserError(
-            f"data: {', '.join(spoiled)}: would spoil a result, as listed above; mend it first"
+            f"data: {', '.join(spoiled)}: would spoil a result, as listed above; correct it first"
         )
 
 
@@ -215,7 +216,7 @@ def _write_results(
     if lost:
         logging.warning(
             "%s: %d of %d masks mark nothing at the working size; their images count in no pixel "
-            "figure; take a larger data.size, data.tiling, or evaluation.resolution='original'",
+            "metric; take a larger data.size, data.tiling, or evaluation.resolution='original'",
             name, lost, lost + metrics["counts"]["with_mask"],
         )  # fmt: skip
     curves = compute_curves(predictions)
@@ -231,11 +232,11 @@ def _write_results(
 
 
 def ablate(config: Config, workdir: Path, varied: Sequence[str]) -> None:
-    """Evaluates every combination of the varied settings on the trained model, in one table.
+    """Evaluates every combination of the varied settings on the same networks, in one table.
 
     Args:
-      config: the trained model's.
-      workdir: as of `run`; a model that is not trained yet is trained here.
+      config: of the trained networks.
+      workdir: as of `run`; networks that are not trained yet are trained here.
       varied: as of `ablation.variants`.
 
     Raises:

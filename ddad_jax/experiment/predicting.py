@@ -68,12 +68,12 @@ def predict(
       config: says what is not the detector's: devices, batch size, what is written, what becomes of
         photographs that cannot be read.
       given: the settings that the user gave, by dotted name; they must not contradict the detector.
-      watch: goes on with those that appear in the folder, until the program is asked to end.
+      watch: continues with those that appear in the folder, until the program is asked to end.
 
     Raises:
       UserError: no photographs, a setting that contradicts the detector, or, in the end, some
         photographs that could not be read.
-      KeyboardInterrupt: the program was asked to end; the same call goes on.
+      KeyboardInterrupt: the program was asked to end; the same call continues.
     """
     if not images:
         raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
@@ -239,7 +239,7 @@ class _Run:
             f"{unreadable} of {count} images cannot be read; their rows in {output / JSONL} say why"
         )
         if self._config.data.on_unreadable == "error":
-            raise UserError(f"{said}; with --config.data.on_unreadable=skip that is no error")
+            raise UserError(f"{said}; with --config.data.on_unreadable=skip that is not an error")
         logging.warning("%s", said)
 
     def _write_report(self, verdict: str) -> None:

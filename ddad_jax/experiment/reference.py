@@ -13,11 +13,12 @@ from ddad_jax.settings import Checked, explanations, is_section, walk
 
 TITLE = """# Settings
 
-Every setting with its default: the published value, or where `preset` decides its own.
-`--config.<name>=<value>` changes one on the command line, a config file changes any. What a setting
-changes: the first of autoencoder, denoiser, extractor, detector and figures that depends on it; all
-after that depend on it too. A setting that changes nothing may differ from one command to the next
-in the same working directory.
+Every setting with its default: the published value, or that of preset `full`. Change one on the
+command line as `--config.<name>=<value>`, or in a config file.
+
+The column "changes" names the first product that depends on the setting: autoencoder, denoiser,
+extractor, detector or metrics, in this order. All products after it depend on it too. A setting
+that changes "nothing" may differ from one command to the next in the same working directory.
 
 This page is written by `python -m ddad_jax.experiment.reference > docs/settings.md`.
 """
@@ -66,7 +67,7 @@ def _range(field: Field) -> str:
     if typing.get_origin(kind) is Literal:
         return ", ".join(map(str, typing.get_args(kind)))
     words = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
-    said = [f"{words[name]} {limits[name]:g}" for name in words if limits[name] is not None]
+    said = [f"{words[name]} {limits[name]}" for name in words if limits[name] is not None]
     return " and ".join(said)
 
 
@@ -81,16 +82,15 @@ def settings_table(config: Config) -> str:
 
 def settings_page() -> str:
     """docs/settings.md."""
-    parts = [TITLE]
-    section = None
+    head = ["| setting | default | range | changes | meaning |", "|---|---|---|---|---|"]
+    sections: dict[str, list[str]] = {}
     for entry in entries(Config()):
-        inside = entry.name.rpartition(".")[0] or "general"
-        if inside != section:
-            section = inside
-            head = ["| setting | default | range | changes | |", "|---|---|---|---|---|"]
-            parts += [f"\n## {section}\n", *head]
+        rows = sections.setdefault(entry.name.rpartition(".")[0] or "general", [])
         cells = [f"`{entry.name}`", f"`{entry.value!r}`", entry.range, entry.changes, entry.text]
-        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    parts = [TITLE]
+    for name, rows in sections.items():
+        parts += [f"\n## {name}\n", *head, *rows]
     return "\n".join(parts) + "\n"
 
 

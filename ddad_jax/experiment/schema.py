@@ -13,12 +13,13 @@ from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import Prediction, ScheduleSettings
 from ddad_jax.errors import UserError
+from ddad_jax.serving.settings import ServeSettings
 from ddad_jax.settings import Checked, SettingError, section, setting
 from ddad_jax.training.mesh import MeshSettings
 from ddad_jax.training.state import TrainSettings
 
 NETWORKS = ("autoencoder", "denoiser", "extractor")
-# Attributes of networks that save memory and change no figure.
+# Attributes of networks that save memory and change no result.
 IMMATERIAL = ("remat",)
 # What each preset decides, of the settings of detection, where they are not given themselves.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -76,7 +77,8 @@ class DataSettings(Checked):
       root: the folder, or the table, that holds it.
       category: the product; empty: every category under the root, one after the other, each in a
         folder of its own.
-      size: side in pixels of the square images that the networks see.
+      size: side in pixels of the square images that the networks see; extractor.size may be another
+        for the extractor.
       resize: how an image becomes square: "stretch", "pad" or "crop".
       tiling: see `TilingSettings`.
       on_unreadable: "error" stops at a training or test image that cannot be read; "skip" warns and
@@ -172,6 +174,8 @@ class ExtractorSettings(Checked):
       name: which one, of `ddad_jax.models.EXTRACTORS`.
       network: its module's attributes.
       weights: by name or path.
+      size: side in pixels of the images that it looks at; 0: data.size. Above it, photographs are
+        prepared at this size and maps have it too; the autoencoder still sees data.size.
       distillation_weight: λ_DL of DDAD, how strongly adapted features are held to the published.
       training: of the adaptation, see `TrainSettings`; 0 steps and 0 epochs leave the extractor as
         it is. It stops when held-out images gain nothing, and is skipped where they never do.
@@ -180,28 +184,29 @@ class ExtractorSettings(Checked):
     name: str = setting("resnet34", changes="own")
     network: dict[str, Any] = setting({}, changes="own")
     weights: str = setting("resnet34", changes="nothing", path=True)
+    size: int = setting(0, changes="own", low=0)
     distillation_weight: float = setting(0.0, changes="own", low=0)
     training: TrainSettings = section(TrainSettings, validate_every=20)
 
 
 @dataclass(frozen=True)
 class EvaluationSettings(Checked):
-    """How the figures are computed.
+    """How the metrics are computed.
 
     Attributes:
       protocol: "exact", MVTec AD's definitions, or "paper", which adds what the official code
         computes.
-      resolution: of maps and masks: "network", data.size square, or "original", as tiled images
-        always have.
+      resolution: of maps and masks: "network", that of the squares which photographs become, or
+        "original", as tiled images always have.
       planted: defects that --mode=validate plants in good images.
       ablate_on: what --mode=ablate scores: the "test" images, or "planted" defects, as
         --mode=validate does, to choose between settings without labels.
     """
 
-    protocol: Literal["exact", "paper"] = setting("exact", changes="figures")
-    resolution: Literal["network", "original"] = setting("network", changes="figures")
-    planted: int = setting(256, changes="figures", low=1)
-    ablate_on: Literal["test", "planted"] = setting("test", changes="figures")
+    protocol: Literal["exact", "paper"] = setting("exact", changes="metrics")
+    resolution: Literal["network", "original"] = setting("network", changes="metrics")
+    planted: int = setting(256, changes="metrics", low=1)
+    ablate_on: Literal["test", "planted"] = setting("test", changes="metrics")
 
 
 @dataclass(frozen=True)
@@ -209,12 +214,13 @@ class Config(Checked):
     """Every setting there is; the defaults are the published values, or those of preset "full".
 
     Attributes:
-      preset: what detection takes its time for. "paper": the method as published, in ten steps.
-        "full": the distance of each patch to the nearest normal patch counts besides, two steps do,
-        and images are restored where patches are like no normal one. "fast": the same, but images
-        without defect are made only where they are asked for. It decides detection.scoring,
-        num_steps, latent_weight, reconstruction and reconstruct, each where it is not given itself.
-      seed: of all that is drawn: the split, weights, batches, noise, banks.
+      preset: settings of detection that trade time for what is made. "paper": the method as
+        published, in ten steps. "full": two steps; the distance of each patch to the nearest normal
+        patch counts too, and images are restored where patches are like no normal one. "fast": as
+        "full", but images without defect are made only where they are asked for. It decides
+        detection.scoring, num_steps, latent_weight, reconstruction and reconstruct, each unless it
+        is given itself.
+      seed: of everything that is drawn at random: split, weights, batches, noise, banks.
       dtype: compute type of autoencoder and denoiser; parameters are always float32, and so are the
         extractor's features.
       data: see `DataSettings`.
@@ -226,6 +232,7 @@ class Config(Checked):
       build: see `BuildSettings`.
       evaluation: see `EvaluationSettings`.
       prediction: see `PredictionSettings`.
+      serve: see `ServeSettings`.
       benchmark: see `BenchmarkSettings`.
       mesh: see `MeshSettings`.
     """
@@ -242,6 +249,7 @@ class Config(Checked):
     build: BuildSettings = section(BuildSettings)
     evaluation: EvaluationSettings = section(EvaluationSettings)
     prediction: PredictionSettings = section(PredictionSettings)
+    serve: ServeSettings = section(ServeSettings)
     benchmark: BenchmarkSettings = section(BenchmarkSettings)
     mesh: MeshSettings = section(MeshSettings)
 
@@ -277,8 +285,13 @@ class Config(Checked):
     @property
     def detector(self) -> Settings:
         """The detector's settings, with what follows from other sections."""
-        size, prediction = self.data.size, self.denoiser.prediction
+        size, prediction = self.image_size, self.denoiser.prediction
         return replace(self.detection, image_size=size, prediction=prediction)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the squares that photographs become, of which no network sees more."""
+        return max(self.data.size, self.extractor.size)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -286,7 +299,11 @@ class Config(Checked):
         return {
             "autoencoder": {"name": self.autoencoder.name, "network": self.autoencoder.network},
             "denoiser": {"network": self.denoiser.network},
-            "extractor": {"name": self.extractor.name, "network": self.extractor.network},
+            "extractor": {
+                "name": self.extractor.name,
+                "network": self.extractor.network,
+                "size": self.extractor.size,
+            },
             "image_size": self.data.size,
             "dtype": self.dtype,
         }

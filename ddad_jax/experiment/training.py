@@ -118,7 +118,7 @@ def _taken_up(made: Trained, network: str, train_on: bool) -> Record | None:
         if processes.is_first():
             _step_on(folder, record, wanted)
         return None
-    hint = "the same command with --train_on goes on from what it has learnt"
+    hint = "the same command with --train_on continues from what it has learnt"
     if dict(record.weights) != wanted.weights:
         named = [n for n, digest in wanted.weights.items() if record.weights.get(n) != digest]
         raise UserError(

@@ -25,7 +25,7 @@ def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *argume
     """Bytes that a compiled function's operations read and write in one call.
 
     What operations that are fused hand to each other is not counted. The traffic inside a library's
-    own kernels, as for convolutions on a GPU, is not known to the analysis; but the figure is never
+    own kernels, as for convolutions on a GPU, is not known to the analysis; but the count is never
     below the bytes of arguments and results.
     """
     memory = compiled.memory_analysis()

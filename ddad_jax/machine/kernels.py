@@ -16,9 +16,9 @@ KNOWN = ((0, 10), (0, 11))
 def choose_cpu_kernels() -> None:
     """Has XLA convolve by itself on x86 CPUs, before JAX is first used.
 
-    YNNPACK's convolutions, which JAX 0.10 and 0.11 take, reach a third to all of the rate there
-    (docs/performance.md). What XLA_FLAGS says of it already stays. Once JAX was used it has no
-    effect.
+    YNNPACK's convolutions, which JAX 0.10 and 0.11 take, reach between a quarter and all of the
+    rate there (docs/performance.md). What XLA_FLAGS says of it already stays. Once JAX was used it
+    has no effect.
     """
     if backends_are_initialized():
         return

@@ -109,7 +109,7 @@ def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> jax.stage
 def first_then_others(name: str) -> Iterator[None]:
     """What is inside is done by the first process, then by the others, who find what it wrote.
 
-    Where it fails there, the others still try it, and fail of the same.
+    Where it fails there, the others still try it, and fail in the same way.
     """
     if not is_first():
         wait_for_all(name)

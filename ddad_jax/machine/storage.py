@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a folder that one run at a time writes to."""
+"""Files that are whole or not there, and a folder that one command at a time writes to."""
 
 import csv
 import io
@@ -90,13 +90,13 @@ def cache_folder() -> Path:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Holds a folder for this run; the system lets go of it when the process ends, however it does.
+    """Holds a folder for this command; the system lets go of it when the process ends.
 
     Args:
       folder: exists and can be written.
 
     Raises:
-      UserError: another run holds it; names its host and process.
+      UserError: another command holds it; names its host and process.
     """
     lock = FileLock(folder / LOCK)
     owner = folder / OWNER
@@ -104,8 +104,8 @@ def only_run(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"--workdir={folder}: another run is writing to it ({_named(owner)}); wait until it "
-            "ends, or choose another --workdir"
+            f"--workdir={folder}: another command is writing to it ({_named(owner)}); wait until "
+            "it ends, or choose another --workdir"
         ) from error
     try:
         write_json(owner, {"host": socket.gethostname(), "process": os.getpid()})

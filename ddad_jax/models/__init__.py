@@ -9,45 +9,55 @@ from typing import Any, TypeVar
 import flax.linen as nn
 
 from ddad_jax.errors import UserError
+from ddad_jax.models import (
+    autoencoder_kl,
+    dinov2,
+    dinov3,
+    dinov3_convnext,
+    efficientnet_lite,
+    pixel_space,
+    resnet,
+    tiny_autoencoder,
+)
 from ddad_jax.models.autoencoder_kl import AutoencoderKL
 from ddad_jax.models.efficientnet_lite import EfficientNetLite
+from ddad_jax.models.extractor import Extractor, ImageNetwork
 from ddad_jax.models.pixel_space import PixelSpace
+from ddad_jax.models.published import Weights
 from ddad_jax.models.resnet import ResNet
 from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
 from ddad_jax.models.unet import UNet
 from ddad_jax.models.variables import abstract_variables, apply, initialise, parameter_count
 
 Network = TypeVar("Network", bound=nn.Module)
-AUTOENCODERS: Mapping[str, Callable[..., nn.Module]] = {
-    "kl": AutoencoderKL,
-    "pixels": PixelSpace,
-    "tiny": TinyAutoencoder,
-    "taesd": TinyAutoencoder,
-    "taef2": partial(TinyAutoencoder, latent_channels=32, normalised=True),
+_AUTOENCODERS = (autoencoder_kl, pixel_space, tiny_autoencoder)
+# A further one is a file like these, named here.
+_EXTRACTORS = (resnet, efficientnet_lite, dinov2, dinov3, dinov3_convnext)
+AUTOENCODERS: Mapping[str, Callable[..., ImageNetwork]] = {
+    name: builder for family in _AUTOENCODERS for name, builder in family.BUILDERS.items()
 }
-EXTRACTORS: Mapping[str, Callable[..., nn.Module]] = {
-    "resnet18": partial(ResNet, repeats=(2, 2, 2, 2)),
-    "resnet34": ResNet,
-    "resnet50": partial(ResNet, bottleneck=True),
-    "resnet101": partial(ResNet, repeats=(3, 4, 23, 3), bottleneck=True),
-    "resnet152": partial(ResNet, repeats=(3, 8, 36, 3), bottleneck=True),
-    "wide_resnet50_2": partial(ResNet, bottleneck=True, widening=2),
-    "wide_resnet101_2": partial(ResNet, repeats=(3, 4, 23, 3), bottleneck=True, widening=2),
-    "efficientnet_lite0": EfficientNetLite,
-    "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
-    "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
+EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
+    name: builder for family in _EXTRACTORS for name, builder in family.BUILDERS.items()
+}
+WEIGHTS: Mapping[str, Weights] = {
+    name: weights
+    for family in (*_EXTRACTORS, *_AUTOENCODERS)
+    for name, weights in family.WEIGHTS.items()
 }
 
 # Attributes of networks that no setting of their section gives.
 NOT_SET = frozenset(
-    ("parent", "name", "sample_size", "in_channels", "out_channels", "dtype", "param_dtype")
+    ("parent", "name", "size", "sample_size", "in_channels", "out_channels", "dtype", "param_dtype")
 )
 
 __all__ = [
     "AUTOENCODERS",
     "EXTRACTORS",
+    "WEIGHTS",
     "AutoencoderKL",
     "EfficientNetLite",
+    "Extractor",
+    "ImageNetwork",
     "PixelSpace",
     "ResNet",
     "TinyAutoencoder",
@@ -63,7 +73,7 @@ __all__ = [
 ]
 
 
-def build_autoencoder(name: str, **settings: Any) -> nn.Module:
+def build_autoencoder(name: str, **settings: Any) -> ImageNetwork:
     """The autoencoder registered under `name`, with `encode`, `decode` and `latent_channels`.
 
     Raises:
@@ -72,8 +82,8 @@ def build_autoencoder(name: str, **settings: Any) -> nn.Module:
     return _build("autoencoder", AUTOENCODERS, name, settings)
 
 
-def build_extractor(name: str, **settings: Any) -> nn.Module:
-    """The feature extractor registered under `name`, with `normalise` and three stages.
+def build_extractor(name: str, **settings: Any) -> Extractor:
+    """The feature extractor registered under `name`.
 
     Raises:
       UserError: no such extractor, or it has no such setting.
@@ -136,14 +146,14 @@ def _problem(value: Any, default: Any) -> str:
     """Why an attribute of a network cannot have a value, by its default; "" where it can."""
     if isinstance(default, tuple):
         whole = isinstance(value, tuple) and all(_is_count(each) for each in value)
-        return "" if whole else f"is no list of whole numbers above 0, such as {default}"
+        return "" if whole else f"is not a list of whole numbers above 0, such as {default}"
     if isinstance(default, bool) or not isinstance(default, int | float):
         kind = type(default)
-        return "" if isinstance(value, kind) else f"is no {kind.__name__}, as {default!r} is"
+        return "" if isinstance(value, kind) else f"must be {kind.__name__}, as {default!r} is"
     if isinstance(default, int):
-        return "" if _is_count(value) else f"is no whole number above 0, such as {default}"
+        return "" if _is_count(value) else f"is not a whole number above 0, such as {default}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return "" if number and 0 < value < math.inf else f"is no number above 0, such as {default}"
+    return "" if number and 0 < value < math.inf else f"is not a number above 0, such as {default}"
 
 
 def _is_count(value: Any) -> bool:

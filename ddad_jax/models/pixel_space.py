@@ -1,13 +1,17 @@
 """No autoencoder: diffusion on pixels, as DDAD does it (arXiv 2305.15956)."""
 
-import flax.linen as nn
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ddad_jax.models.extractor import ImageNetwork
+from ddad_jax.models.published import Weights
 
-class PixelSpace(nn.Module):
+
+class PixelSpace(ImageNetwork):
     """An autoencoder whose latent is the image itself; it has no parameters.
 
     Attributes:
@@ -41,3 +45,9 @@ class PixelSpace(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """The images themselves."""
         return self.decode(self.encode(images))
+
+
+BUILDERS: Mapping[str, Callable[..., PixelSpace]] = {
+    "pixels": PixelSpace,
+}
+WEIGHTS: Mapping[str, Weights] = {}

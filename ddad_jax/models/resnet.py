@@ -4,20 +4,20 @@ He et al., arXiv 1512.03385, in torchvision's form (the stride lies in a bottlen
 convolution); wide: Zagoruyko & Komodakis, arXiv 1605.07146.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
+from ddad_jax.models.extractor import ConvolutionalExtractor
 from ddad_jax.models.layers import BatchNorm, Types
+from ddad_jax.models.published import IMAGENET, File, HuggingFace, Names, Url, Weights, dotted
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 STAGE_FEATURES = (64, 128, 256, 512)
 
 
@@ -92,7 +92,7 @@ def _shortcut(
     return BatchNorm(name="downsample_1", **types)(projected)
 
 
-class ResNet(nn.Module):
+class ResNet(ConvolutionalExtractor):
     """A ResNet that gives its features at strides 4, 8 and 16.
 
     The defaults are ResNet-34.
@@ -105,6 +105,8 @@ class ResNet(nn.Module):
       dtype: of the computation; normalisation is in float32.
       param_dtype: of the weights.
     """
+
+    NAMES: ClassVar[Names] = Names(dotted)
 
     repeats: tuple[int, int, int, int] = (3, 4, 6, 3)
     bottleneck: bool = False
@@ -130,15 +132,6 @@ class ResNet(nn.Module):
             return [Bottleneck(features, width, stride, **types) for stride in strides]
         return [BasicBlock(features, stride, **types) for stride in strides]
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
-        return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
-
-    def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The network's input, ImageNet's mean and deviation, from images in [-1, 1]."""
-        mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
-        return ((images + 1.0) / 2.0 - mean) / std
-
     def _stem(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
         x = nn.relu(self.bn1(self.conv1(x)))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
@@ -163,3 +156,44 @@ def _chain(blocks: Sequence[nn.Module], x: Float[Array, "b h w c"]) -> Float[Arr
     for block in blocks:
         x = block(x)
     return x
+
+
+BUILDERS: Mapping[str, Callable[..., ResNet]] = {
+    "resnet18": partial(ResNet, repeats=(2, 2, 2, 2)),
+    "resnet34": ResNet,
+    "resnet50": partial(ResNet, bottleneck=True),
+    "resnet101": partial(ResNet, repeats=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": partial(ResNet, repeats=(3, 8, 36, 3), bottleneck=True),
+    "wide_resnet50_2": partial(ResNet, bottleneck=True, widening=2),
+    "wide_resnet101_2": partial(ResNet, repeats=(3, 4, 23, 3), bottleneck=True, widening=2),
+}
+
+
+def _torchvision(network: str, checksum: str, mebibytes: float) -> Weights:
+    url = Url(f"https://download.pytorch.org/models/{network}-{checksum}.pth")
+    file = File(url, round(mebibytes * 2**20 / 1e6, 1), checksum)
+    return Weights(network, (file,), "BSD-3-Clause", IMAGENET)
+
+
+def _timm(network: str, recipe: str) -> Weights:
+    source = HuggingFace(f"timm/{network}.{recipe}", "model.safetensors")
+    return Weights(network, (File(source),), "Apache-2.0", IMAGENET)
+
+
+WEIGHTS: Mapping[str, Weights] = {
+    "resnet18": _torchvision("resnet18", "f37072fd", 44.661),
+    "resnet34": _torchvision("resnet34", "b627a593", 83.275),
+    "resnet50": _torchvision("resnet50", "0676ba61", 97.781),
+    "resnet50_v2": _torchvision("resnet50", "11ad3fa6", 97.79),
+    "resnet101": _torchvision("resnet101", "63fe2227", 170.511),
+    "resnet101_v2": _torchvision("resnet101", "cd907fc2", 170.53),
+    "resnet152": _torchvision("resnet152", "394f9c45", 230.434),
+    "resnet152_v2": _torchvision("resnet152", "f82ba261", 230.474),
+    "wide_resnet50_2": _torchvision("wide_resnet50_2", "95faca4d", 131.82),
+    "wide_resnet50_2_v2": _torchvision("wide_resnet50_2", "9ba9bcbe", 263.124),
+    "wide_resnet101_2": _torchvision("wide_resnet101_2", "32ee1156", 242.896),
+    "wide_resnet101_2_v2": _torchvision("wide_resnet101_2", "d733dc28", 484.747),
+    "resnet18_timm": _timm("resnet18", "a1_in1k"),
+    "resnet34_timm": _timm("resnet34", "a1_in1k"),
+    "resnet50_timm": _timm("resnet50", "a1_in1k"),
+}

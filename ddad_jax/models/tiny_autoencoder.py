@@ -4,6 +4,11 @@ Ollin Boer Bohan, https://github.com/madebyollin/taesd. Three-convolution residu
 ReLU, no normalisation; FLUX.2's form adds normalised pooling blocks at the smallest resolution.
 """
 
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +16,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.convolution import Conv
+from ddad_jax.models.extractor import ImageNetwork
 from ddad_jax.models.layers import GroupNorm, Types, require_divisible
+from ddad_jax.models.published import UNIT, File, Names, Url, Weights, dotted
 
 
 class Block(nn.Module):
@@ -100,7 +107,12 @@ class Decoder(nn.Module):
         return Conv(3, name=f"layer_{index}", **types)(x)
 
 
-class TinyAutoencoder(nn.Module):
+def _diffusers_decoder(match: re.Match) -> str:
+    # diffusers leaves the clamp out of the decoder's list of layers.
+    return f"decoder.{int(match[1]) + 1}."
+
+
+class TinyAutoencoder(ImageNetwork):
     """TAESD's family.
 
     The defaults are TAESD; TAEF2 has 32 latent channels and is `normalised`. A smaller `width`
@@ -114,6 +126,14 @@ class TinyAutoencoder(nn.Module):
       dtype: of the computation; normalisation is in float32.
       param_dtype: of the weights.
     """
+
+    NAMES: ClassVar[Names] = Names(
+        lambda name: dotted(name.removeprefix("layer_")),
+        (
+            (r"^encoder\.layers\.", "encoder."),
+            (r"^decoder\.layers\.(\d+)\.", _diffusers_decoder),
+        ),
+    )
 
     latent_channels: int = 4
     width: int = 64
@@ -153,3 +173,37 @@ class TinyAutoencoder(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """The image's reconstruction."""
         return self.decode(self.encode(images))
+
+
+BUILDERS: Mapping[str, Callable[..., TinyAutoencoder]] = {
+    "tiny": TinyAutoencoder,
+    "taesd": TinyAutoencoder,
+    "taef2": partial(TinyAutoencoder, latent_channels=32, normalised=True),
+}
+
+
+def _taesd(network: str, commit: str, megabytes: float, encoder: str, decoder: str) -> Weights:
+    address = f"https://raw.githubusercontent.com/madebyollin/taesd/{commit}/{network}"
+    files = (
+        File(Url(f"{address}_encoder.pth"), megabytes, encoder, prefix="encoder."),
+        File(Url(f"{address}_decoder.pth"), megabytes, decoder, prefix="decoder."),
+    )
+    return Weights(network, files, "MIT", UNIT)
+
+
+WEIGHTS: Mapping[str, Weights] = {
+    "taesd": _taesd(
+        "taesd",
+        "main",
+        4.9,
+        "15bc6128f0ac51c673d3427216082ebfa62402ffc89763af74edfe259b32d49d",
+        "02873377c3f4659cd9f9adb2f718dcb434ba4c7bba3af3ee7bb95cbdabe2d3cf",
+    ),
+    "taef2": _taesd(
+        "taef2",
+        "5cccb12dc72074a4be35680c3b108548a7c69978",
+        2.7,
+        "10a4e1021e89d7551eaf161352da8dbd0b1aa83872ae28b150c1df1ce2f147b6",
+        "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5",
+    ),
+}

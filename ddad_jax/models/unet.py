@@ -5,6 +5,7 @@ at chosen resolutions, the timestep is added to each residual block.
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,21 @@ from ddad_jax.errors import UserError
 from ddad_jax.models.attention import attend
 from ddad_jax.models.convolution import Conv
 from ddad_jax.models.layers import GroupNorm, Types, halve, upsample
+from ddad_jax.models.published import Names, dotted
+
+# Our names of modules, and those of the official weights where they are other words.
+MODULES = {
+    "time_1": "time_embedding.1",
+    "time_2": "time_embedding.3",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time": "embed_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "skip": "skip_connection",
+    "qkv": "to_qkv",
+    "out": "proj_out",
+}
 
 
 class ResidualBlock(nn.Module):
@@ -90,7 +106,7 @@ class AttentionBlock(nn.Module):
 def timestep_embedding(
     timestep: Int[Array, " b"] | Float[Array, " b"], size: int
 ) -> Float[Array, "b {size}"]:
-    """Sines and cosines of the timestep at frequencies from 1 to 1/10000 (arXiv 1706.03762)."""
+    """Sines and cosines of the timestep, at frequencies 1 to almost 1/10000 (arXiv 1706.03762)."""
     half = size // 2
     frequencies = jnp.exp(-math.log(10000.0) / half * jnp.arange(half))
     angles = timestep.astype(jnp.float32)[:, None] * frequencies
@@ -115,6 +131,8 @@ class UNet(nn.Module):
       param_dtype: of the weights.
       remat: whether blocks are computed again in the backward pass instead of stored.
     """
+
+    NAMES: ClassVar[Names] = Names(lambda name: MODULES.get(name) or dotted(name))
 
     sample_size: int = 32
     in_channels: int = 4

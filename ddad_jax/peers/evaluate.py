@@ -4,7 +4,7 @@
 
 The run is one of `configs/mvtec_small.py` or `configs/mvtec.py`, made in the folder where this is
 called. Ours is `--mode=evaluate` in a fresh folder, with images decoded, programs compiled, 95 %
-intervals, figures and the report; the official procedure is `ddad_jax.peers.torch_evaluation`. Each
+intervals, metrics and the report; the official procedure is `ddad_jax.peers.torch_evaluation`. Each
 starts as a process of its own.
 """
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddad_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
+from ddad_jax.models.extractor import IMAGENET_MEAN, IMAGENET_STD
 
 
 class StableDiffusion(nn.Module):

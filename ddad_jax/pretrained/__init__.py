@@ -30,7 +30,7 @@ def load(weights: str, network: nn.Module, cache_dir: Path | None = None) -> dic
     Args:
       weights: the name of a registered set of weights, or the path of a file or folder.
       network: what they are for.
-      cache_dir: where downloads are kept; by default $DDAD_JAX_CACHE or the user's cache folder.
+      cache_dir: where downloads are kept; None: as `default_cache` says.
 
     Raises:
       UserError: they cannot be found or fetched, are broken, or are another network's.

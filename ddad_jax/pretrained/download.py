@@ -22,7 +22,7 @@ CHUNK = 2**20
 
 
 def default_cache() -> Path:
-    """Where downloads are kept: $DDAD_JAX_CACHE, or ddad_jax under the user's cache folder."""
+    """Where downloads are kept: $DDAD_JAX_CACHE, or `weights` in the user's cache folder."""
     if chosen := os.environ.get("DDAD_JAX_CACHE"):
         return Path(chosen)
     return cache_folder() / "weights"
@@ -33,7 +33,7 @@ def fetch_url(
 ) -> Path:
     """A file behind a plain address, from the cache or from the network.
 
-    A download that breaks off goes on where it stopped, in this call or in a later one. The file
+    A download that breaks off continues where it stopped, in this call or in a later one. The file
     appears in the cache when it is whole and its checksum is right, never before.
 
     Args:
@@ -73,6 +73,7 @@ def fetch_hugging_face(
     sha256: str,
     weights: str,
     *,
+    gated: str = "",
     cache_dir: Path | None = None,
     endpoint: str = huggingface_hub.constants.ENDPOINT,
 ) -> Path:
@@ -84,6 +85,7 @@ def fetch_hugging_face(
       revision: branch, tag or commit.
       sha256: hexadecimal checksum; empty checks nothing.
       weights: what the file is for, to name it in errors.
+      gated: the licence that must be agreed to at the hub first, if any.
       cache_dir: another cache than Hugging Face's usual one.
       endpoint: address of the hub.
 
@@ -100,11 +102,14 @@ def fetch_hugging_face(
                 repository, file, revision=revision, cache_dir=cache_dir, endpoint=endpoint
             )
     except OSError as problem:
+        agree = ""
+        if gated:
+            agree = f"agree to the {gated} at {endpoint}/{repository} and run `hf auth login`; "
         reason = str(problem).strip().partition("\n")[0]
         raise UserError(
-            f"weights {weights!r}: cannot fetch {file} of {endpoint}/{repository}: {reason}; run "
-            f"`hf download {repository} {file} --revision {revision}` where there is a network, "
-            "or give the path of a local copy"
+            f"weights {weights!r}: cannot fetch {file} of {endpoint}/{repository}: {reason}; "
+            f"{agree}run `hf download {repository} {file} --revision {revision}` where there is a "
+            "network, or give the path of a local copy"
         ) from problem
     found = _sha256(Path(cached)) if sha256 else ""
     if not found.startswith(sha256):

@@ -6,7 +6,7 @@ input channels first, we put them last, whatever the number of axes.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,11 +16,6 @@ import numpy as np
 
 from ddad_jax import models
 from ddad_jax.errors import UserError
-from ddad_jax.models.autoencoder_kl import AutoencoderKL
-from ddad_jax.models.efficientnet_lite import EfficientNetLite
-from ddad_jax.models.resnet import ResNet
-from ddad_jax.models.tiny_autoencoder import TinyAutoencoder
-from ddad_jax.models.unet import UNet
 
 LEAVES = {
     "kernel": "weight",
@@ -30,66 +25,10 @@ LEAVES = {
     "var": "running_var",
     "count": "num_batches_tracked",
 }
-UNET_MODULES = {
-    "time_1": "time_embedding.1",
-    "time_2": "time_embedding.3",
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time": "embed_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "skip": "skip_connection",
-    "qkv": "to_qkv",
-    "out": "proj_out",
-}
-
-
-class Family(NamedTuple):
-    """What is particular about one family of networks.
-
-    Attributes:
-      module: our name of a module, one step of a path, to PyTorch's.
-      aliases: patterns of keys that other published files use, and the keys they stand for.
-    """
-
-    module: Callable[[str], str]
-    aliases: tuple[tuple[str, str | Callable[[re.Match], str]], ...] = ()
-
-
-def _dotted(name: str) -> str:
-    return re.sub(r"_(?=\d)|(?<=\d)_", ".", name)
-
-
-def _tiny(name: str) -> str:
-    return _dotted(name.removeprefix("layer_"))
-
-
-def _diffusers_decoder(match: re.Match) -> str:
-    # diffusers leaves the clamp out of the decoder's list of layers.
-    return f"decoder.{int(match[1]) + 1}."
-
-
-# The names of diffusers before 0.15, which the published files still bear.
-OLD_ATTENTION = (
-    (r"\.attentions\.0\.query\.", ".attentions.0.to_q."),
-    (r"\.attentions\.0\.key\.", ".attentions.0.to_k."),
-    (r"\.attentions\.0\.value\.", ".attentions.0.to_v."),
-    (r"\.attentions\.0\.proj_attn\.", ".attentions.0.to_out.0."),
+# Variables that PyTorch names and lays out as we do: tokens, and factors of channels.
+OWN_NAMES = frozenset(
+    ("cls_token", "mask_token", "register_tokens", "position_embeddings", "lambda1", "gamma")
 )
-
-FAMILIES: Mapping[type[nn.Module], Family] = {
-    UNet: Family(lambda name: UNET_MODULES.get(name) or _dotted(name)),
-    AutoencoderKL: Family(_dotted, OLD_ATTENTION),
-    ResNet: Family(_dotted),
-    EfficientNetLite: Family(lambda name: f"_{_dotted(name)}"),
-    TinyAutoencoder: Family(
-        _tiny,
-        (
-            (r"^encoder\.layers\.", "encoder."),
-            (r"^decoder\.layers\.(\d+)\.", _diffusers_decoder),
-        ),
-    ),
-}
 
 
 class Entry(NamedTuple):
@@ -103,12 +42,12 @@ class Entry(NamedTuple):
 
 def table(network: nn.Module) -> list[Entry]:
     """Every variable of a network under both its names, in our order."""
-    family = FAMILIES[type(network)]
+    names = network.NAMES
     flat = flax.traverse_util.flatten_dict(models.abstract_variables(network))
     return [
         Entry(
             path,
-            ".".join([*map(family.module, path[1:-1]), LEAVES[path[-1]]]),
+            ".".join([*map(names.module, path[1:-1]), LEAVES.get(path[-1], path[-1])]),
             leaf.shape,
             np.dtype(leaf.dtype),
         )
@@ -165,7 +104,7 @@ def _unwrapped(state_dict: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]
 
 
 def _canonical(key: str, network: nn.Module) -> str:
-    for pattern, replacement in FAMILIES[type(network)].aliases:
+    for pattern, replacement in network.NAMES.aliases:
         key = re.sub(pattern, replacement, key)
     return key
 
@@ -174,12 +113,13 @@ def _to_ours(entry: Entry, value: np.ndarray | None, name: str) -> jax.Array:
     if value is None:
         # PyTorch began to count batches in 0.4.1; it reads older files as a count of zero too.
         return jax.numpy.zeros(entry.shape, entry.dtype)
-    if value.ndim >= 2:
+    if value.ndim >= 2 and entry.path[-1] not in OWN_NAMES:
         value = np.transpose(value, (*range(2, value.ndim), 1, 0))
     if value.shape != entry.shape:
+        found, expected = (_torch_shape(entry, shape) for shape in (value.shape, entry.shape))
         raise UserError(
-            f"{name}: key {entry.key!r} has shape {_torch_shape(value.shape)}, expected "
-            f"{_torch_shape(entry.shape)}: check the network's settings"
+            f"{name}: key {entry.key!r} has shape {found}, expected {expected}: check the "
+            "network's settings"
         )
     converted = value.astype(entry.dtype)
     if np.issubdtype(entry.dtype, np.integer):
@@ -197,10 +137,12 @@ def _to_torch(entry: Entry, value: jax.Array) -> np.ndarray:
     array = np.asarray(value)
     if entry.path[-1] == "count":
         return array.astype(np.int64)
-    if array.ndim >= 2:
+    if array.ndim >= 2 and entry.path[-1] not in OWN_NAMES:
         array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
     return np.ascontiguousarray(array)
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:-3:-1], *shape[:-2]) if len(shape) >= 2 else shape
+def _torch_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) < 2 or entry.path[-1] in OWN_NAMES:
+        return shape
+    return (*shape[:-3:-1], *shape[:-2])

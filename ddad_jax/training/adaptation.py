@@ -15,8 +15,8 @@ def adaptation_loss(
 ) -> Loss:
     """Σ_j 1 - cos(φ_j(x), φ_j(x̂)) on normal images, x̂ from a random noise level.
 
-    Method, section 1.7; the autoencoder and the denoiser are frozen, the extractor's statistics
-    too. The reconstruction is detection's own.
+    docs/method.md, "Adaptation of the extractor". The autoencoder and the denoiser are frozen, the
+    extractor's statistics too. The reconstruction is detection's own.
 
     Args:
       networks: the three networks; the batch holds uint8 "image", the frozen input the variables

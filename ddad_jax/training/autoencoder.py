@@ -1,19 +1,18 @@
 """The autoencoder's objective: give the image back, with a latent of bounded size."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ddad_jax.detection import anomaly_map
 from ddad_jax.detection.reconstruction import extract
-from ddad_jax.models import apply
+from ddad_jax.models import Extractor, ImageNetwork, apply
 from ddad_jax.training.state import Loss, Metrics
 
 
 def autoencoder_loss(
-    autoencoder: nn.Module,
-    extractor: nn.Module,
+    autoencoder: ImageNetwork,
+    extractor: Extractor,
     *,
     feature_weight: float,
     latent_weight: float,
@@ -26,7 +25,7 @@ def autoencoder_loss(
     square.
 
     Args:
-      autoencoder: the network; its batch holds uint8 "image".
+      autoencoder: the network; its batch holds uint8 "image", resized to its size.
       extractor: frozen features, whose variables are frozen["extractor"].
       feature_weight: weight of Σ over stages of 1 - cos(φ_j(x), φ_j(x̂)).
       latent_weight: weight of the latent's regularisation, per latent value.
@@ -40,9 +39,11 @@ def autoencoder_loss(
     ) -> tuple[Float[Array, ""], Metrics]:
         images = batch["image"]
         crop_key, sample_key = jax.random.split(key)
+        images = autoencoder.resized(images.astype(jnp.float32) / 127.5 - 1.0)
+        features = extractor
         if crop_size:
+            features = _of_crops(extractor, crop_size / images.shape[1])
             images = _random_crops(crop_key, images, crop_size)
-        images = images.astype(jnp.float32) / 127.5 - 1.0
         variables = {"params": params}
         if variational:
             mean, logvar = apply(autoencoder, variables, images, method="posterior")
@@ -55,8 +56,8 @@ def autoencoder_loss(
 
         pixel = jnp.abs(decoded - images).mean()
         stages = zip(
-            extract(extractor, frozen["extractor"], images),
-            extract(extractor, frozen["extractor"], decoded),
+            extract(features, frozen["extractor"], images),
+            extract(features, frozen["extractor"], decoded),
             strict=True,
         )
         feature = sum((1.0 - anomaly_map.cosine_similarity(a, b)).mean() for a, b in stages)
@@ -66,13 +67,20 @@ def autoencoder_loss(
     return loss
 
 
+def _of_crops(extractor: Extractor, share: float) -> Extractor:
+    """The extractor that looks at squares of so much of a side at the scale of the whole."""
+    if not extractor.size:
+        return extractor
+    return extractor.clone(size=max(round(extractor.size * share), 1))
+
+
 def _random_crops(
-    key: Key[Array, ""], images: UInt8[Array, "b h w 3"], size: int
-) -> UInt8[Array, "b size size 3"]:
+    key: Key[Array, ""], images: Float[Array, "b h w 3"], size: int
+) -> Float[Array, "b size size 3"]:
     b, h, w, c = images.shape
     corners = jax.random.randint(key, (b, 2), 0, jnp.array([h - size + 1, w - size + 1]))
 
-    def crop(image: UInt8[Array, "h w 3"], corner: Int[Array, " 2"]) -> UInt8[Array, "_ _ 3"]:
+    def crop(image: Float[Array, "h w 3"], corner: Int[Array, " 2"]) -> Float[Array, "_ _ 3"]:
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (size, size, c))
 
     return jax.vmap(crop)(images, corners)

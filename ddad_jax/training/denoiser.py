@@ -22,7 +22,7 @@ def denoiser_loss(
     weighting: Literal["plain", "min_snr"] = "plain",
     encode: Callable[[PyTree, PyTree], Array] | None = None,
 ) -> Loss:
-    """‖ε - ε_θ(√ᾱ_t z + √(1-ᾱ_t) ε, t)‖² on normal latents (D3AD, equation 4; method, 1.2).
+    """‖ε - ε_θ(√ᾱ_t z + √(1-ᾱ_t) ε, t)‖² on normal latents (D3AD, equation 4).
 
     Its metric "loss_quarter" is the loss by quarter of the timesteps, from the least noise on.
 
@@ -60,7 +60,8 @@ def _weight(a: Float[Array, "b 1 1 1"], prediction: str, weighting: str) -> Floa
         return jnp.ones_like(a)
     snr = a / (1.0 - a)
     clipped = jnp.minimum(snr, 5.0)
-    # The squared error of each prediction is that of z times SNR, SNR + 1 or 1.
+    # At a given z_t an error of z by e is one of ε by √(ᾱ/(1-ᾱ)) e and of v by e/√(1-ᾱ). So the
+    # squared error of each prediction is that of z times SNR, SNR + 1 or 1.
     return {"noise": clipped / snr, "velocity": clipped / (snr + 1.0), "latent": clipped}[
         prediction
     ]

@@ -5,7 +5,6 @@ import io
 from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +12,13 @@ from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.detector import Variables
-from ddad_jax.detection.reconstruction import by_image, to_network_range
+from ddad_jax.detection.reconstruction import encode_unscaled, to_network_range
 from ddad_jax.machine.storage import write_atomically
-from ddad_jax.models import apply
+from ddad_jax.models import ImageNetwork
 
 
 def encode_images(
-    network: nn.Module,
+    network: ImageNetwork,
     variables: Variables,
     images: UInt8[np.ndarray, "n size size 3"],
     batch_size: int,
@@ -30,11 +29,11 @@ def encode_images(
     Args:
       network: the autoencoder.
       variables: its own.
-      images: of the networks' size.
+      images: squares.
       batch_size: images at a time.
       cache: the folder that they are kept in.
     """
-    key = hashlib.blake2b(digest_size=8)
+    key = hashlib.blake2b(str(network.size).encode(), digest_size=8)
     for array in (*jax.tree.leaves(variables), images):
         key.update(np.ascontiguousarray(array).view(np.uint8).data)
     path = cache / f"latents-{key.hexdigest()}.npy"
@@ -43,11 +42,7 @@ def encode_images(
 
     @jax.jit
     def encode(variables: Variables, images: Array) -> Array:
-        def encoded(some: Array) -> Array:
-            pixels = to_network_range(some, some.shape[1])
-            return apply(network, variables, pixels, method="encode").astype(jnp.float32)
-
-        return by_image(encoded, images)
+        return encode_unscaled(network, variables, to_network_range(images, images.shape[1]))
 
     size = fitted_batch_size(batch_size, len(images))
     parts = batched(partial(encode, jax.device_put(variables)), images, size, "encode")

@@ -27,7 +27,7 @@ def train(
 
     The same folders, settings, data and mesh give the same parameters to the bit, however often
     the run is cut off and started again. On another mesh, and in another group, a training's
-    figures are the same but for rounding.
+    results are the same but for rounding.
 
     Args:
       loss: the objective.

@@ -31,7 +31,7 @@ SMALLEST_DIVIDED = 1024
 
 @dataclass(frozen=True)
 class MeshSettings(Checked):
-    """How many devices do what; figures are the same on every mesh but for rounding.
+    """How many devices do what; results are the same on every mesh but for rounding.
 
     Attributes:
       category: categories that are trained at a time, each on its own devices.
@@ -81,7 +81,7 @@ def divide(devices: np.ndarray, category: int, data: int, model: int) -> np.ndar
     asked = f"mesh: category {category} × data {data} × model {model}"
     if data * model % processes:
         raise UserError(
-            f"{asked}: {data * model} devices for a category are no multiple of the {processes} "
+            f"{asked}: {data * model} devices for a category are not a multiple of the {processes} "
             "processes; choose another mesh.data or mesh.model"
         )
     share = data * model // processes

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,22 +10,25 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.detection.reconstruction import decode, encode, reconstruct_latent, to_network_range
-from ddad_jax.models import apply
+from ddad_jax.models import ImageNetwork, apply
+from ddad_jax.models.extractor import resize_images
 
 # From parameters to a picture: images side by side, below each what was made of it.
 Sample = Callable[[PyTree], UInt8[np.ndarray, "height width 3"]]
 
 
-def autoencoder_sample(autoencoder: nn.Module, images: UInt8[np.ndarray, "n h w 3"]) -> Sample:
+def autoencoder_sample(autoencoder: ImageNetwork, images: UInt8[np.ndarray, "n h w 3"]) -> Sample:
     """Two rows: the images, and what the autoencoder gives back."""
 
     @jax.jit
     def reconstruct(params: PyTree, images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
         pixels = to_network_range(images, images.shape[1])
-        latent = apply(autoencoder, {"params": params}, pixels, method="encode")
-        return apply(autoencoder, {"params": params}, latent, method="decode")
+        small = autoencoder.resized(pixels)
+        latent = apply(autoencoder, {"params": params}, small, method="encode")
+        decoded = apply(autoencoder, {"params": params}, latent, method="decode")
+        return resize_images(decoded, *images.shape[1:3])
 
-    return lambda params: _tile(images, [reconstruct(params, images)])
+    return lambda params: _stacked(images, [reconstruct(params, images)])
 
 
 def denoiser_sample(
@@ -57,26 +59,25 @@ def denoiser_sample(
         coder = (networks.autoencoder, frozen["autoencoder"], shift, scale)
         latent = encode(*coder, to_network_range(images, settings.image_size))
         level = jnp.full(len(images), settings.max_noise_level)
-        return [
-            decode(
-                *coder,
-                reconstruct_latent(
-                    networks.denoiser,
-                    {"params": params},
-                    frozen["alpha_bar"],
-                    each,
-                    latent,
-                    level,
-                    jax.random.key(0),
-                ),
+
+        def reconstructed(each: Settings) -> Float[Array, "n size size 3"]:
+            denoised = reconstruct_latent(
+                networks.denoiser,
+                {"params": params},
+                frozen["alpha_bar"],
+                each,
+                latent,
+                level,
+                jax.random.key(0),
             )
-            for each in (settings, alone)
-        ]
+            return resize_images(decode(*coder, denoised), *images.shape[1:3])
 
-    return lambda params: _tile(images, reconstruct(params, frozen, images))
+        return [reconstructed(each) for each in (settings, alone)]
+
+    return lambda params: _stacked(images, reconstruct(params, frozen, images))
 
 
-def _tile(
+def _stacked(
     images: UInt8[np.ndarray, "n h w 3"], made: Sequence[Float[Array, "n h w 3"]]
 ) -> UInt8[np.ndarray, "height width 3"]:
     bytes_of = [np.clip((np.asarray(row) + 1.0) * 127.5, 0, 255).round() for row in made]

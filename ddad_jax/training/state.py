@@ -40,8 +40,8 @@ class TrainSettings(Checked):
       max_skipped: non-finite steps in a row after which training stops.
       epochs: passes over the training images where `steps` is 0; with both 0 nothing is trained.
       validate_every: steps between measurements on held-out images, the first before any step;
-        what training returns is then the parameters that did best there, be it those it started
-        from. 0 never measures.
+        what training returns is then the parameters that did best there, which may be those it
+        started from. 0 never measures.
       patience: measurements in a row without a new best after which training stops.
       sample_every: steps between pictures of what the network makes of a few images; 0 never.
       trace_steps: steps that `jax.profiler` traces, such as "10-12", or "".

@@ -50,5 +50,5 @@ def parse_steps(text: str) -> tuple[int, int]:
         return 1, 0
     found = re.fullmatch(r"(\d+)-(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"'{text}' is no range of steps such as 10-12")
+        raise ValueError(f"'{text}' is not a range of steps, such as 10-12")
     return int(found[1]), int(found[2])

@@ -161,7 +161,7 @@ def test_two_benchmarks_side_by_side(document, tmp_path):
 def test_what_cannot_be_compared_is_refused(document, tmp_path):
     first = write(tmp_path / "a.json", document)
     (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(UserError, match=r"b\.json: is no benchmark\.json"):
+    with pytest.raises(UserError, match=r"b\.json: is not a benchmark\.json"):
         compare_benchmarks(first, tmp_path / "b.json")
     other = write(tmp_path / "c.json", document | {"rows": []})
     with pytest.raises(UserError, match=r"c\.json: has no measurement in common"):

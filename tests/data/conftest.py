@@ -27,3 +27,9 @@ def bound_by_permissions(tmp_path):
     os.seteuid(0)
     for folder, mode in modes.items():
         folder.chmod(mode)
+
+
+@pytest.fixture(autouse=True)
+def pillow_as_it_comes(monkeypatch):
+    """Commands of other tests in this process may have let Pillow read larger images."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1024**3 // 12)

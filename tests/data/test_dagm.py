@@ -24,5 +24,7 @@ def test_an_unknown_class_and_a_class_without_images(tmp_path):
         dagm_source(tmp_path, "Class3")
     for image in (tmp_path / "Class2/Test").glob("*.PNG"):
         image.unlink()
-    with pytest.raises(UserError, match="Class2/Test' holds no images .* Fetch the data set anew"):
+    with pytest.raises(
+        UserError, match="Class2/Test' holds no images .* Download the data set again"
+    ):
         dagm_source(tmp_path, "Class2")

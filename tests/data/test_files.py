@@ -77,7 +77,7 @@ def test_groups_are_found_in_file_names(pattern, expected):
 
 def test_a_pattern_that_is_none():
     with pytest.raises(
-        UserError, match=r"data.settings.group_pattern: '\(' is no regular expression"
+        UserError, match=r"data.settings.group_pattern: '\(' is not a regular expression"
     ):
         group_of(Path("a.png"), "(")
 
@@ -124,7 +124,7 @@ def test_what_is_passed_over_is_counted_with_examples(tmp_path, caplog):
         (tmp_path / name).touch()
     assert names(tmp_path) == ["a.png"]
     (line,) = (record.getMessage() for record in caplog.records)
-    assert line.endswith("4 files that are no images of a suffix that is read are passed over: "
+    assert line.endswith("4 files that have no suffix of an image are passed over: "
                          "b.svg, c.txt, d.txt and 1 more")  # fmt: skip
 
 

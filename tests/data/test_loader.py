@@ -103,7 +103,7 @@ def test_arrays_of_different_length():
 
 
 def test_a_batch_that_processes_cannot_divide():
-    with pytest.raises(ValueError, match="batch_size 5 is no multiple of 2 processes"):
+    with pytest.raises(ValueError, match="batch_size 5 is not a multiple of 2 processes"):
         training_batches(arrays(), 5, 0, process_count=2)
 
 

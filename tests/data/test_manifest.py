@@ -69,7 +69,7 @@ def test_parquet(home):
     parquet.write_table(numbers, home / "table.parquet")
     assert [s.label for s in manifest_source(home / "table.parquet").samples] == [0, 1]
     (home / "table.parquet").write_text("image\n")
-    with pytest.raises(UserError, match="is no Parquet table"):
+    with pytest.raises(UserError, match="is not a Parquet table"):
         manifest_source(home / "table.parquet")
 
 
@@ -128,9 +128,12 @@ def test_categories(home):
         ("image\na/9.png\n", r"line 2 names '.*a/9\.png', which does not exist"),
         ("image,split\na/1.png,val\n", "line 2 has split 'val'; expected train or test"),
         ("image,label\na/1.png,fine\n", "line 2 has label 'fine'; expected 0, 1, -1, or a word"),
-        ("image,split,label\na/1.png,train,1\n", "line 2 is to learn from, but its label is '1'"),
+        (
+            "image,split,label\na/1.png,train,1\n",
+            "line 2 is a training image, but its label is '1'",
+        ),
         ("image\na/1.png\na/1.png\n", r"names 'a/1\.png' twice"),
-        ("image,label\na/1.png,1\n", "no row is to learn from"),
+        ("image,label\na/1.png,1\n", "no row is a training image"),
         ("image,label,mask\na/1.png,0,\na/2.png,1,m/9.png\n", r"line 3 names '.*m/9\.png', which"),
     ],
 )
@@ -142,7 +145,9 @@ def test_tables_that_cannot_be(home, text, message):
 def test_no_table(home):
     with pytest.raises(UserError, match="data.root: is not set"):
         manifest_source("")
-    with pytest.raises(UserError, match="data.root: '.*' is no file; name a CSV or Parquet table"):
+    with pytest.raises(
+        UserError, match="data.root: '.*' is not a file; name a CSV or Parquet table"
+    ):
         manifest_source(home)
     (home / "latin.csv").write_bytes("image\nä.png\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.csv: is not UTF-8 text"):

@@ -50,7 +50,7 @@ def test_a_mask_of_no_known_defect(tmp_path, value):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[", "is no list of defects"),
+        ("[", "is not a list of defects"),
         (json.dumps([{"pixel_value": 1}]), "KeyError: 'saturation_threshold'"),
         (json.dumps({"a": 1}), "TypeError"),
         (None, "cannot be read .No such file"),

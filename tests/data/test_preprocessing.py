@@ -67,7 +67,7 @@ def test_a_turned_photograph_is_upright_in_every_way(tmp_path):
         (np.full((40, 40), -1.0), "part 7: grey values run from -1 to -1; expected 0 to 1"),
         (np.full((40, 40), np.nan), "part 7: grey values"),
         (np.full((40, 40), 70000, np.int32), "part 7: grey values .*expected 0 to 65535"),
-        (b"nothing", "part 7: is no image"),
+        (b"nothing", "part 7: is not an image"),
         (b"", "part 7: is empty"),
         ("/nowhere/a.png", "/nowhere/a.png: cannot be read"),
     ],

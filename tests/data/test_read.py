@@ -160,7 +160,7 @@ def test_empty_file(tmp_path):
 
 def test_text_under_an_image_suffix(tmp_path):
     (tmp_path / "a.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"a\.png: is no image of a known kind"):
+    with pytest.raises(UserError, match=r"a\.png: is not an image of a known kind"):
         read_image(tmp_path / "a.png")
 
 
@@ -170,7 +170,7 @@ def test_truncated_files_are_named_with_a_reason(tmp_path, suffix):
     path = save(noise, tmp_path / f"a.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=rf"a\.{suffix}: (cannot be decoded|is no image)"):
+    with pytest.raises(UserError, match=rf"a\.{suffix}: (cannot be decoded|is not an image)"):
         read_image(path)
 
 

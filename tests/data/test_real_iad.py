@@ -57,11 +57,14 @@ def change_split(folder, change):
     "change, message",
     [
         (lambda t: t["test"][0].update(image_path="OK/x.jpg"), "OK/x.jpg: does not exist, but"),
-        (lambda t: t["test"][0].pop("anomaly_class"), "is no split of .*KeyError: 'anomaly_class'"),
-        (lambda t: t.pop("test"), "is no split of .*KeyError: 'test'"),
+        (
+            lambda t: t["test"][0].pop("anomaly_class"),
+            "is not a split of .*KeyError: 'anomaly_class'",
+        ),
+        (lambda t: t.pop("test"), "is not a split of .*KeyError: 'test'"),
         (
             lambda t: t["train"][0].update(anomaly_class="BX"),
-            "has the defect BX and is to be learnt",
+            "has the defect BX and is a training image",
         ),
     ],
 )

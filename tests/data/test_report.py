@@ -72,7 +72,7 @@ def test_unusable_masks(home):
     (home / "ground_truth/dent/001_mask.png").write_text("no image")
     found = report(home, on_unreadable="skip")
     assert ["the mask is 10×30" in reason for reason in found.bad_masks] == [True, False]
-    assert "no image of a known kind" in found.bad_masks[1]
+    assert "not an image of a known kind" in found.bad_masks[1]
     assert found.is_spoiled
 
 
@@ -137,7 +137,7 @@ def test_a_test_set_without_good_images_is_a_warning(home):
     shutil.rmtree(home / "test/good")
     found = report(home)
     assert not found.is_spoiled
-    assert "no normal test image (warning): 1" in found.text()
+    assert "no good test image (warning): 1" in found.text()
 
 
 def test_a_screen_holds_the_report_of_many_problems(home):
@@ -154,5 +154,5 @@ def test_a_screen_holds_the_report_of_many_problems(home):
 def test_the_first_case_is_named_where_images_are_needed(home):
     (home / "train/good/000.png").write_bytes(b"")
     (home / "train/good/001.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"unreadable image: .*000.png: is empty.* 1 more; mend"):
+    with pytest.raises(UserError, match=r"unreadable image: .*000.png: is empty.* 1 more; correct"):
         report(home).require_sound()

@@ -89,9 +89,9 @@ def test_a_part_of_which_anything_was_trained_on_is_never_held_out():
 
 def test_nothing_left_to_hold_out_or_to_learn_from():
     samples = make_samples(4)
-    with pytest.raises(UserError, match="all 4 normal images were trained on in this --workdir"):
+    with pytest.raises(UserError, match="all 4 good images were trained on in this --workdir"):
         split(samples, 0.5, 0, {sample.name: TRAIN for sample in samples})
-    with pytest.raises(UserError, match="all 4 normal images are held out in this --workdir"):
+    with pytest.raises(UserError, match="all 4 good images are held out in this --workdir"):
         split(samples, 0.5, 0, {sample.name: HELDOUT for sample in samples})
 
 

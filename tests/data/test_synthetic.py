@@ -123,7 +123,7 @@ def test_digest_follows_the_settings():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"num_train": 0}, "data.settings.num_train: 0 parts to learn from"),
+        ({"num_train": 0}, "data.settings.num_train: 0 good parts to train on"),
         ({"num_test_good": -1}, "data.settings.num_test_good: -1 is negative"),
         ({"image_size": 16}, "data.settings.image_size: 16 pixels show no part"),
     ],

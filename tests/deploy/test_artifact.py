@@ -147,14 +147,14 @@ def test_a_missing_detector_says_how_to_make_one(tmp_path):
 def test_a_broken_detector_is_refused_by_name(tmp_path, content):
     path = tmp_path / "detector.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"detector\.safetensors: is no readable detector"):
+    with pytest.raises(UserError, match=r"detector\.safetensors: is not a readable detector"):
         load_detector(path)
 
 
 def test_a_truncated_detector_is_refused(path, tmp_path):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="is no readable detector"):
+    with pytest.raises(UserError, match="is not a readable detector"):
         load_detector(cut)
 
 

@@ -170,8 +170,8 @@ def test_what_cannot_be_exported_is_said_before_any_work(fitted, tmp_path, monke
     assert "detection.stochasticity" in refusal(drawing, "a.onnx")
     assert "photographs: there are none" in refusal(fitted, "a.stablehlo")
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'ddad_jax[onnx]'" in refusal(fitted, "a.onnx")
-    assert "pip install 'ddad_jax[stablehlo]'" in refusal(fitted, "a.stablehlo")
+    for name in ("a.onnx", "a.stablehlo"):
+        assert "pip install 'ddad_jax[export]'" in refusal(fitted, name)
 
 
 def test_the_command_line_says_what_is_missing(fitted, tmp_path, capsys):

@@ -53,7 +53,7 @@ def test_predictions_come_one_by_one_from_an_endless_source(fitted, part_images)
 
 def test_a_broken_photograph_ends_it_or_stands_in_its_place(fitted, part_images):
     photographs = [part_images[0], b"no image", part_images[1]]
-    with pytest.raises(UserError, match="photograph 1: is no image"):
+    with pytest.raises(UserError, match="photograph 1: is not an image"):
         list(fitted.predict_iter(photographs))
     first, broken, last = fitted.predict_iter(photographs, on_unreadable="return")
     assert isinstance(broken, UserError) and broken.name == "photograph 1"

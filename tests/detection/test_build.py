@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import calibrate
-from ddad_jax.detection.evidence import gather_evidence
+from ddad_jax.detection.evidence import gather_evidence, patch_distances
+from ddad_jax.detection.reconstruction import extract, to_network_range
 from tests.conftest import calibrated_detector
 
 PARTS = np.repeat(np.arange(10), 2)
@@ -24,17 +26,16 @@ def build(detector, part_images):
     # Of two images of one part each is the other's nearest neighbour.
     train_images = part_images[:10].repeat(2, axis=0)
 
-    def build(settings, make=calibrated_detector, **changed):
-        arguments = {"train_images": train_images}
+    def build(settings, make=calibrated_detector, num_neighbours=1, leave_one_out=True, **changed):
+        arguments = {"train_images": train_images, "seed": 0}
         if make is calibrated_detector:
             arguments |= {"train_parts": PARTS, "heldout_images": part_images[14:]}
         return make(
             detector.networks,
-            replace(detector.settings, num_neighbours=1),
+            replace(detector.settings, num_neighbours=num_neighbours, leave_one_out=leave_one_out),
             settings,
             **variables,
             alpha_bar=detector.alpha_bar,
-            seed=0,
             **arguments | changed,
         )
 
@@ -95,3 +96,44 @@ def test_banks_of_photographs_in_several_squares_leave_out_whole_photographs(bui
 def test_a_single_part_cannot_be_left_out(build):
     fitted = build(SETTINGS, train_parts=np.zeros(20, int))
     assert np.isfinite(float(fitted.calibration.threshold))
+
+
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_bins_span_what_each_training_image_is_away_from_the_others(build, leave_one_out):
+    """Every image is there twice: left out, it has its twin; counted, it has itself besides."""
+    banks = build(
+        replace(SETTINGS, patch_candidates=20),
+        make=partial(fill_banks, train_latents=None),
+        num_neighbours=3, leave_one_out=leave_one_out,
+    )  # fmt: skip
+    bank = np.asarray(banks.detector.bank, np.float64)
+    distances = cdist(bank, bank, "cityblock")
+    if leave_one_out:
+        np.fill_diagonal(distances, np.inf)
+    nearest = np.sort(distances, axis=1)[:, :3].mean(axis=1)
+    edges = np.linspace(nearest.min(), nearest.max(), 11)
+    np.testing.assert_allclose(banks.detector.bin_edges, edges, rtol=1e-4)
+
+
+def test_the_seed_draws_the_patches_and_every_image_gives_as_many(build):
+    few = replace(SETTINGS, patch_candidates=60)
+    first, again, other = (
+        build(few, make=partial(fill_banks, train_latents=None), seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.origins, np.repeat(np.arange(20), 3))
+    np.testing.assert_array_equal(first.detector.patch_bank, again.detector.patch_bank)
+    assert np.any(np.asarray(first.detector.patch_bank) != other.detector.patch_bank)
+
+
+def test_patches_of_turned_images_may_join_the_bank(build, part_images):
+    turned = jnp.asarray(np.rot90(part_images[:2], axes=(1, 2)))
+    all_patches = replace(SETTINGS, patch_bank_size=2**14)
+    furthest = []
+    for settings in (all_patches, replace(all_patches, quarter_turns=True)):
+        banks = build(settings, fill_banks, train_images=part_images[:2], train_latents=None)
+        d = banks.detector
+        pixels = to_network_range(turned, d.settings.image_size)
+        features = extract(d.networks.extractor, d.extractor, pixels)
+        furthest.append(float(patch_distances(d, features).max()))
+        assert banks.origins.max() == 1 and len(d.bank) == 2
+    assert furthest[1] < 1e-2 < furthest[0]

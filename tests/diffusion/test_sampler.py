@@ -92,3 +92,76 @@ def test_a_stochastic_image_does_not_depend_on_its_place_in_the_batch(alpha_bar)
     np.testing.assert_allclose(reconstruct(latent[::-1])[::-1], together, atol=1e-6)
     np.testing.assert_allclose(reconstruct(latent[2:]), together[2:], atol=1e-6)
     assert np.abs(together - reconstruct(latent * 1.01)).max() > 1e-3
+
+
+# A point mass: every image is `CLEAN`, and the exact noise of z is (z - √ᾱ CLEAN) / √(1-ᾱ).
+CLEAN, VALUES = 1.5, (1, 64, 64, 16)
+
+
+def exact_noise(table):
+    def predict(noisy, timestep):
+        a = schedule.at(table, timestep)
+        return (noisy - jnp.sqrt(a) * CLEAN) / jnp.sqrt(1.0 - a)
+
+    return predict
+
+
+def noised(a, number):
+    noise = jax.random.normal(jax.random.key(number), VALUES)
+    return np.sqrt(a) * CLEAN + np.sqrt(1.0 - a) * noise
+
+
+def stochastic(table, start, num_steps, stochasticity):
+    table = jnp.asarray(table, jnp.float32)
+    return np.asarray(
+        sampler.reconstruct(
+            exact_noise(table),
+            table,
+            jnp.zeros(VALUES),
+            start,
+            jnp.array([num_steps]),
+            num_steps=num_steps,
+            conditioning_weight=0.0,
+            stochasticity=stochasticity,
+            key=jax.random.key(5),
+        )
+    )
+
+
+def test_a_step_of_full_stochasticity_is_drawn_from_ddpms_posterior():
+    """Ho et al. (arXiv 2006.11239), equations 6 and 7: q(z_{t-1} | z_t, z_0)."""
+    a, a_next = 0.3, 0.8
+    start = noised(a, 0)
+    beta = 1.0 - a / a_next
+    mean = (
+        np.sqrt(a_next) * beta / (1.0 - a) * CLEAN
+        + np.sqrt(1.0 - beta) * (1.0 - a_next) / (1.0 - a) * start
+    )
+    found = (stochastic([a_next, a], start, 1, 1.0) - mean) / np.sqrt(
+        (1.0 - a_next) / (1.0 - a) * beta
+    )
+    # Of 65536 standard normal numbers; none of it is of the noise that was there.
+    assert found.mean() == pytest.approx(0.0, abs=0.02)
+    assert found.std() == pytest.approx(1.0, abs=0.02)
+    assert np.corrcoef(found.ravel(), np.ravel(start))[0, 1] == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("stochasticity", [0.0, 0.5, 1.0])
+def test_every_stochasticity_keeps_the_distribution_at_each_noise_level(stochasticity):
+    """Song et al. (arXiv 2010.02502), lemma 1: z_t of every t is N(√ᾱ_t z_0, 1 - ᾱ_t)."""
+    # The last level has noise left: the table does not end at 1.
+    table = [0.75, 0.6, 0.45, 0.3, 0.2]
+    found = stochastic(table, noised(table[-1], 1), 4, stochasticity)
+    assert found.mean() == pytest.approx(np.sqrt(0.75) * CLEAN, abs=0.01)
+    assert found.std() == pytest.approx(np.sqrt(1.0 - 0.75), abs=0.01)
+
+
+def test_half_the_stochasticity_draws_half_as_much():
+    """What two starts that differ in nothing but their noise share of the result, and what not."""
+    a, a_next = 0.3, 0.8
+    start = noised(a, 0)
+    full = np.sqrt((1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next))
+    for share in (0.25, 0.5):
+        kept = np.sqrt(1.0 - a_next - (share * full) ** 2) * noised(0.0, 0)
+        drawn = stochastic([a_next, a], start, 1, share) - np.sqrt(a_next) * CLEAN - kept
+        assert drawn.std() == pytest.approx(share * full, rel=0.02)

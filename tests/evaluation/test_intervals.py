@@ -157,3 +157,40 @@ def test_detectors_that_differ_are_told_apart():
     differences = np.random.default_rng(0).normal(0.05, 0.01, 1000)
     low, high = difference(0.05, differences, 40)
     assert 0.025 < low < 0.05 < high < 0.075
+
+
+@pytest.mark.parametrize("images", [5, 40])
+def test_intervals_from_resamples_are_those_of_nineteen_in_twenty(images):
+    """Ends are where Student's distribution leaves one in forty on either side."""
+    values = np.random.default_rng(0).normal(0.6, 0.05, 4000)
+    low, high = resampled(0.6, values, images)
+    # Symmetric on the logit scale, and there of the deviation that is stated.
+    middle, half = np.log(0.6 / 0.4), 0.5 * (np.log(high / (1 - high)) - np.log(low / (1 - low)))
+    assert np.log(high / (1 - high)) - middle == pytest.approx(half)
+    deviation = np.sqrt(values.var() + (0.1 / images) ** 2) / (0.6 * 0.4)
+    assert stats.t.sf(half / deviation, images - 1) == pytest.approx(0.025)
+
+    low, high = difference(0.1, values, images)
+    half = (high - low) / 2
+    assert (low + high) / 2 == pytest.approx(0.1)
+    deviation = np.sqrt(values.var() * images / (images - 1))
+    assert stats.t.sf(half / deviation, images - 1) == pytest.approx(0.025)
+
+
+def test_a_figure_without_resamples_that_differ_has_wilsons_interval():
+    """Its ends are the shares whose own test at one in forty just fails (Wilson 1927)."""
+    for value, images in ((1.0, 12), (0.0, 30)):
+        low, high = resampled(value, np.full(10, value), images)
+        for end in (low, high):
+            if end not in (0.0, 1.0):
+                score = abs(value - end) / np.sqrt(end * (1 - end) / images)
+                assert stats.norm.sf(score) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("normal, anomalous", [(30, 30), (20, 80)])
+def test_the_auroc_of_a_few_images_has_an_interval_of_nineteen_in_twenty(normal, anomalous):
+    """Quick: of 300 tests at one figure; the slow test does many figures."""
+    rng = np.random.default_rng(7)
+    drawn = (binormal(rng, 0.86, normal, anomalous, 1.0) for _ in range(300))
+    covered = np.mean([holds(auroc(*scores), 0.86) for scores in drawn])
+    assert 0.92 < covered < 0.99

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddad_jax.evaluation.measures import AVERAGED, MEASURES, keys
-from ddad_jax.evaluation.report_tables import figure_table, tiles
+from ddad_jax.evaluation.report_tables import figure_table, headlines
 from ddad_jax.evaluation.results import write_results, write_rows
 from ddad_jax.evaluation.saturation import Saturating
 from tests.evaluation.conftest import compute_metrics
@@ -69,7 +69,7 @@ def test_what_is_averaged_is_in_the_results_and_their_means(metrics, tmp_path):
 
 
 def test_the_report_shows_what_the_table_says(metrics):
-    head, table = tiles([metrics]), figure_table({"a": metrics})
+    head, table = headlines([metrics]), figure_table({"a": metrics})
     for measure in MEASURES:
-        assert (f"<dt>{measure.label}</dt>" in head) == measure.tile
+        assert (f"<dt>{measure.label}</dt>" in head) == measure.headline
         assert (f'<th scope="col">{measure.label}</th>' in table) == measure.column

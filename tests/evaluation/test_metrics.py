@@ -6,6 +6,8 @@ import pytest
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
 from ddad_jax.errors import UserError
+from ddad_jax.evaluation.bootstrap import resample
+from ddad_jax.evaluation.intervals import share
 from ddad_jax.evaluation.measures import keys
 from ddad_jax.evaluation.outputs import write_metrics
 from tests.evaluation.conftest import compute_metrics
@@ -63,7 +65,7 @@ def test_normality_restored_needs_distant_defects(make_predictions):
     near = replace(predictions, knn_distances=np.ones(2, np.float32))
     found = compute_metrics(near)
     assert found["normality_restored"] is None
-    assert "farther from good ones" in found["undefined"]["normality_restored"]
+    assert "not farther from the training images" in found["undefined"]["normality_restored"]
 
 
 @pytest.mark.parametrize(("label", "missing"), [(NORMAL, "anomalous"), (ANOMALOUS, "normal")])
@@ -206,3 +208,21 @@ def test_the_protocol_is_named(make_predictions):
     paper = compute_metrics(predictions, np.zeros((2, 16, 16), np.float32))
     assert paper["protocol"] == "paper"
     assert paper["pro_d3ad"] is None
+
+
+def test_recall_is_of_the_defects_and_not_of_the_alarms(make_predictions):
+    """Three of four defects found, among five called so: recall 3/4, precision 3/5."""
+    labels = [0] * 6 + [1] * 4
+    scores = [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.4, 0.6, 0.8, 0.9]
+    predictions = make_predictions(labels, scores)
+    found = compute_metrics(predictions)
+    assert found["decision"]["recall"] == 0.75
+    assert found["decision"]["false_alarm_rate"] == pytest.approx(2 / 6)
+    (scratch,) = found["per_defect"].values()
+    assert scratch["recall"] == 0.75
+    # What is resampled is centred on it, and holds it in its interval.
+    values = resample(predictions)
+    assert values["recall"].mean() == pytest.approx(0.75, abs=0.03)
+    assert values["false_alarm_rate"].mean() == pytest.approx(2 / 6, abs=0.03)
+    for name, count, total in (("recall", 3, 4), ("false_alarm_rate", 2, 6)):
+        assert found["intervals"][name] == share(count, total)

@@ -40,7 +40,7 @@ def test_a_page_stands_alone(make_part, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
     assert "$" not in re.sub(r"\$\{", "", page)
-    assert "1 of 1 defective images are found. 1 of 2 normal images raise a false alarm." in page
+    assert "1 of 1 defective images are found. 1 of 2 good images raise a false alarm." in page
     data = embedded(page)
     assert [image["score"] for image in data["images"]] == pytest.approx([0.1, 0.7, 0.9])
     assert data["images"][2]["truth"].startswith("data:image/png;base64,")

@@ -44,11 +44,11 @@ def test_settings_of_the_bank_too():
         (["extractor.weights=resnet18"], "extractor.weights"),
         (["extractor.training.patience=0,1"], "extractor.training.patience"),
         (["denoiser.training.steps=5,6"], "denoiser.training.steps"),
-        (["detection.num_steps=5,many"], "'many' is no whole number"),
-        (["detection.num_steps=2.5"], "'2.5' is no whole number"),
-        (["detection.leave_one_out=1"], "'1' is no True or False"),
+        (["detection.num_steps=5,many"], "'many' is not a whole number"),
+        (["detection.num_steps=2.5"], "'2.5' is not a whole number"),
+        (["detection.leave_one_out=1"], "'1' is not True or False"),
         (["detection.num_steps="], "no value"),
-        (["detection.num_steps=10,7"], "no multiple"),
+        (["detection.num_steps=10,7"], "not a multiple"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(varied, part):

@@ -4,6 +4,7 @@ from PIL import Image
 
 from ddad_jax.experiment.category import open_categories
 from ddad_jax.experiment.config import load_config, override, read_config
+from tests.experiment.conftest import pictures
 
 
 @pytest.fixture
@@ -38,3 +39,23 @@ def test_a_single_detector_is_whole(categories, tmp_path):
     assert only.shared is None and only.workdir == tmp_path / "run"
     (chosen,) = categories(["nut", "bolt"], ("data.category", "bolt"))
     assert chosen.shared is None
+
+
+def test_no_held_out_image_is_a_training_image(open_category):
+    category = open_category()
+    train, heldout = pictures(category.train_images), pictures(category.heldout_images)
+    assert len(train) == 9 and len(heldout) == 3
+    assert train | heldout == {*range(12)}
+    assert len(category.train_parts) == 9
+
+
+def test_training_draws_pictures_of_what_it_does_not_learn_from(open_category):
+    category = open_category()
+    assert pictures(category.sampled_images) <= pictures(category.heldout_images)
+
+
+def test_a_variant_divides_the_images_alike(open_category, tmp_path):
+    category = open_category()
+    other = category.variant(open_category("seed=5").config, tmp_path)
+    np.testing.assert_array_equal(other.heldout_images, category.heldout_images)
+    np.testing.assert_array_equal(other.train_images, category.train_images)

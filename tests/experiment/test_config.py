@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ddad_jax import models
 from ddad_jax.data.augment import AugmentationSettings, Flip, Motion, build_augmentations
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.category import check_batches
@@ -78,6 +79,68 @@ def test_every_config_can_be_read(name):
     assert config.plain()["data"]["size"] == config.data.size
 
 
+# arXiv 2401.04463, its code, and arXiv 2305.15956, its predecessor's, written down a second time.
+PUBLISHED = {
+    "mvtec": {
+        "data.size": 256, "diffusion.beta_start": 0.0015, "diffusion.beta_end": 0.0195,
+        "diffusion.num_timesteps": 1000, "autoencoder.name": "kl",
+        "autoencoder.weights": "sd_vae_ft_mse", "autoencoder.latent_scale": 0.18215,
+        "denoiser.network.base_channels": 192,
+        "denoiser.network.channel_multipliers": (1, 2, 2, 4, 4),
+        "denoiser.network.num_res_blocks": 2,
+        "denoiser.network.attention_resolutions": (32, 16, 8, 4),
+        "denoiser.network.num_heads": 8, "denoiser.prediction": "noise",
+        "denoiser.weighting": "plain", "denoiser.max_timestep": 0,
+        "denoiser.training.learning_rate": 1e-4, "denoiser.training.weight_decay": 0.01,
+        "denoiser.training.batch_size": 30, "denoiser.training.epochs": 300,
+        "extractor.name": "resnet34", "extractor.weights": "resnet34",
+        "extractor.distillation_weight": 0.0, "extractor.training.learning_rate": 1e-4,
+        "detection.noise_level": "dynamic", "detection.max_noise_level": 80,
+        "detection.num_bins": 10, "detection.min_bin": 2, "detection.bin_spacing": "equidistant",
+        "detection.num_neighbours": 20, "detection.metric": "l1", "detection.knn_stage": 2,
+        "detection.start": "scaled", "detection.num_steps": 10,
+        "detection.conditioning_weight": 4.0, "detection.stochasticity": 0.0,
+        "detection.feature_stages": (2, 3), "detection.feature_pooling": 1,
+        "detection.latent_weight": 0.85, "detection.blur": 4.0, "detection.scoring": "paper",
+        "detection.reconstruction": "denoised",
+    },
+    "ddad": {
+        "data.size": 256, "diffusion.beta_start": 1e-4, "diffusion.beta_end": 0.02,
+        "diffusion.num_timesteps": 1000, "autoencoder.name": "pixels",
+        "denoiser.network.base_channels": 64,
+        "denoiser.network.channel_multipliers": (1, 1, 2, 2, 4, 4),
+        "denoiser.network.attention_resolutions": (32, 16, 8), "denoiser.network.num_heads": 4,
+        "extractor.name": "wide_resnet101_2", "extractor.weights": "wide_resnet101_2",
+        "detection.noise_level": "static", "detection.max_noise_level": 250,
+        "detection.start": "noised", "detection.num_steps": 10, "detection.stochasticity": 1.0,
+        "detection.feature_stages": (2, 3), "detection.feature_pooling": 3,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mvtec", "visa", "btad", "ddad"])
+def test_the_published_method_has_the_published_settings(name):
+    config = load_config(name)
+    override(config, [("preset", "paper")])
+    read = read_config(config)
+    flat = dict(flatten(read.plain()))
+    for setting, value in PUBLISHED.get(name, PUBLISHED["mvtec"]).items():
+        found = flat[setting]
+        assert (tuple(found) if isinstance(found, list) else found) == value, setting
+    # And so has what is made of them.
+    assert read.detector.conditioning_weight == read.detection.conditioning_weight
+    count = models.parameter_count(read.networks().denoiser)
+    assert count == (32_952_707 if name == "ddad" else 281_088_004)
+
+
+def flatten(table, before=""):
+    for name, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
 def test_a_config_is_found_by_name_and_by_path(tmp_path, monkeypatch):
     expected = load_config(str(ROOT / "configs" / "demo.py"))
     monkeypatch.chdir(tmp_path)
@@ -147,24 +210,27 @@ def test_values_of_every_type():
     ("assignment", "message"),
     [
         ("seed=-1", "seed: -1 must be at least 0"),
-        ("detection.blur=none", "detection.blur: 'none' is no number"),
+        ("detection.blur=none", "detection.blur: 'none' is not a number"),
         ("preset=best", "preset: 'best' is not one of paper, full, fast"),
         ("preset=", "preset: '' is not one of"),
-        ("seed=1e3", "seed: '1e3' is no whole number"),
+        ("seed=1e3", "seed: '1e3' is not a whole number"),
         ("dtype=int8", "dtype: 'int8' is not one of float32, bfloat16"),
-        ("data.size=256.0", "data.size: '256.0' is no whole number"),
+        ("data.size=256.0", "data.size: '256.0' is not a whole number"),
         ("data.heldout_fraction=0", "data.heldout_fraction: 0.0 must be above 0"),
         ("data.tiling.overlap=8", "data.tiling.overlap: 8 must be at least 0 and at most 0"),
         ("data.augmentation.max_shift=3.0", "data.augmentation.max_shift: 3.0"),
         ("data.augmentation.max_rotation=-30", "data.augmentation.max_rotation: -30.0"),
         ("data=3", "data: is a section; its settings are .*data.root"),
-        ("data.settings=3", "data.settings: '3' is no table"),
+        ("data.settings=3", "data.settings: '3' is not a table"),
         ("seed.x=1", "seed.x: there is no setting 'x'"),
         ("detectoin.blur=3", "detectoin.blur: .*did you mean 'detection'"),
         ("detection.num_stepz=3", "num_stepz: .*did you mean 'num_steps'"),
         ("detection.image_size=64", "there is no setting 'image_size'"),
         ("detection.num_steps=0", "detection.num_steps: 0 must be at least 1"),
-        ("detection.num_steps=7", "detection.max_noise_level: 80 is no multiple of num_steps, 7"),
+        (
+            "detection.num_steps=7",
+            "detection.max_noise_level: 80 is not a multiple of num_steps, 7",
+        ),
         ("detection.num_neighbours=0", "detection.num_neighbours: 0 must be"),
         ("detection.num_bins=0", "detection.num_bins: 0 must be"),
         ("detection.min_bin=11", "detection.min_bin: 11 is above num_bins, 10"),
@@ -177,8 +243,8 @@ def test_values_of_every_type():
         ("diffusion.beta_end=0.001", "diffusion.beta_end: 0.001 is below beta_start"),
         ("denoiser.max_timestep=5000", "denoiser.max_timestep: 5000 must be at most 1000"),
         ("denoiser.training.learning_rate=-1", "denoiser.training.learning_rate: -1.0 must be"),
-        ("denoiser.training.steps=10.5", "denoiser.training.steps: '10.5' is no whole number"),
-        ("denoiser.training.trace_steps=x", "denoiser.training.trace_steps: 'x' is no range"),
+        ("denoiser.training.steps=10.5", "denoiser.training.steps: '10.5' is not a whole number"),
+        ("denoiser.training.trace_steps=x", "denoiser.training.trace_steps: 'x' is not a range"),
         ("denoiser.training.accumulate=0", "denoiser.training.accumulate: 0 must be"),
         ("denoiser.network.dtype=float64", "denoiser.network.dtype: follows from other"),
         ("autoencoder.crop_size=300", "autoencoder.crop_size: 300 must be at most 256"),
@@ -199,12 +265,12 @@ def test_what_cannot_be_is_refused_by_name(assignment, message):
     ("assignment", "message"),
     [
         ("num_heads=5", "denoiser.network.* 5 heads do not divide"),
-        ("num_heads=0", "denoiser.network.num_heads: 0 is no whole number above 0"),
-        ("base_channels=0", "denoiser.network.base_channels: 0 is no whole number"),
+        ("num_heads=0", "denoiser.network.num_heads: 0 is not a whole number above 0"),
+        ("base_channels=0", "denoiser.network.base_channels: 0 is not a whole number"),
         ("base_channels=48", "denoiser.network: .*48 channels do not divide into 32 groups"),
-        ("channel_multipliers=(1,1.5)", r"channel_multipliers: \(1, 1.5\) is no list of whole"),
+        ("channel_multipliers=(1,1.5)", r"channel_multipliers: \(1, 1.5\) is not a list of whole"),
         ("depth=3", "denoiser.network.depth: 'unet' has no such setting"),
-        ("remat=3", "denoiser.network.remat: 3 is no bool"),
+        ("remat=3", "denoiser.network.remat: 3 must be bool"),
     ],
 )
 def test_networks_that_cannot_be_are_refused_before_any_work(assignment, message):
@@ -242,7 +308,7 @@ def test_an_unknown_augmentation_is_named():
 
 def test_a_batch_that_cannot_be_divided_is_refused():
     config = changed("denoiser.training.accumulate=4")
-    with pytest.raises(UserError, match=r"batch_size: 30 is no multiple of 4, .*accumulate"):
+    with pytest.raises(UserError, match=r"batch_size: 30 is not a multiple of 4, .*accumulate"):
         check_batches(config)
 
 

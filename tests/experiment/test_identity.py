@@ -52,9 +52,9 @@ def test_a_product_depends_on_its_settings_and_those_before_it():
     assert "denoiser.training.steps" in found["denoiser"] - found["autoencoder"]
     assert "detection.conditioning_weight" in found["extractor"] - found["denoiser"]
     assert "build.false_alarm_rate" in found["detector"] - found["extractor"]
-    assert "evaluation.protocol" in found["figures"] - found["detector"]
+    assert "evaluation.protocol" in found["metrics"] - found["detector"]
     nothing = {name for name, _, _, changes in walk(config) if changes == "nothing"}
-    assert not nothing & found["figures"]
+    assert not nothing & found["metrics"]
     for name in ("mesh.data", "data.root", "data.cache", "build.batch_size", "benchmark.rounds",
                  "denoiser.training.log_every", "denoiser.training.checkpoint_every"):  # fmt: skip
         assert name in nothing
@@ -62,7 +62,7 @@ def test_a_product_depends_on_its_settings_and_those_before_it():
 
 def test_what_saves_memory_is_no_other_setting():
     plain, saving = config_of(), config_of("denoiser.network.remat=True")
-    assert settings_of(plain, "figures") == settings_of(saving, "figures")
+    assert settings_of(plain, "metrics") == settings_of(saving, "metrics")
 
 
 def test_only_what_keeps_the_network_can_be_trained_on():

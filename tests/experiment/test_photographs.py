@@ -95,7 +95,7 @@ def test_bars_are_drawn_where_progress_is_wanted(
 def test_what_cannot_be_is_said(fitted_with, tmp_path):
     with pytest.raises(UserError, match="good_images: holds no photograph"):
         ddad_jax.fit([], workdir=tmp_path)
-    with pytest.raises(UserError, match="photograph 0: is no image"):
+    with pytest.raises(UserError, match="photograph 0: is not an image"):
         ddad_jax.fit([b"nothing"], workdir=tmp_path)
     with pytest.raises(UserError, match="there is no setting"):
         ddad_jax.fit([], workdir=tmp_path, settings={"detection.blurr": 1})

@@ -156,7 +156,7 @@ def test_a_broken_photograph_is_a_row_with_its_reason(run, photographs):
     with pytest.raises(UserError, match="1 of 10 images cannot be read.*scores.jsonl say why"):
         run()
     assert len(run.rows) == 10
-    assert "no image of a known kind" in run.rows["broken.png"]["problem"]
+    assert "not an image of a known kind" in run.rows["broken.png"]["problem"]
     assert run.rows["broken.png"]["score"] == ""
     # The exit code says so again, and the row is there once.
     with pytest.raises(UserError, match="1 of 10"):
@@ -204,7 +204,7 @@ def test_names_that_are_not_utf8(run, photographs, caplog):
     (photographs / os.fsdecode(b"br\xfcken.png")).write_bytes(b"no image")
     assert run(data__on_unreadable="skip")["unreadable"] == 1
     assert "br%FCken.png" in run.rows and "br%FCken.png" in run.rows["br%FCken.png"]["problem"]
-    assert "br%FCken.png: is no image" in caplog.text
+    assert "br%FCken.png: is not an image" in caplog.text
 
 
 def test_other_settings_of_the_detector_are_another_detector(run, path, tmp_path):
@@ -221,15 +221,21 @@ def test_other_settings_of_the_detector_are_another_detector(run, path, tmp_path
 
 
 def test_watching_scores_what_appears_until_it_is_asked_to_end(run, photographs, part_images):
-    extra = photographs / "later.png"
+    rows = photographs.parent / "out/scores.jsonl"
+
+    def scored(count):
+        return rows.exists() and len(rows.read_text().splitlines()) == count
+
+    def wait_until_scored(count):
+        deadline = time.monotonic() + 120
+        while not scored(count) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def bring():
-        time.sleep(3)
-        save(part_images[10], extra)
-        deadline = time.monotonic() + 120
-        while "later.png" not in (photographs.parent / "out/scores.jsonl").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        # The folder is watched once those that were there have been scored.
+        wait_until_scored(9)
+        save(part_images[10], photographs / "later.png")
+        wait_until_scored(10)
         interrupts._received.append(15)
 
     thread = threading.Thread(target=bring)

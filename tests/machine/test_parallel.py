@@ -49,7 +49,7 @@ def test_an_error_of_the_work_is_raised_in_its_place():
 
 
 def test_few_items_are_taken_ahead_of_a_slow_reader():
-    taken = []
+    taken, before = [], {*threading.enumerate()}
 
     def items():
         for number in range(1000):
@@ -57,14 +57,17 @@ def test_few_items_are_taken_ahead_of_a_slow_reader():
             yield number
 
     groups = groups_as_ready(lambda each: each, items(), most=2, ahead=4)
-    next(groups)
-    time.sleep(0.3)
-    assert len(taken) < 20
+    read = 0
+    for _ in range(200):
+        read += len(next(groups))
+        # Four wait, one more is taken, and a last one stands at the door.
+        assert len(taken) <= read + 6
+    # Once it is closed, whoever takes the items ends by itself, and takes none any more.
     groups.close()
-    time.sleep(0.5)
-    count = len(taken)
-    time.sleep(0.3)
-    assert len(taken) == count
+    for thread in {*threading.enumerate()} - before:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(taken) <= read + 6
 
 
 def test_results_come_with_their_items_in_order():
@@ -72,10 +75,10 @@ def test_results_come_with_their_items_in_order():
 
 
 def test_nothing_is_begun_for_a_reader_that_has_gone():
-    begun = []
+    begun, before = [], {*threading.enumerate()}
     results = map_in_threads(begun.append, range(100), threads=2)
     next(results)
     results.close()
-    count = len(begun)
-    time.sleep(0.2)
-    assert len(begun) == count < 8
+    # Closing waits for what is under way: no thread is left that could begin another.
+    assert {*threading.enumerate()} == before
+    assert len(begun) < 8

@@ -101,7 +101,7 @@ def test_a_url_is_refused(url):
 
 
 def test_the_second_run_is_refused_by_the_first_ones_name(tmp_path, holder):
-    with pytest.raises(UserError, match=rf"another run.*host .*, process {holder.pid}\)"):
+    with pytest.raises(UserError, match=rf"another command.*host .*, process {holder.pid}\)"):
         only_run(tmp_path).__enter__()
 
 

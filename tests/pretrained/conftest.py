@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 from ddad_jax.models import AutoencoderKL, EfficientNetLite, ResNet, TinyAutoencoder, UNet
-from ddad_jax.pretrained.names import table
+from ddad_jax.models.dinov2 import DINOv2
+from ddad_jax.models.dinov3 import DINOv3
+from ddad_jax.models.dinov3_convnext import DINOv3ConvNeXt
+from ddad_jax.pretrained.names import OWN_NAMES, table
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,10 @@ def small_networks():
         "resnet": ResNet(repeats=(1, 1, 1, 1)),
         "resnet_bottleneck": ResNet(repeats=(1, 1, 1, 1), bottleneck=True),
         "efficientnet_lite": EfficientNetLite(),
+        "dinov2": DINOv2(width=32, depth=3, heads=2, hidden=64, grid=3),
+        "dinov2_registers": DINOv2(width=32, depth=3, heads=2, hidden=64, grid=3, registers=4),
+        "dinov3": DINOv3(width=32, depth=3, heads=2, hidden=64, gated=True),
+        "dinov3_convnext": DINOv3ConvNeXt(repeats=(1, 1, 1, 1)),
         "taesd": TinyAutoencoder(width=8, blocks=(1, 1)),
         "taef2": TinyAutoencoder(width=32, blocks=(1, 1), normalised=True),
     }
@@ -35,7 +42,7 @@ def seeded():
         state_dict = {}
         for entry in table(network):
             shape = entry.shape
-            if len(shape) >= 2:
+            if len(shape) >= 2 and entry.path[-1] not in OWN_NAMES:
                 shape = (shape[-1], shape[-2], *shape[:-2])
             if entry.path[-1] == "count":
                 state_dict[entry.key] = np.array(7, np.int64)

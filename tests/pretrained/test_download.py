@@ -32,6 +32,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, body):
         server = self.server
         server.requests.append((self.command, self.path, self.headers.get("Range")))
+        if self.path.startswith("/owner/gated"):
+            self._send(403, b"", {"X-Error-Code": "GatedRepo"}, body)
+            return
         if self.path.startswith("/missing"):
             self.send_error(404)
             return
@@ -115,6 +118,24 @@ def test_a_wrong_checksum_leaves_nothing_behind(server, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] in ([], ["net.pth.lock"])
 
 
+# Right but for one digit, at the beginning, in the middle or at the end.
+WRONG = [
+    SHA256[:place] + ("0" if SHA256[place] != "0" else "1") + SHA256[place + 1 :]
+    for place in (0, 7, 8, 31, 63)
+]
+
+
+@pytest.mark.parametrize("sha256", WRONG)
+def test_every_digit_of_a_checksum_counts(server, tmp_path, sha256):
+    with pytest.raises(UserError, match=f"has SHA-256 {SHA256}, expected {sha256};"):
+        fetch_url(f"{server.url}/net.pth", tmp_path / "plain", sha256, "net")
+    with pytest.raises(UserError, match=f"has SHA-256 {SHA256}, expected {sha256};"):
+        fetch_hugging_face(
+            "owner/net", "net.safetensors", "main", sha256, "net",
+            cache_dir=tmp_path / "hub", endpoint=server.url,
+        )  # fmt: skip
+
+
 def test_what_the_server_lacks(server, tmp_path):
     with pytest.raises(UserError, match="weights 'net': cannot fetch .*404"):
         fetch_url(f"{server.url}/missing.pth", tmp_path, SHA256, "net")
@@ -149,6 +170,14 @@ def test_hugging_face_offline(tmp_path):
         fetch_hugging_face(
             "owner/net", "net.safetensors", "main", "", "net",
             cache_dir=tmp_path, endpoint="http://127.0.0.1:9",
+        )  # fmt: skip
+
+
+def test_hugging_face_by_agreement(server, tmp_path):
+    with pytest.raises(UserError, match="agree to the Some License at http.*owner/gated and run"):
+        fetch_hugging_face(
+            "owner/gated", "net.safetensors", "main", "", "net",
+            gated="Some License", cache_dir=tmp_path, endpoint=server.url,
         )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ import safetensors.numpy
 import torch
 
 from ddad_jax.errors import UserError
+from ddad_jax.pretrained import pickled
+from ddad_jax.pretrained.pickled import CALLS
 from ddad_jax.pretrained.read import read_state_dict
 
 
@@ -88,6 +90,32 @@ HOSTILE = {
     ),
     "asks for an extension": (repacked(GOOD, with_pickle(b"\x80\x02\x82\x01.")), "EXT1"),
     "calls a number": (repacked(GOOD, with_pickle(b"\x80\x02K\x01)R.")), "not a function"),
+    "calls a type of numbers": (
+        repacked(GOOD, with_pickle(b"\x80\x02ctorch\nFloatStorage\n)R.")),
+        "not a function",
+    ),
+    "calls os.system by name on the stack": (
+        repacked(GOOD, with_pickle(pickle.dumps(Calls(os.system, f"touch {MARKER}"), protocol=4))),
+        "posix.system",
+    ),
+    "names os.system and calls it not": (
+        repacked(GOOD, with_pickle(b"\x80\x02cposix\nsystem\n.")),
+        "posix.system",
+    ),
+    "a harmless name of another module": (
+        repacked(GOOD, with_pickle(b"\x80\x02cos\nOrderedDict\n)R.")),
+        "os.OrderedDict",
+    ),
+    "another name of a harmless module": (
+        repacked(
+            GOOD, with_pickle(b"\x80\x02ctorch._utils\n_import_dotted_name\n(X\x02\0\0\0ostR.")
+        ),
+        "torch._utils._import_dotted_name",
+    ),
+    "makes an object by its class": (
+        repacked(GOOD, with_pickle(b"\x80\x02ccollections\nOrderedDict\n)\x81.")),
+        "instruction NEWOBJ",
+    ),
     "nests a hundred thousand tuples": (
         repacked(GOOD, with_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".")),
         "no state dict",
@@ -178,3 +206,15 @@ def test_what_is_not_there(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"holds 2 files of weights \(a.pth, b.pth\)"):
         read_state_dict(tmp_path)
+
+
+def test_nothing_can_be_called_that_is_not_on_the_short_list():
+    """Two containers and three ways of PyTorch to say what a tensor is; each builds data alone."""
+    assert {f"{each.module}.{each.name}" for each in CALLS} == {
+        "collections.OrderedDict",
+        "torch.Size",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+    }
+    assert {function.__module__ for function in CALLS.values()} == {pickled.__name__}

@@ -7,7 +7,8 @@ from ddad_jax.models import EfficientNetLite, TinyAutoencoder, UNet
 from ddad_jax.pretrained.names import from_state_dict, table, to_state_dict
 
 NAMES = (
-    "unet", "autoencoder_kl", "resnet", "resnet_bottleneck", "efficientnet_lite", "taesd", "taef2",
+    "unet", "autoencoder_kl", "resnet", "resnet_bottleneck", "efficientnet_lite", "dinov2",
+    "dinov2_registers", "dinov3", "dinov3_convnext", "taesd", "taef2",
 )  # fmt: skip
 PUBLISHED = {
     "unet_d3ad": lambda: UNet(),

@@ -200,3 +200,26 @@ def test_training_that_never_helps_returns_where_it_started(tmp_path):
     np.testing.assert_array_equal(start["w"], np.zeros((3, 2)))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert max(json.loads(line)["step"] for line in lines) == 10
+
+
+def test_with_an_average_it_is_the_average_that_is_measured_and_returned(tmp_path):
+    """The last parameters of a fast training are far ahead of their average."""
+    changes = {"loss": towards_half, "heldout": HALFWAY, "validate_every": 2, "patience": 99,
+               "learning_rate": 0.05, "weight_decay": 0.0}  # fmt: skip
+    found = run(tmp_path, 30, ema_decay=0.9, **changes)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    best = lines[-1]["best_heldout_loss"]
+    value = towards_half(found, {"target": TARGET}, HALFWAY, None)[0]
+    # All held-out rows once, and the first again where the last batch is filled up.
+    rows = np.resize(np.arange(11), 16)
+    filled = towards_half(found, {"target": TARGET}, {"x": INPUTS[rows]}, None)[0]
+    assert best == pytest.approx(float(filled), rel=1e-5)
+    assert best == pytest.approx(float(value), rel=0.3)
+
+
+def test_every_step_of_a_training_draws_its_own_noise(tmp_path):
+    """`spread` is of nothing but the noise where parameters stay at the target."""
+    run(tmp_path, 4, params={"w": jnp.asarray(TARGET)}, learning_rate=1e-12, log_every=1)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert len({json.loads(line)["spread"] for line in text.splitlines()}) == 4

@@ -13,7 +13,7 @@ def test_every_process_takes_part_in_every_category():
     divided = divide(TWO_PROCESSES, 2, -1, 2)
     np.testing.assert_array_equal(divided, [[[0, 1], [10, 11]], [[2, 3], [12, 13]]])
     np.testing.assert_array_equal(divide(TWO_PROCESSES, 1, -1, 1).ravel(), TWO_PROCESSES.ravel())
-    with pytest.raises(UserError, match="no multiple of the 2 processes"):
+    with pytest.raises(UserError, match="not a multiple of the 2 processes"):
         divide(TWO_PROCESSES, 2, 1, 1)
 
 

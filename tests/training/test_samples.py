@@ -2,10 +2,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from ddad_jax.models.extractor import ImageNetwork
 from ddad_jax.training.samples import autoencoder_sample, denoiser_sample
 
 
-class Brighter(nn.Module):
+class Brighter(ImageNetwork):
     """Stands for an autoencoder whose latent is the image; what it gives back is brighter."""
 
     def setup(self):

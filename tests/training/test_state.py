@@ -5,7 +5,13 @@ import pytest
 from clu.metrics import Average
 
 from ddad_jax.settings import SettingError
-from ddad_jax.training.state import TrainSettings, initial_state, make_optimiser, make_step
+from ddad_jax.training.state import (
+    TrainSettings,
+    initial_state,
+    make_optimiser,
+    make_step,
+    measured,
+)
 
 
 def quadratic(params, frozen, batch, key):
@@ -129,3 +135,52 @@ def test_after_its_last_step_nothing_changes():
     settings = TrainSettings(steps=2, batch_size=1, learning_rate=0.1)
     _, last, after = take(settings, [[1.0, 1.0]] * 3)
     jax.tree.map(np.testing.assert_array_equal, last[0], after[0])
+
+
+def noise(params, frozen, batch, key):
+    """What is drawn at a step is its loss."""
+    return 0.0 * params.sum() + jax.random.normal(key), {}
+
+
+def drawn(seed, steps, start=0):
+    settings = TrainSettings(steps=10, batch_size=1)
+    state = initial_state(jnp.zeros(2), settings).replace(step=jnp.int32(start))
+    step, losses = jax.jit(make_step(noise, settings)), []
+    for _ in range(steps):
+        state, metrics = step(state, {}, {}, jnp.int32(seed), settings.steps)
+        losses.append(float(metrics["loss"]))
+    return losses
+
+
+def test_each_step_draws_anew_and_a_step_that_is_taken_again_draws_the_same():
+    losses = drawn(seed=0, steps=6)
+    assert len({*losses}) == 6
+    assert drawn(seed=0, steps=3, start=3) == losses[3:]
+    assert not {*losses} & {*drawn(seed=1, steps=6)}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_best_parameters_are_those_that_training_is_for(decay):
+    """With an average it is the average that was measured, and the average that is kept."""
+    settings = TrainSettings(
+        steps=4, batch_size=1, learning_rate=0.1, ema_decay=decay, validate_every=1
+    )
+    (_, _), (state, _) = take(settings, [[1.0, 1.0]] * 2)
+    expected = state.ema if decay else state.params
+    assert np.array_equal(state.ema, state.params) == (decay == 0.0)
+    better = measured(state, settings, jnp.float32(0.5), jnp.bool_(True)).best
+    np.testing.assert_array_equal(better.params, expected)
+    assert (better.loss, better.misses) == (0.5, 0)
+
+
+def test_measurements_without_a_new_best_are_counted():
+    settings = TrainSettings(steps=9, batch_size=1, validate_every=1, patience=2)
+    state = initial_state(jnp.zeros(2), settings)
+    misses = []
+    for value, due in ((1.0, True), (1.0, True), (2.0, False), (2.0, True), (0.5, True)):
+        state = measured(state, settings, jnp.float32(value), jnp.bool_(due))
+        misses.append(int(state.best.misses))
+        # The parameters move on; what is kept is from the best measurement.
+        state = state.replace(params=state.params + 1.0)
+    assert misses == [0, 1, 1, 2, 0]
+    np.testing.assert_array_equal(state.best.params, [4.0, 4.0])

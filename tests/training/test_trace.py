@@ -29,5 +29,5 @@ def test_other_steps_are_not_traced(tmp_path, steps, first):
 
 @pytest.mark.parametrize("text", ["7", "a-b", "3-2", "0-4", "-1-4"])
 def test_what_is_no_range_is_refused(text):
-    with pytest.raises(ValueError, match="no range of steps such as 10-12"):
+    with pytest.raises(ValueError, match="is not a range of steps, such as 10-12"):
         parse_steps(text)

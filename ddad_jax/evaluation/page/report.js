@@ -6,7 +6,7 @@ const several = data.categories.length > 1;
 
 const NORMAL = 0, ANOMALOUS = 1;
 const KINDS = [
-  { key: "normal", name: "normal", label: NORMAL },
+  { key: "normal", name: "good", label: NORMAL },
   { key: "anomalous", name: "defective", label: ANOMALOUS },
   { key: "unlabelled", name: "unlabelled", label: -1 },
 ];

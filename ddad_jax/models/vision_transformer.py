@@ -1,0 +1,276 @@
+"""Vision transformers as feature extractors: what those of several publishers share.
+
+Dosovitskiy et al., arXiv 2010.11929, with layer scale (arXiv 2103.17239) and registers
+(arXiv 2309.16588). All stages have one stride; what they differ in is how deep they lie.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ddad_jax.errors import UserError
+from ddad_jax.models.attention import attend
+from ddad_jax.models.extractor import Extractor
+from ddad_jax.models.layers import Types
+
+# Turns queries and keys by where they are.
+Turn = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
+# PyTorch's bicubic interpolation.
+SHARPNESS = -0.75
+
+
+class LayerScale(nn.Module):
+    """Each channel times a learnt factor.
+
+    Attributes:
+      param_dtype: of the factors.
+    """
+
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Scale."""
+        factors = self.param("lambda1", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        return x * factors.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Attention of several heads among all tokens.
+
+    Attributes:
+      heads: their number.
+      key_bias: whether keys have a bias.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    heads: int
+    key_bias: bool
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], turn: Turn | None) -> Float[Array, "b n c"]:
+        """Attend; queries and keys are turned first where there is a `turn`."""
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        b, n, c = x.shape
+
+        def projected(name: str, use_bias: bool = True) -> Float[Array, "b n heads d"]:
+            y = nn.Dense(c, use_bias=use_bias, name=name, **types)(x)
+            return y.reshape(b, n, self.heads, c // self.heads)
+
+        query, key = projected("query"), projected("key", self.key_bias)
+        if turn is not None:
+            query, key = turn(query), turn(key)
+        mixed = attend(query, key, projected("value")).reshape(b, n, c)
+        return nn.Dense(c, name="out", **types)(mixed)
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU between, or three with a gate (SwiGLU, arXiv 2002.05202).
+
+    Attributes:
+      hidden: channels between.
+      gated: whether there is a gate.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    hidden: int
+    gated: bool
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Apply the layers to each token."""
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        up = nn.Dense(self.hidden, name="up", **types)(x)
+        if self.gated:
+            h = nn.silu(nn.Dense(self.hidden, name="gate", **types)(x)) * up
+        else:
+            h = nn.gelu(up, approximate=False)
+        return nn.Dense(x.shape[-1], name="down", **types)(h)
+
+
+class VisionTransformer(Extractor):
+    """A vision transformer whose stages are its patches after some of its blocks.
+
+    Attributes:
+      width: channels of each token.
+      depth: blocks.
+      heads: of each block's attention.
+      hidden: channels between the layers of each block's perceptron.
+      stages: the last block of each stage, from 1; empty: those at a third, two thirds and the
+        whole of the depth.
+      averaged: whether a stage is the mean over its blocks, instead of its last block alone.
+      dtype: of the computation; normalisation is in float32.
+      param_dtype: of the weights.
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    hidden: int = 1536
+    stages: tuple[int, ...] = ()
+    averaged: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    epsilon: ClassVar[float]
+    key_bias: ClassVar[bool] = True
+
+    def setup(self):
+        """Name the parts."""
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.embeddings = self.make_embeddings(**types)
+        self.layer = [
+            Block(self.heads, self.hidden, self.gated, self.key_bias, self.epsilon, **types)
+            for _ in range(self.depth)
+        ]
+        self.norm = layer_norm(self.epsilon, **types)
+
+    def make_embeddings(self, **types: Any) -> nn.Module:
+        """The module that makes tokens of images."""
+        raise NotImplementedError
+
+    def turn(self, rows: int, columns: int) -> Turn | None:
+        """How queries and keys are turned on a grid of patches, if they are."""
+        return None
+
+    @property
+    def gated(self) -> bool:
+        """Whether perceptrons have a gate."""
+        return False
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """The side of a patch."""
+        return (self.multiple,) * 3
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The last block of each stage, from 1.
+
+        Raises:
+          UserError: `stages` are not three of the blocks in ascending order.
+        """
+        ends = self.stages or tuple(math.ceil(self.depth * part / 3) for part in (1, 2, 3))
+        if len(ends) != 3 or list(ends) != sorted({*ends}) or ends[-1] > self.depth:
+            raise UserError(
+                f"extractor.network.stages: {ends} are not three of {self.depth} blocks in "
+                "ascending order; name the last block of each stage, such as (4, 8, 12)"
+            )
+        return ends
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
+        """Shape and type that `init` may be called with."""
+        return (jax.ShapeDtypeStruct((1, 2 * self.multiple, 2 * self.multiple, 3), jnp.float32),)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
+        """The patches of normalised images after the blocks that end a stage, normalised.
+
+        What is left of a side beyond the last whole patch is not looked at.
+        """
+        rows, columns = (side // self.multiple for side in images.shape[1:3])
+        ends = self.ends
+        # Later blocks serve no stage, but a whole file of weights has them.
+        blocks = self.layer if self.is_initializing() else self.layer[: ends[-1]]
+        tokens, turn = self.embeddings(images), self.turn(rows, columns)
+        outputs = []
+        for block in blocks:
+            tokens = block(tokens, turn)
+            outputs.append(tokens)
+        starts = (0, *ends[:-1]) if self.averaged else tuple(end - 1 for end in ends)
+        patches = slice(tokens.shape[1] - rows * columns, None)
+
+        def stage(start: int, end: int) -> Float[Array, "b _h _w _c"]:
+            total = sum(self.norm(each[:, patches]) for each in outputs[start:end])
+            assert isinstance(total, Array)  # A stage has at least one block.
+            return (total / (end - start)).reshape(-1, rows, columns, self.width)
+
+        return tuple(map(stage, starts, ends))
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron, each normalised before, scaled after, and added.
+
+    Attributes:
+      heads: of the attention.
+      hidden, gated: of the perceptron.
+      key_bias: of the attention.
+      epsilon: added to the variance.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    heads: int
+    hidden: int
+    gated: bool
+    key_bias: bool
+    epsilon: float
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    def setup(self):
+        """Name the parts."""
+        types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.norm1, self.norm2 = (layer_norm(self.epsilon, **types) for _ in range(2))
+        self.attention = Attention(self.heads, self.key_bias, **types)
+        self.mlp = Mlp(self.hidden, self.gated, **types)
+        self.layer_scale1, self.layer_scale2 = (LayerScale(self.param_dtype) for _ in range(2))
+
+    def __call__(self, x: Float[Array, "b n c"], turn: Turn | None) -> Float[Array, "b n c"]:
+        """Apply the block."""
+        x = x + self.layer_scale1(self.attention(self.norm1(x), turn))
+        return x + self.layer_scale2(self.mlp(self.norm2(x)))
+
+
+def layer_norm(epsilon: float, dtype: DTypeLike, param_dtype: DTypeLike) -> nn.LayerNorm:
+    """Layer normalisation in float32 (arXiv 1607.06450)."""
+    return nn.LayerNorm(epsilon, dtype, param_dtype, use_fast_variance=False)
+
+
+def interpolate_positions(
+    positions: Float[Array, "h w c"], rows: int, columns: int, *, antialias: bool
+) -> Float[Array, "_rows _columns c"]:
+    """Position embeddings of another grid, as PyTorch interpolates bicubically.
+
+    Args:
+      positions: of the grid that they were trained on.
+      rows: of the grid.
+      columns: of the grid.
+      antialias: whether by the rules of its antialiased form, whose kernel is another too.
+    """
+    if positions.shape[:2] == (rows, columns):
+        return positions
+    with jax.default_matmul_precision("highest"):
+        if antialias:
+            return jax.image.resize(positions, (rows, columns, positions.shape[2]), "cubic")
+        down, along = (
+            _cubic(*pair) for pair in zip(positions.shape, (rows, columns), strict=False)
+        )
+        return jnp.einsum("ih,hwc,jw->ijc", down, positions, along)
+
+
+def _cubic(source: int, target: int) -> Float[np.ndarray, "target source"]:
+    """Weights of cubic convolution (Keys 1981), the border repeated."""
+    centre = (np.arange(target) + 0.5) * source / target - 0.5
+    weights = np.zeros((target, source), np.float32)
+    first = np.floor(centre).astype(int)
+    for step in range(-1, 3):
+        distance = np.abs(centre - (first + step))
+        a = SHARPNESS
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+        place = np.clip(first + step, 0, source - 1)
+        np.add.at(weights, (np.arange(target), place), np.where(distance <= 1, near, far))
+    return weights

@@ -1,0 +1,105 @@
+"""What is answered of one photograph: its row, its map, its mask, its picture."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.responses import Response
+
+from ddad_jax.deploy.outputs import LEVEL, map_image, mask_image
+from ddad_jax.deploy.prediction import Prediction
+from ddad_jax.deploy.rows import facts_of
+from ddad_jax.evaluation.drawing import shrunk_map
+
+# Longest side in pixels of the map's values.
+VALUES_SIDE = 256
+QUALITY = 85
+
+
+def json_response(content: Any, status: int = 200, **headers: str) -> Response:
+    """A response of JSON, in which what is no finite number is null."""
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False)
+    return Response(text, status, headers, "application/json")
+
+
+def finite(content: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture_of(prediction: Prediction) -> bytes:
+    """Photograph, reconstruction and heat map side by side, PNG."""
+    return _encoded(prediction.draw(), "png")
+
+
+# What a photograph may be answered by instead of its row: how it is made, and its media type.
+FILES: dict[str, tuple[Callable[[Prediction], bytes], str]] = {
+    "map": (lambda p: _encoded(map_image(p, "png"), "png"), "image/png"),
+    "tiff": (lambda p: _encoded(map_image(p, "tiff"), "tiff"), "image/tiff"),
+    "mask": (lambda p: _encoded(mask_image(p), "png"), "image/png"),
+    "picture": (picture_of, "image/png"),
+    "photograph": (
+        lambda p: _encoded(Image.fromarray(p.image), "jpeg", quality=QUALITY), "image/jpeg"
+    ),
+}  # fmt: skip
+# What a row may hold besides: one of these, or the map's values.
+VALUES = "values"
+ENCLOSED = (*FILES, VALUES)
+# These need the reconstruction.
+DRAWN = ("picture",)
+
+
+def row_response(prediction: Prediction, detector: str, enclosed: Iterable[str]) -> Response:
+    """The row, with files in it as data URIs.
+
+    Args:
+      prediction: of the photograph.
+      detector: that judged it.
+      enclosed: some of `ENCLOSED`.
+    """
+    row = {"detector": detector, **facts_of(prediction, with_outlines=False)}
+    for name in enclosed:
+        if name == VALUES:
+            row[name] = _values(prediction)
+        else:
+            make, kind = FILES[name]
+            row[name] = f"data:{kind};base64,{_text(make(prediction))}"
+    return json_response(row)
+
+
+def file_response(prediction: Prediction, name: str) -> Response:
+    """One of `FILES`."""
+    make, kind = FILES[name]
+    return Response(make(prediction), media_type=kind)
+
+
+def _values(prediction: Prediction) -> dict[str, Any]:
+    """The map scaled down: row by row two bytes a pixel, the lower first, as a map's file has."""
+    height, width = prediction.anomaly_map.shape
+    scale = min(1.0, VALUES_SIDE / max(height, width))
+    height, width = (max(1, round(side * scale)) for side in (height, width))
+    small = shrunk_map(prediction.anomaly_map, height, width)
+    share = small / max(prediction.threshold, np.finfo(np.float32).tiny)
+    levels = np.rint(share * LEVEL).clip(0, 2**16 - 1).astype("<u2")
+    return {"width": width, "height": height, "level": LEVEL, "data": _text(levels.tobytes())}
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

@@ -1,0 +1,61 @@
+"""A run of the least size: twelve grey pictures of 32², and networks with hardly any layers."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddad_jax.experiment.category import open_categories
+from ddad_jax.experiment.config import default_config, override, read_config
+from ddad_jax.experiment.trained import Trained
+from ddad_jax.models import initialise
+
+LEAST = (
+    "data.source=folder", "data.size=32", "data.heldout_fraction=0.25",
+    "autoencoder.name=pixels", "autoencoder.latent_scale=0",
+    "denoiser.network={'base_channels': 32, 'channel_multipliers': (1,), 'num_res_blocks': 1,"
+    " 'attention_resolutions': (), 'num_heads': 1}",
+    "denoiser.training.validate_every=2", "extractor.name=efficientnet_lite0",
+    "extractor.network.depth=0.25", "build.calibration_size=0", "build.patch_bank_size=16",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def open_category(tmp_path_factory):
+    """Function: assignments -> the category of the twelve pictures, in a folder of its own."""
+    photographs = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        # Each of a grey of its own, so that a picture is known by its mean.
+        pixels = np.clip(rng.normal(20 * number + 10, 2.0, (32, 32, 3)), 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(photographs / f"{number:02d}.png")
+
+    def opened(*assignments):
+        config = default_config()
+        given = (*LEAST, f"data.root={photographs}", *assignments)
+        override(config, [tuple(each.split("=", 1)) for each in given])
+        (category,) = open_categories(read_config(config), tmp_path_factory.mktemp("run"))
+        return category
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def made(open_category):
+    """Networks of a category, drawn; the extractor's adapted parameters are not the first ones."""
+    category = open_category()
+    first, adapted = (
+        initialise(category.networks.extractor, jax.random.key(number)) for number in (0, 1)
+    )
+    return Trained(
+        category,
+        pretrained_extractor=first,
+        autoencoder={},
+        denoiser=initialise(category.networks.denoiser, jax.random.key(2)),
+        extractor={**first, "params": adapted["params"]},
+    )
+
+
+def pictures(images):
+    """The numbers of the pictures, by their greys."""
+    return {round((float(image.mean()) - 10) / 20) for image in np.asarray(images)}
