@@ -30,11 +30,12 @@ setup(
         "gcs": ["gcsfs>=2025.3"],
         # HEIC photographs, as phones take them.
         "heic": ["pillow-heif>=1.0"],
-        # Export as ONNX and StableHLO; jax2onnx keeps Orbax below 0.11.37.
+        # Export as ONNX and StableHLO. jax2onnx keeps Orbax below 0.11.37; hence no part of "test".
         "export": [
             "flatbuffers>=24.3.25",
-            "jax2onnx>=0.17.1",
+            "jax2onnx>=0.17.1,<0.18",
             "onnx>=1.20.1",
+            "onnx-ir>=0.2.1,<2",
             "onnxruntime>=1.24.1",
         ],
         # How many single faults the tests catch, docs/mutation.md.
@@ -76,7 +77,7 @@ setup(
             "tritonclient[http]>=2.50",
             "uvicorn>=0.34",
         ],
-        # What tests of the export as ONNX need, beside what it needs itself.
+        # What tests of ONNX need beside "export", in an environment of their own.
         "test-export": [
             "beartype>=0.20",
             "openvino>=2025.4",

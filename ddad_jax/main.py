@@ -18,9 +18,10 @@ from absl import flags, logging
 import ddad_jax
 from ddad_jax.data.read import allow_large_images
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
-from ddad_jax.experiment import changing, exporting, modes
+from ddad_jax.experiment import changing, modes
 from ddad_jax.experiment.category import DETECTOR as DETECTOR_FILE
 from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
+from ddad_jax.experiment.exporting import export
 from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
@@ -173,8 +174,7 @@ def main(argv: Sequence[str]) -> None:
         modes.convert(config, workdir, NETWORK.value, _expanded(OUTPUT))
         return
     if mode in WITH_DETECTOR and (DETECTOR.value or WORKDIR.value):
-        given = [setting for setting, _ in assignments]
-        _with_detector(mode, config, given, name is not None)
+        _with_detector(mode, config, [setting for setting, _ in assignments])
         return
     if WORKDIR.value is None:
         or_detector = f", or with --mode={mode} a --detector" if mode in WITH_DETECTOR else ""
@@ -215,8 +215,7 @@ def _require_of_mode(mode: str) -> None:
                 )
 
 
-def _with_detector(mode: str, config: Config, given: list[str], named: bool) -> None:
-    """Carries out a mode that needs a detector, and no config; `named`: whether one is given."""
+def _with_detector(mode: str, config: Config, given: list[str]) -> None:
     if NUM_PROCESSES.value or COORDINATOR.value:
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
     workdir = _workdir() if WORKDIR.value else None
@@ -232,14 +231,14 @@ def _with_detector(mode: str, config: Config, given: list[str], named: bool) -> 
     if mode == "predict":
         _predict(workdir, path, config, given)
         return
-    if mode == "export":
-        _export(workdir, path, config if named else None)
-        return
     if given:
         raise UserError(
             f"--config.{given[0]}: does nothing with --mode={mode}; the detector has its settings; "
             "leave it out"
         )
+    if mode == "export":
+        _export(path)
+        return
     if IMAGES.value and mode == "threshold":
         raise UserError("--images: does nothing with --mode=threshold; leave it out")
     output = _path(OUTPUT) or path
@@ -266,15 +265,15 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
         predict(_expanded(IMAGES), path, output, config, given, WATCH.value)
 
 
-def _export(workdir: Path | None, path: Path, config: Config | None) -> None:
+def _export(path: Path) -> None:
     output = _path(OUTPUT)
     if output is None:
         raise UserError("--output is missing; name the .onnx or .stablehlo file to write")
     home = _writable(output.parent, "--output")
     kernels.choose_cpu_kernels()
-    with only_run(workdir or home):
+    with only_run(home):
         _begin("export", home)
-        exporting.export(path, output, _expanded(IMAGES), config, workdir, BRIEF.value)
+        export(_expanded(IMAGES), path, output, BRIEF.value)
 
 
 def _serve(place: Path, config: Config, given: list[str]) -> None:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ddad_jax
+from ddad_jax.data.prepare import content_of
 from ddad_jax.data.preprocessing import Photograph
 from ddad_jax.data.read import SMALLEST_SIDE
 from ddad_jax.deploy import onnx_file, stablehlo_file
 from ddad_jax.deploy.prediction import Prediction
-from ddad_jax.deploy.program import Outputs, program
+from ddad_jax.deploy.program import Runner, program
 from ddad_jax.detection.detector import with_reconstruct
 from ddad_jax.errors import UserError
 from ddad_jax.machine.storage import write_atomically
@@ -128,19 +129,14 @@ def export(
     Args:
       fitted: the detector.
       path: ends in ".onnx" or ".stablehlo"; beside the latter the metadata is written as JSON.
-      photographs: good ones, best those that it was calibrated on.
+      photographs: good ones; those whose patches are in its banks are passed over.
       reconstruction: whether the photograph without its defect is among what it gives.
 
     Raises:
-      UserError: as of `require_exportable`, there is no photograph, or the file would differ.
+      UserError: as of `require_exportable`, no photograph is left, or the file would differ.
     """
     require_exportable(fitted, path)
-    images = [fitted.preprocessing.read(each, str(each)) for each in photographs]
-    if not images:
-        raise UserError(
-            "photographs: there are none; give good ones, so that the exported file can be "
-            "compared with the detector"
-        )
+    images = _unknown(fitted, photographs)
     run = program(fitted.detector, fitted.preprocessing, reconstruction=reconstruction)
     about = _metadata(fitted)
     if path.suffix == ".onnx":
@@ -163,8 +159,30 @@ def export(
     return agreement
 
 
+def _unknown(fitted: "FittedDetector", photographs: Iterable[Photograph]) -> list[np.ndarray]:
+    """Those that the banks hold no patch of.
+
+    Computed, the distance of a patch from itself is not 0 but the root of what rounding leaves,
+    which no two libraries have in common.
+    """
+    made_of, how = fitted.made_of, fitted.preprocessing
+    known = set(made_of.get("images", {}).get("train", ()))
+    known |= {content for each in made_of.get("extensions", ()) for content in each["images"]}
+    images = [how.read(each, str(each)) for each in photographs]
+    left = [each for each in images if content_of(how.squares(each)) not in known]
+    if not left:
+        raise UserError(
+            f"photographs: the detector was made of all {len(images)}; give good ones that were "
+            "held out, so that the exported file can be compared with the detector"
+            if images
+            else "photographs: there are none; give good ones, so that the exported file can be "
+            "compared with the detector"
+        )
+    return left
+
+
 def _compare(
-    fitted: "FittedDetector", images: list[np.ndarray], run: Any, reconstruction: bool
+    fitted: "FittedDetector", images: list[np.ndarray], run: Runner, reconstruction: bool
 ) -> Agreement:
     detector = with_reconstruct(fitted.detector, reconstruction)
     calibration = detector.calibration
@@ -197,7 +215,7 @@ def _differences(
     return np.array([score, pixels, other.mean(), colours])
 
 
-def _outputs(images: list[np.ndarray], run: Any) -> Iterator[Outputs]:
+def _outputs(images: list[np.ndarray], run: Runner) -> Iterator[dict[str, np.ndarray]]:
     """What the file says of each photograph; those of one size that follow each other together."""
     for _, same in groupby(images, key=np.shape):
         while batch := list(islice(same, MOST_TOGETHER)):

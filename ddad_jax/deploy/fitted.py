@@ -160,7 +160,7 @@ class FittedDetector:
 
         Args:
           path: the file; ends in ".onnx" or ".stablehlo".
-          photographs: as of `predict`; good ones, best those that it was calibrated on.
+          photographs: as of `predict`; good ones, of which those that it was made of do not count.
           reconstruction: whether the photograph without its defect is among what the file gives.
 
         Returns:

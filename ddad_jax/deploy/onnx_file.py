@@ -1,7 +1,7 @@
 """A program as ONNX: written by jax2onnx, run by ONNX Runtime."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from ddad_jax.deploy.program import Outputs, Program
+from ddad_jax.deploy.program import Program, Runner
 from ddad_jax.errors import UserError
 from ddad_jax.machine.platforms import for_any_platform
 
@@ -59,6 +59,7 @@ def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
         )
     default = numpy_helper.from_array(np.array(threshold, np.float32), THRESHOLD)
     model.graph.initializer.append(default)
+    _drop_unused_constants(model.graph)
     model.producer_name = "ddad_jax"
     if model.ByteSize() > LARGEST:
         raise UserError(
@@ -77,7 +78,7 @@ def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     return model.SerializeToString()
 
 
-def runner(content: bytes) -> Callable[[np.ndarray], Outputs]:
+def runner(content: bytes) -> Runner:
     """What runs such a file at its own threshold."""
     import onnxruntime
 
@@ -86,6 +87,27 @@ def runner(content: bytes) -> Callable[[np.ndarray], Outputs]:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True))
+
+
+def _drop_unused_constants(graph: Any) -> None:
+    """Takes out what the converter left in a graph and those within; readers warn of each."""
+    used = _names_used(graph)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+    for inner in _graphs_in(graph):
+        _drop_unused_constants(inner)
+
+
+def _names_used(graph: Any) -> set[str]:
+    """Names of all values that a graph or one within it reads or gives."""
+    used = {each.name for each in graph.output}
+    used.update(name for node in graph.node for name in node.input)
+    return used.union(*map(_names_used, _graphs_in(graph)))
+
+
+def _graphs_in(graph: Any) -> list[Any]:
+    return [value.g for node in graph.node for value in node.attribute if value.HasField("g")]
 
 
 @contextmanager

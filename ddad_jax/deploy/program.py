@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from ddad_jax.data.preprocessing import Preprocessing
@@ -13,6 +14,8 @@ from ddad_jax.detection.detector import Calibration, Detector, with_reconstruct
 # By name, what a program says of each photograph.
 Outputs = dict[str, Array]
 Program = Callable[[UInt8[Array, "b h w 3"], Float[Array, ""]], Outputs]
+# The same of a file, by its own threshold.
+Runner = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, np.ndarray]]
 
 
 def program(detector: Detector, preprocessing: Preprocessing, *, reconstruction: bool) -> Program:

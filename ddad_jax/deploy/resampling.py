@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, UInt8
 # weights up to that times pixels without rounding.
 ONE = 1 << 22
 ROOT = 1 << 11
-SPARE = 8
+# Their product is `ONE`. So small that 32 bits hold what is divided, of sides up to 4096 √size.
+DIGITS = (64, 64, 32, 32)
 # Weighs whole numbers as they are on accelerators too, whose default for float32 is less.
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -102,17 +103,23 @@ def _image_weights(side: Size, to: Placement, size: int) -> Int[Array, "size sid
     counts = _triangle(pixels, places, jnp.asarray(side, jnp.int32), to.length)
     total = counts.sum(1, keepdims=True)
     # counts / total in fixed point by long division, since all of it takes more than 32 bits.
-    first, rest = _divide(ROOT * counts, total)
-    second, rest = _divide(ROOT * rest, total)
-    return ROOT * first + second + (2 * rest >= total)
+    fraction, rest = jnp.zeros_like(counts), counts
+    for digit in DIGITS:
+        quotient, rest = _divide(digit * rest, total)
+        fraction = digit * fraction + quotient
+    return fraction + (2 * rest >= total)
 
 
 def _divide(
     a: Int[Array, "*shape"], b: Int[Array, "*_shape"]
 ) -> tuple[Int[Array, "*shape"], Int[Array, "*shape"]]:
     """Quotient and rest of whole numbers, none below 0."""
-    quotient = jax.lax.div(a, jnp.broadcast_to(b, a.shape))
-    return quotient, a - quotient * b
+    b = jnp.broadcast_to(b, a.shape)
+    quotient = jax.lax.div(a, b)
+    # Some runtimes, such as OpenVINO, divide whole numbers as float32, and may be off by one.
+    rest = a - quotient * b
+    off = (rest >= b).astype(jnp.int32) - (rest < 0)
+    return quotient + off, rest - off * b
 
 
 def _weigh(pixels: UInt8[Array, "b i j s"], weights: Int[Array, "t s"]) -> UInt8[Array, "b i j t"]:
@@ -124,11 +131,8 @@ def _weigh(pixels: UInt8[Array, "b i j s"], weights: Int[Array, "t s"]) -> UInt8
         jnp.matmul(values, part.astype(jnp.float32).T, precision=EXACT).astype(jnp.int32)
         for part in (high, low)
     )
-    # (ROOT · coarse + fine) / ONE, rounded, by numbers that float32 holds too, since some runtimes
-    # divide whole numbers as such. `SPARE` keeps what is divided above 0.
-    level, rest = _divide(coarse, jnp.int32(ROOT))
-    rest = ROOT * rest + fine + ONE // 2 + SPARE * ONE
-    return (level + _divide(rest, jnp.int32(ONE))[0] - SPARE).astype(jnp.uint8)
+    total = ROOT * coarse + fine
+    return _divide(total + ONE // 2, jnp.int32(ONE))[0].astype(jnp.uint8)
 
 
 def _map_weights(size: int, of: Placement, side: Size) -> Float[Array, "side size"]:

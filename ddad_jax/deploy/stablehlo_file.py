@@ -1,12 +1,9 @@
 """A program as StableHLO, as `jax.export` writes it, for CPU, CUDA and TPU in one file."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ddad_jax.deploy.program import Outputs, Program
+from ddad_jax.deploy.program import Program, Runner
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -27,7 +24,7 @@ def encode(program: Program, smallest_side: int) -> bytes:
     return bytes(exported.serialize())
 
 
-def runner(content: bytes) -> Callable[[np.ndarray], Outputs]:
+def runner(content: bytes) -> Runner:
     """What runs such a file at its own threshold."""
     run = jax.jit(jax.export.deserialize(bytearray(content)).call)
     return lambda images: jax.device_get(run(images, jnp.float32(jnp.nan)))
