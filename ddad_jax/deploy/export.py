@@ -6,7 +6,7 @@ the same.
 
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -74,7 +74,7 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"of {self.photographs} good photographs {self.other_decisions} are decided otherwise; "
+            f"of {self.photographs} photographs {self.other_decisions} are decided otherwise; "
             f"scores differ by at most {self.score:.1e} of their range, anomaly maps by "
             f"{self.anomaly_map:.1e} (allowed: {TOLERANCE:.0e}), masks in {100 * self.mask:.2g} % "
             f"of the pixels, reconstructions by {self.reconstruction:.2g} grey levels on average "
@@ -137,17 +137,18 @@ def export(
     """
     require_exportable(fitted, path)
     images = _unknown(fitted, photographs)
-    run = program(fitted.detector, fitted.preprocessing, reconstruction=reconstruction)
-    about = _metadata(fitted)
+    exact = program(fitted.detector, fitted.preprocessing, reconstruction=reconstruction)
     if path.suffix == ".onnx":
-        content = onnx_file.encode(run, fitted.threshold, SMALLEST_SIDE)
-        agreement = _compare(fitted, images, onnx_file.runner(content), reconstruction)
+        content = onnx_file.encode(exact, fitted.threshold, SMALLEST_SIDE)
+        run = onnx_file.runner(content)
     else:
-        content = stablehlo_file.encode(run, SMALLEST_SIDE)
-        agreement = _compare(fitted, images, stablehlo_file.runner(content), reconstruction)
+        content = stablehlo_file.encode(exact, SMALLEST_SIDE)
+        run = stablehlo_file.runner(content)
+    alike = replace(fitted, detector=with_reconstruct(fitted.detector, reconstruction))
+    agreement = compare(fitted, images, alike.predict_iter(images), run)
     if not agreement.is_close:
         raise UserError(f"{path}: is not written, since it differs from the detector: {agreement}")
-    about["agreement"] = json.dumps(asdict(agreement))
+    about = _metadata(fitted) | {"agreement": json.dumps(asdict(agreement))}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".onnx":
         content = onnx_file.with_metadata(content, about)
@@ -181,17 +182,26 @@ def _unknown(fitted: "FittedDetector", photographs: Iterable[Photograph]) -> lis
     return left
 
 
-def _compare(
-    fitted: "FittedDetector", images: list[np.ndarray], run: Runner, reconstruction: bool
+def compare(
+    fitted: "FittedDetector",
+    images: Sequence[np.ndarray],
+    predictions: Iterable[Prediction],
+    run: Runner,
 ) -> Agreement:
-    detector = with_reconstruct(fitted.detector, reconstruction)
-    calibration = detector.calibration
+    """How what a file says of photographs differs from what the detector says.
+
+    Args:
+      fitted: the detector.
+      images: the photographs as RGB.
+      predictions: the detector's of each.
+      run: runs the file.
+    """
+    calibration = fitted.detector.calibration
     scale = max(float(np.ptp(fitted.scores)) if len(fitted.scores) else 0.0,
                 float(calibration.spread))  # fmt: skip
     limit = float(calibration.pixel_threshold)
-    expected = replace(fitted, detector=detector).predict_iter(images)
     worst, others = np.zeros(4), 0
-    for found, prediction in zip(_outputs(images, run), expected, strict=True):
+    for found, prediction in zip(_outputs(images, run), predictions, strict=True):
         worst = np.maximum(worst, _differences(found, prediction, scale, limit))
         others += bool(found["decision"] != prediction.decision)
     return Agreement(len(images), others, *map(float, worst))
@@ -215,7 +225,7 @@ def _differences(
     return np.array([score, pixels, other.mean(), colours])
 
 
-def _outputs(images: list[np.ndarray], run: Runner) -> Iterator[dict[str, np.ndarray]]:
+def _outputs(images: Sequence[np.ndarray], run: Runner) -> Iterator[dict[str, np.ndarray]]:
     """What the file says of each photograph; those of one size that follow each other together."""
     for _, same in groupby(images, key=np.shape):
         while batch := list(islice(same, MOST_TOGETHER)):

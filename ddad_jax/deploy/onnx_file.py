@@ -100,8 +100,8 @@ def _drop_unused_constants(graph: Any) -> None:
 
 
 def _names_used(graph: Any) -> set[str]:
-    """Names of all values that a graph or one within it reads or gives."""
-    used = {each.name for each in graph.output}
+    """Names of all values that a graph or one within it takes, reads or gives."""
+    used = {each.name for each in (*graph.input, *graph.output)}
     used.update(name for node in graph.node for name in node.input)
     return used.union(*map(_names_used, _graphs_in(graph)))
 
