@@ -19,7 +19,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from ddad_jax.detection.reconstruction import encode, to_network_range
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.machine.kernels import choose_cpu_kernels
 from ddad_jax.machine.programs import keep_programs
-from ddad_jax.models import initialise
+from tests.tiny import drawn
 
 choose_cpu_kernels()
 # Test processes, and the commands that they run, share what they compile.
@@ -144,8 +143,8 @@ def calibrated_detector(
 def drawn_networks(networks):
     """Variables of each of the networks, drawn."""
     return {
-        name: initialise(getattr(networks, name), jax.random.key(index))
-        for index, name in enumerate(("autoencoder", "denoiser", "extractor"))
+        name: drawn(getattr(networks, name), seed)
+        for seed, name in enumerate(("autoencoder", "denoiser", "extractor"))
     }
 
 
@@ -170,15 +169,9 @@ def detector_of(networks, drawn, images, settings, build):
 def detector(part_images):
     """A detector of small networks with drawn weights, its banks and calibration of real parts."""
     networks = build_networks(**NETWORKS)
-    drawn = drawn_networks(networks)
-    # The denoiser's last layer starts at zero; drawn anew, it makes a difference.
-    last = drawn["denoiser"]["params"]["out_2"]["kernel"]
-    drawn["denoiser"]["params"]["out_2"]["kernel"] = 0.05 * jax.random.normal(
-        jax.random.key(3), last.shape
-    )
     return detector_of(
         networks,
-        drawn,
+        drawn_networks(networks),
         part_images,
         Settings(image_size=64, blur=1.0, num_neighbours=5, reconstruction="restored"),
         BuildSettings(patch_bank_size=64, calibration_size=0, batch_size=8),

@@ -23,7 +23,7 @@ from ddad_jax.experiment.config import default_config, read_config
 from ddad_jax.experiment.modes import MODES
 from ddad_jax.experiment.reference import entries
 from ddad_jax.experiment.schema import Config
-from tests.test_main import TINY, ddad
+from tests.commands import ddad
 from tests.test_requirements import extras
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 )
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/[!_]*.py"))
-BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(<!-- not run: [^\n]+ -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What of a command is another program's, or is set before it.
 BEFORE = re.compile(r"^(?:[A-Z_]+=\S+ )*")
 PROGRAM = re.compile(r"^(?:ddad_jax|python -m ddad_jax(?:\.main)?)(?= |$)")
@@ -172,13 +172,12 @@ def photographs(folder, size):
 def test_the_commands_of_the_guides(tmp_path):
     """Each as it stands, but for the networks, which are the least, and for the demo's images."""
     photographs(tmp_path, 64)
-    small = "config.extractor.training.steps = 0\n    config.evaluation.planted = 16\n    "
+    small = "config.extractor.training.steps = 0; config.evaluation.planted = 16; "
     demo = "config.data.settings = dict(num_train=16, num_test_good=2, num_test_per_defect=1)"
     of_source = {"folder": 'config.data.source = "folder"',
-                 "demo": f'config.data.source = "synthetic"\n    {demo}'}  # fmt: skip
+                 "demo": f'config.data.source = "synthetic"; {demo}'}  # fmt: skip
     for name, lines in of_source.items():
-        text = TINY.replace("return config", f"{small}{lines}\n    return config")
-        (tmp_path / f"{name}.py").write_text(text)
+        write_tiny(tmp_path, name, small + lines)
     run = 0
     for page in GUIDES:
         for not_run, block in BLOCK.findall(text_of(page)):
@@ -205,11 +204,9 @@ def test_the_commands_of_the_guides(tmp_path):
 def test_the_examples_in_python(tmp_path, monkeypatch, capsys):
     """On generated photographs; with the least networks, all else as it is written there."""
     photographs(tmp_path, 96)
-    (tmp_path / "tiny.py").write_text(TINY)
+    tiny = str(write_tiny(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        ddad_jax, "fit", functools.partial(ddad_jax.fit, config=str(tmp_path / "tiny.py"))
-    )
+    monkeypatch.setattr(ddad_jax, "fit", functools.partial(ddad_jax.fit, config=tiny))
     for page in ("README.md", "docs/python.md"):
         (example,) = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
         exec(compile(example, page, "exec"), {})

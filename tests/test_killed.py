@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from ddad_jax import main
-from tests.test_main import TINY
+from tests.tiny import write_tiny
 
 STEPS = 60
 NETWORKS = ("autoencoder", "denoiser")
@@ -51,7 +51,7 @@ def test_killed_at_ten_random_moments_a_run_ends_with_the_same_bits(shared, tmp_
     # Read by the processes: what a run compiles, the next one finds, however small.
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    (tmp_path / "tiny.py").write_text(TINY)
+    write_tiny(tmp_path)
     settings = {"steps": STEPS, "log_every": 1, "checkpoint_every": 7, "ema_decay": 0.9}
     # Every process is a fork of one that has imported all and started nothing.
     processes = multiprocessing.get_context("forkserver")

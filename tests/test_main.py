@@ -24,40 +24,12 @@ from ddad_jax.machine.storage import only_run
 from ddad_jax.models import initialise
 from ddad_jax.pretrained import to_state_dict
 from tests.commands import ROOT, ddad
-
-# Networks of the least size; with them a whole fit takes a minute.
-TINY = """
-from ml_collections import ConfigDict
-from ddad_jax.experiment.config import load_config
-
-def get_config():
-    config = load_config("default")
-    config.data.size = 64
-    config.data.heldout_fraction = 0.25
-    config.autoencoder.name = "tiny"
-    config.autoencoder.network = ConfigDict({"width": 8, "blocks": (1, 1, 1, 1)})
-    config.autoencoder.latent_scale = 0.0
-    config.autoencoder.crop_size = 32
-    config.autoencoder.training.steps = 4
-    config.autoencoder.training.batch_size = 4
-    config.denoiser.network = ConfigDict(
-        {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1}
-    )
-    config.denoiser.training.steps = 4
-    config.denoiser.training.batch_size = 4
-    config.extractor.name = config.extractor.weights = "efficientnet_lite0"
-    config.extractor.training.steps = 2
-    config.extractor.training.batch_size = 2
-    config.build.batch_size = 4
-    return config
-"""
+from tests.tiny import write_tiny
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "tiny.py"
-    path.write_text(TINY)
-    return path
+    return write_tiny(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="session")

@@ -210,19 +210,20 @@ class _Job:
             row["of_roof"] = rate / roof
 
     def _analysis(
-        self, compiled: jax.stages.Compiled, function: Callable[..., Any], shapes: Sequence[Any]
+        self, compiled: jax.stages.Compiled, function: jax.stages.Wrapped, shapes: Sequence[Any]
     ) -> dict[str, Any]:
         if self.scaled:
             # Of fresh arguments, which a step may take for its results.
             arguments = self.entry.make().arguments
             return {"in_collectives": collective_share(compiled, arguments, self.scaled.devices)}
+        traced = function.trace(*shapes)
         found: dict[str, Any] = {
             "memory": _memory(compiled),
             "device_memory": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
-            "operations": operations(function, *shapes),
+            "operations": operations(traced, traced.lower()),
         }
         if self.entry.times:
-            moved = traffic(compiled, function, *shapes)
+            moved = traffic(compiled, traced)
             found |= {"traffic": moved, "intensity": found["operations"] / moved}
         return found
 

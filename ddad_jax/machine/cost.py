@@ -11,17 +11,21 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 
-def operations(function: Callable[..., Any], *arguments: Any) -> float:
+def operations(traced: jax.stages.Traced, lowered: jax.stages.Lowered) -> float:
     """Floating-point operations of one call, two for a multiply-add.
 
     They are those of the program as it is written for the platform, before optimisation, so that
-    they do not depend on the compiler.
+    they do not depend on the compiler. Of a program over a mesh they are those of all devices, but
+    of one part of an axis over which `jax.shard_map` divides it.
+
+    Args:
+      traced: the program, as `jax.jit(…).trace(…)` gives it.
+      lowered: the same, as `traced.lower()` gives it.
     """
-    traced = jax.jit(function).trace(*arguments)
-    return _flops(traced.lower()) + _repeated(traced.jaxpr.jaxpr, _operations_once)
+    return _flops(lowered) + _repeated(traced.jaxpr.jaxpr, _operations_once)
 
 
-def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *arguments: Any) -> float:
+def traffic(compiled: jax.stages.Compiled, traced: jax.stages.Traced) -> float:
     """Bytes that a compiled function's operations read and write in one call.
 
     What operations that are fused hand to each other is not counted. The traffic inside a library's
@@ -31,7 +35,7 @@ def traffic(compiled: jax.stages.Compiled, function: Callable[..., Any], *argume
     memory = compiled.memory_analysis()
     assert memory is not None  # The compilers of all platforms here say it.
     least = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    loops = _repeated(jax.make_jaxpr(function)(*arguments).jaxpr, _traffic_once)
+    loops = _repeated(traced.jaxpr.jaxpr, _traffic_once)
     return max(_accessed(compiled) + loops, float(least))
 
 

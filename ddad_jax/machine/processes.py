@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
@@ -87,17 +86,15 @@ def wait_for_all(name: str) -> None:
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT, processes=everyone)
 
 
-def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+def compile_together(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """Compiles a program, and returns when every process has.
 
     Processes have half a minute to meet at a program's first collective operation on CPUs, and
     compiling may set them further apart.
 
     Args:
-      function: as `jax.jit` makes it.
-      arguments: what it will be called with.
+      lowered: the program, as `jax.jit(…).lower(…)` gives it.
     """
-    lowered = function.lower(*arguments)
     memory.forget_traces()
     compiled = lowered.compile()
     memory.give_back()

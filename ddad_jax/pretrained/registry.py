@@ -33,7 +33,8 @@ def locate(
         files = registry[weights].files
         licence = registry[weights].licence
         return {file.prefix: _obtain(file, weights, licence, cache_dir) for file in files}
-    if Path(weights).exists():
+    # An empty path would be the folder where the command runs.
+    if weights and Path(weights).exists():
         return Path(weights)
     raise UserError(
         f"weights {weights!r}: no such file or folder, and not a registered name; expected a path "

@@ -189,7 +189,6 @@ class Group:
         """Makes the programs that advance and measure the states."""
         mesh, settings = self._mesh, self.settings
 
-        self._step_of_one = make_step(loss, settings)
         self._step = group_step(loss, settings, mesh, self.state)
         if not settings.validate_every:
             return
@@ -250,9 +249,10 @@ class Group:
     def compile(self, batch: PyTree) -> None:
         """Compiles the step, for batches such as this, and counts its operations."""
         arguments = (self.state, self._frozen, batch, *self._constants)
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments)
-        self.flops = operations(self._step_of_one, *one) / meshes.batch_devices(self._mesh)
-        self.program = processes.compile_together(self._step, *arguments)
+        traced = self._step.trace(*arguments)
+        lowered = traced.lower()
+        self.flops = operations(traced, lowered) / meshes.batch_devices(self._mesh)
+        self.program = processes.compile_together(lowered)
 
     def step(self, batch: PyTree) -> Metrics:
         """Takes the next step of each that is running; the metrics mean something for those alone.

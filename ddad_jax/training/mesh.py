@@ -212,9 +212,10 @@ def to_host(group: PyTree) -> PyTree:
     """The arrays of a group, one after the other, whole, as numpy arrays on every process."""
 
     def whole(leaf):
-        spec = PartitionSpec(RULES["training"])
-        sharding = NamedSharding(leaf.sharding.mesh, spec)
-        return local_to_host(jax.jit(lambda array: array, out_shardings=sharding)(leaf))
+        sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(RULES["training"]))
+        if not leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            leaf = jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+        return local_to_host(leaf)
 
     return jax.tree.map(whole, group)
 

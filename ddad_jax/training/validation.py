@@ -56,7 +56,7 @@ def make_validation(
             batch = meshes.place(mesh, batches, meshes.batch_spec)
             keys = meshes.place(mesh, [keys[number] for keys in keys_of], meshes.whole_spec)
             if compiled is None:
-                compiled = processes.compile_together(values, params, frozen, batch, keys)
+                compiled = processes.compile_together(values.lower(params, frozen, batch, keys))
             found.append(compiled(params, frozen, batch, keys))
         table = np.stack(meshes.local_to_host(found))
         return np.array([table[: len(rows), i].mean() for i, rows in enumerate(rows_of)])

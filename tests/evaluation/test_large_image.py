@@ -2,7 +2,6 @@
 
 import tracemalloc
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,9 +16,9 @@ from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.evaluation.evaluate import evaluate
-from ddad_jax.models import initialise
 from tests.conftest import calibrated_detector
 from tests.data.pictures import save
+from tests.tiny import drawn
 
 HEIGHT, WIDTH, TILE, OVERLAP = 3072, 4096, 128, 32
 SPECK = (1930, 2717)
@@ -75,8 +74,8 @@ def tiled_detector(folder):
         networks,
         Settings(image_size=TILE, num_steps=1, blur=2.0, patch_weight=1.0),
         BuildSettings(patch_bank_size=4096, calibration_size=0, batch_size=16),
-        autoencoder=initialise(networks.autoencoder, jax.random.key(0)),
-        denoiser=initialise(networks.denoiser, jax.random.key(1)),
+        autoencoder=drawn(networks.autoencoder, 0),
+        denoiser=drawn(networks.denoiser, 1),
         extractor=pretrained.load("efficientnet_lite0", networks.extractor),
         latent_shift=jnp.zeros(4),
         latent_scale=jnp.ones(4),

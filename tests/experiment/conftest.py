@@ -1,6 +1,5 @@
 """A run of the least size: twelve grey pictures of 32², and networks with hardly any layers."""
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +7,7 @@ from PIL import Image
 from ddad_jax.experiment.category import open_categories
 from ddad_jax.experiment.config import default_config, override, read_config
 from ddad_jax.experiment.trained import Trained
-from ddad_jax.models import initialise
+from tests.tiny import drawn
 
 LEAST = (
     "data.source=folder", "data.size=32", "data.heldout_fraction=0.25",
@@ -44,14 +43,12 @@ def open_category(tmp_path_factory):
 def made(open_category):
     """Networks of a category, drawn; the extractor's adapted parameters are not the first ones."""
     category = open_category()
-    first, adapted = (
-        initialise(category.networks.extractor, jax.random.key(number)) for number in (0, 1)
-    )
+    first, adapted = (drawn(category.networks.extractor, seed) for seed in (0, 1))
     return Trained(
         category,
         pretrained_extractor=first,
         autoencoder={},
-        denoiser=initialise(category.networks.denoiser, jax.random.key(2)),
+        denoiser=drawn(category.networks.denoiser, 2),
         extractor={**first, "params": adapted["params"]},
     )
 

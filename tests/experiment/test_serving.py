@@ -15,6 +15,7 @@ import pytest
 from ddad_jax.errors import UserError
 from ddad_jax.experiment.config import load_config, override, read_config
 from ddad_jax.experiment.serving import serve
+from tests.conftest import lacking
 from tests.deploy.conftest import fitted  # noqa: F401
 
 CONTAINER = Path(__file__).parents[2] / "docs/container"
@@ -72,7 +73,7 @@ def test_it_serves_until_it_is_asked_to_end(command, number, path, tmp_path):
 def test_the_unit_is_one(tmp_path):
     tool = shutil.which("systemd-analyze")
     if tool is None:
-        pytest.skip("there is no systemd here")
+        lacking("systemd-analyze is not installed: it comes with systemd")
     text = (CONTAINER / "ddad_jax.service").read_text()
     unit = tmp_path / "ddad_jax.service"
     unit.write_text(text.replace("/opt/ddad_jax/bin/ddad_jax", "/bin/true"))

@@ -16,7 +16,7 @@ from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.errors import UserError
 from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.processes import GONE, first_then_others, start
-from tests.test_main import TINY
+from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def curve(folder, name):
 def folder(tmp_path_factory):
     """A config and twelve good parts."""
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "tiny.py").write_text(TINY)
+    write_tiny(folder)
     source = synthetic_source(
         category="plate", image_size=64, num_train=12, num_test_good=1, num_test_per_defect=1
     )
@@ -145,7 +145,7 @@ divided, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data"
 ones = jax.make_array_from_process_local_data(divided, np.ones(1, np.float32))
 total = jax.jit(lambda x: x.sum(), out_shardings=whole)
 time.sleep(35 * number)
-print(processes.compile_together(total, ones)(ones))
+print(processes.compile_together(total.lower(ones))(ones))
 """
 
 
