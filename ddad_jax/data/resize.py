@@ -19,7 +19,9 @@ def fit_image(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Scales an image to `size` pixels square, bilinearly and without aliasing."""
     left, top, width, height = _placement(image.shape[1], image.shape[0], size, mode)
-    scaled = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    # Width first: Pillow rounds after each side, and its versions differ in which they take first.
+    narrow = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BILINEAR)
+    scaled = np.asarray(narrow.resize((width, height), Image.Resampling.BILINEAR))
     return _place(scaled, left, top, size, mode="edge")
 
 

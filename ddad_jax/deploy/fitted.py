@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from ddad_jax.data.preprocessing import Photograph, Preprocessing
 from ddad_jax.deploy import artifact
+from ddad_jax.deploy.export import Agreement, export
 from ddad_jax.deploy.extension import Change, extend
 from ddad_jax.deploy.prediction import Prediction
 from ddad_jax.deploy.stream import Unreadable, stream
@@ -145,6 +146,30 @@ class FittedDetector:
             shared=published if shared else (),
             folder=Path(shared).expanduser() if shared else None,
         )
+
+    def export(
+        self,
+        path: str | Path,
+        photographs: Iterable[Photograph],
+        *,
+        reconstruction: bool = True,
+    ) -> Agreement:
+        """Writes it as ONNX or StableHLO, which need nothing of this package.
+
+        The file is written only if it says of the photographs what the detector says of them.
+
+        Args:
+          path: the file; ends in ".onnx" or ".stablehlo".
+          photographs: as of `predict`; good ones, of which those that it was made of do not count.
+          reconstruction: whether the photograph without its defect is among what the file gives.
+
+        Returns:
+          How far both agree.
+
+        Raises:
+          UserError: it cannot be exported so, or the file would differ.
+        """
+        return export(self, Path(path).expanduser(), photographs, reconstruction=reconstruction)
 
     @property
     def threshold(self) -> float:

@@ -39,10 +39,11 @@ def detect(
       What the detector says of each image; an image's answer never depends on its batch, on a CPU
       to the last bit.
     """
-    return over_devices(_detect)(detector, images)
+    return over_devices(detections)(detector, images)
 
 
-def _detect(detector: Detector, images: Array) -> Detections:
+def detections(detector: Detector, images: Array) -> Detections:
+    """`detect` as one device does it, to be part of another program."""
     evidence = evidence_of(detector, images)
     calibration = detector.calibration
     heat, score = score_evidence(evidence, calibration, detector.settings, detector.kinds)

@@ -117,6 +117,11 @@ class Settings(Checked):
                 raise SettingError(name, "is empty; name at least one of the stages 1, 2, 3")
 
     @property
+    def draws(self) -> bool:
+        """Whether the reconstruction takes random numbers."""
+        return self.start == "noised" or self.stochasticity > 0
+
+    @property
     def restores(self) -> bool:
         """Whether the image without defect is restored by the patch map."""
         patches_count = self.scoring == "fused" and self.patch_weight > 0

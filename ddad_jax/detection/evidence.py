@@ -98,9 +98,7 @@ def _evidence_of(
 
     scaling = (d.latent_shift, d.latent_scale)
     latent = encode(n.autoencoder, d.autoencoder, *scaling, pixels)
-    denoised = reconstruct_latent(
-        n.denoiser, d.denoiser, d.alpha_bar, s, latent, level, jax.random.key(0)
-    )
+    denoised = reconstruct_latent(n.denoiser, d.denoiser, d.alpha_bar, s, latent, level)
 
     # The compiler drops what nothing else needs: the decoder, and features of what it makes.
     def decoded(latent):

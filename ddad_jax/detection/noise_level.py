@@ -93,7 +93,8 @@ def dynamic_noise_level(
       num_steps: T̂ is rounded to a multiple of it, halves up.
     """
     num_bins = edges.shape[0] - 1
-    index = jnp.clip(jnp.searchsorted(edges, distance, side="right"), min_bin, num_bins)
+    below = (edges <= distance[:, None]).sum(axis=1)
+    index = jnp.clip(below, min_bin, num_bins)
     return rounded_noise_level(index * max_noise_level, num_bins, num_steps)
 
 

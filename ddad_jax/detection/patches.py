@@ -7,19 +7,31 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ddad_jax.detection.nearest import nearest_distances
+from ddad_jax.machine.platforms import is_for_any
 
 
 def neighbourhood_mean(feature: Float[Array, "b h w c"], side: int) -> Float[Array, "b h w c"]:
     """Each position averaged with its neighbours in a `side`×`side` square, inside the image."""
     if side == 1:
         return feature
+    if is_for_any():
+        rows, columns = (_window_means(length, side) for length in feature.shape[1:3])
+        return jnp.einsum("ih,bhwc,jw->bijc", rows, feature, columns)
     window = (1, side, side, 1)
     total = jax.lax.reduce_window(feature, 0.0, jax.lax.add, window, (1, 1, 1, 1), "SAME")
     ones = jnp.ones((1, *feature.shape[1:3], 1), feature.dtype)
     return total / jax.lax.reduce_window(ones, 0.0, jax.lax.add, window, (1, 1, 1, 1), "SAME")
+
+
+def _window_means(length: int, side: int) -> Float[np.ndarray, "{length} {length}"]:
+    """Rows of averaging weights, over a window about each position."""
+    place = np.arange(length)
+    inside = (np.abs(place - place[:, None]) <= side // 2).astype(np.float32)
+    return inside / inside.sum(1, keepdims=True)
 
 
 def describe(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b h w p"]:

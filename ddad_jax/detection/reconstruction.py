@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from ddad_jax.detection.detector import Settings, Variables
 from ddad_jax.diffusion import sampler, schedule
+from ddad_jax.machine.platforms import by_platform
 from ddad_jax.models import Extractor, ImageNetwork, apply
 from ddad_jax.models.extractor import resize_images
 
@@ -55,13 +56,13 @@ def by_image(
 
     There an image's result is then the same to the last bit, whatever its batch.
     """
-    if len(batch) == 1:
+    if batch.shape[0] == 1:
         return function(batch)
 
     def one_by_one(batch):
         return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
 
-    return jax.lax.platform_dependent(batch, cpu=one_by_one, default=function)
+    return by_platform(batch, cpu=one_by_one, default=function)
 
 
 def encode(
@@ -106,14 +107,21 @@ def reconstruct_latent(
     settings: Settings,
     latent: Float[Array, "b h w c"],
     level: Int[Array, " b"],
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """ẑ: the latent taken to its noise level and denoised under its own condition."""
-    start_key, sampler_key = jax.random.split(key)
+    """ẑ: the latent taken to its noise level and denoised under its own condition.
+
+    Where the settings leave nothing to chance, no random number is drawn. Without a key they are
+    always the same.
+    """
+    start_key = sampler_key = None
+    if settings.draws:
+        start_key, sampler_key = jax.random.split(jax.random.key(0) if key is None else key)
     a = schedule.at(alpha_bar, level)
     if settings.start == "scaled":
         start = schedule.scale_latent(latent, a)
     else:
+        assert start_key is not None  # Such settings draw.
         # One draw for the whole batch: an image's answer must not depend on its place in it.
         noise = jnp.broadcast_to(jax.random.normal(start_key, latent.shape[1:]), latent.shape)
         start = schedule.add_noise(latent, noise, a)

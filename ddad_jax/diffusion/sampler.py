@@ -60,7 +60,9 @@ def reconstruct(
       The reconstructed latent ẑ at t = -1.
     """
     timesteps = step_timesteps(noise_level, num_steps)
-    keys = jax.random.split(jax.random.key(0) if key is None else key, num_steps)
+    keys = None
+    if stochasticity > 0.0:
+        keys = jax.random.split(jax.random.key(0) if key is None else key, num_steps)
 
     def step(noisy, inputs):
         timestep, next_timestep, step_key = inputs

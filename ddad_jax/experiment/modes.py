@@ -61,6 +61,7 @@ MODES = {
     "serve": "answer for photographs over HTTP with the detectors of --detector or --workdir",
     "submit": "write what MVTec AD 2's server takes of its private images, to --output",
     "extend": "teach a detector a new kind of good part by --images, without training; --undo",
+    "export": "write a detector as ONNX or StableHLO to --output, compared by --images; --brief",
     "threshold": "give a detector the threshold of --rate or --value, or its own again",
     "ablate": "one table of every combination of what --vary names, on the same networks",
     "compare": "how two runs differ: --mode=compare runs/a runs/b; or two benchmark.json",

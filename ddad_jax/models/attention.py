@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddad_jax.machine.platforms import by_platform
+
 # Weights of attention, one of each pair of positions, that a CPU takes at a time.
 CACHED_WEIGHTS = 1 << 20
 
@@ -17,9 +19,7 @@ def attend(
     value: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
     """softmax(QKᵀ / √d) V of each head (arXiv 1706.03762, equation 1)."""
-    return jax.lax.platform_dependent(
-        query, key, value, cpu=attend_in_parts, default=jax.nn.dot_product_attention
-    )
+    return by_platform(query, key, value, cpu=attend_in_parts, default=jax.nn.dot_product_attention)
 
 
 def attend_in_parts(
@@ -45,7 +45,9 @@ def attend_in_parts(
         return jax.lax.map(lambda queries: attend(queries, key, value), blocks)
 
     b, n, heads, d = query.shape
-    size = max(min(CACHED_WEIGHTS // (b * n), n), 1)
+    # Of an exported program the number of images is open; there a CPU takes them one by one.
+    images = 1 if jax.export.is_symbolic_dim(b) else b
+    size = max(min(CACHED_WEIGHTS // (images * n), n), 1)
     while n % size:
         size -= 1
     blocks = jnp.moveaxis(query.reshape(b, n // size, size, heads, d), (3, 1), (0, 1))

@@ -81,7 +81,7 @@ class Embeddings(nn.Module):
             start.append(tokens("register_tokens", 1, self.registers)[0])
         first = jnp.concatenate(start)
         patches = (patches + of_patches).reshape(b, rows * columns, c)
-        return jnp.concatenate([jnp.broadcast_to(first, (b, *first.shape)), patches], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(first[None], (b, *first.shape)), patches], axis=1)
 
 
 class DINOv2(VisionTransformer):

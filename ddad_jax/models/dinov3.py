@@ -63,7 +63,7 @@ class Embeddings(nn.Module):
             param_dtype=self.param_dtype,
         )(images)  # fmt: skip
         b, rows, columns, c = patches.shape
-        start = jnp.broadcast_to(first.astype(self.dtype), (b, *first.shape))
+        start = jnp.broadcast_to(first.astype(self.dtype)[None], (b, *first.shape))
         return jnp.concatenate([start, patches.reshape(b, rows * columns, c)], axis=1)
 
 

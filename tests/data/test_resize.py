@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddad_jax.data.resize import fit_image, fit_mask, restore_map
 from tests.data.pictures import picture
@@ -18,6 +19,13 @@ def test_everything_becomes_square(mode, width, height):
 def test_a_square_of_the_right_size_is_untouched(mode):
     image = picture(0, 32, 32)
     np.testing.assert_array_equal(fit_image(image, 32, mode), image)
+
+
+def test_an_image_is_scaled_along_its_width_first_whatever_pillow_does_itself():
+    image = np.random.default_rng(0).integers(0, 256, (200, 40, 3), dtype=np.uint8)
+    narrow = Image.fromarray(image).resize((32, 200), Image.Resampling.BILINEAR)
+    expected = np.asarray(narrow.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(fit_image(image, 32, "stretch"), expected)
 
 
 @pytest.mark.parametrize("mode", RESIZE_MODES)

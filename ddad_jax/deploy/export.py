@@ -1,0 +1,273 @@
+"""A fitted detector as one file that needs neither this package nor photographs of its own.
+
+It is compared with what the detector itself says of good photographs, and written only if both say
+the same.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import ddad_jax
+from ddad_jax.data.prepare import content_of
+from ddad_jax.data.preprocessing import Photograph
+from ddad_jax.data.read import SMALLEST_SIDE
+from ddad_jax.deploy import onnx_file, stablehlo_file
+from ddad_jax.deploy.prediction import Prediction
+from ddad_jax.deploy.program import Runner, program
+from ddad_jax.detection.detector import with_reconstruct
+from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import write_atomically
+from ddad_jax.pretrained.registry import REGISTRY
+
+if TYPE_CHECKING:
+    from ddad_jax.deploy.fitted import FittedDetector
+
+FORMAT = "ddad_jax export 1"
+# What each kind of file needs; the extra "export" installs all of it.
+NEEDED = {".onnx": ("jax2onnx", "onnx", "onnxruntime"), ".stablehlo": ("flatbuffers",)}
+# Largest difference of a score and of a pixel of the anomaly map, as a share of the range of good
+# images' scores.
+TOLERANCE = 1e-4
+# Largest mean difference of the reconstruction of a photograph, in grey levels of 255.
+TOLERANCE_OF_COLOURS = 0.1
+# Photographs of one size that are compared at a time.
+MOST_TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file compares with the detector itself, over all photographs.
+
+    Attributes:
+      photographs: that were compared.
+      other_decisions: how many of them are decided otherwise.
+      score: largest difference, as a share of the range of good images' scores.
+      anomaly_map: largest difference of a pixel, likewise.
+      mask: largest share of a photograph's pixels that differ, but for those whose anomaly map is
+        within the tolerance of the threshold.
+      reconstruction: largest mean difference of a photograph, in grey levels; 0 without one.
+    """
+
+    photographs: int
+    other_decisions: int
+    score: float
+    anomaly_map: float
+    mask: float
+    reconstruction: float
+
+    @property
+    def is_close(self) -> bool:
+        """Whether all of it is within the tolerance."""
+        return (
+            self.other_decisions == 0
+            and max(self.score, self.anomaly_map) <= TOLERANCE
+            and self.mask == 0.0
+            and self.reconstruction <= TOLERANCE_OF_COLOURS
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.photographs} photographs {self.other_decisions} are decided otherwise; "
+            f"scores differ by at most {self.score:.1e} of their range, anomaly maps by "
+            f"{self.anomaly_map:.1e} (allowed: {TOLERANCE:.0e}), masks in {100 * self.mask:.2g} % "
+            f"of the pixels, reconstructions by {self.reconstruction:.2g} grey levels on average "
+            f"(allowed: {TOLERANCE_OF_COLOURS:g})"
+        )
+
+
+def require_exportable(fitted: "FittedDetector", path: Path) -> None:
+    """Checks what can be checked before anything is done.
+
+    Raises:
+      UserError: an unknown ending, an extra that is not installed, or a detector that cannot be
+        exported so.
+    """
+    if path.suffix not in NEEDED:
+        raise UserError(
+            f"--output={path}: ends in '{path.suffix}'; name a file that ends in "
+            f"{' or '.join(NEEDED)}"
+        )
+    if path.is_dir():
+        raise UserError(f"--output={path}: is a folder; name the file to write")
+    lacking = [name for name in NEEDED[path.suffix] if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise UserError(
+            f"--output={path}: takes {', '.join(lacking)} to write it; install what export needs "
+            "with pip install 'ddad_jax[export]'"
+        )
+    if fitted.preprocessing.tile:
+        raise UserError(
+            f"data.tiling.tile: the detector cuts photographs into tiles of "
+            f"{fitted.preprocessing.tile} pixels, which an exported one cannot; use "
+            "--mode=predict, or fit one without tiles"
+        )
+    if fitted.detector.mesh is not None:
+        raise UserError("the detector is laid over several devices; load it from its file")
+    if path.suffix == ".onnx" and fitted.detector.settings.draws:
+        raise UserError(
+            "detection.start, detection.stochasticity: the detector takes random numbers, of which "
+            "ONNX has others; export it as .stablehlo"
+        )
+
+
+def export(
+    fitted: "FittedDetector",
+    path: Path,
+    photographs: Iterable[Photograph],
+    *,
+    reconstruction: bool,
+) -> Agreement:
+    """Writes a detector as ONNX or StableHLO, if it says of the photographs what the detector says.
+
+    Args:
+      fitted: the detector.
+      path: ends in ".onnx" or ".stablehlo"; beside the latter the metadata is written as JSON.
+      photographs: good ones; those whose patches are in its banks are passed over.
+      reconstruction: whether the photograph without its defect is among what it gives.
+
+    Raises:
+      UserError: as of `require_exportable`, no photograph is left, or the file would differ.
+    """
+    require_exportable(fitted, path)
+    images = _unknown(fitted, photographs)
+    exact = program(fitted.detector, fitted.preprocessing, reconstruction=reconstruction)
+    if path.suffix == ".onnx":
+        content = onnx_file.encode(exact, fitted.threshold, SMALLEST_SIDE)
+        run = onnx_file.runner(content)
+    else:
+        content = stablehlo_file.encode(exact, SMALLEST_SIDE)
+        run = stablehlo_file.runner(content)
+    alike = replace(fitted, detector=with_reconstruct(fitted.detector, reconstruction))
+    agreement = compare(fitted, images, alike.predict_iter(images), run)
+    if not agreement.is_close:
+        raise UserError(f"{path}: is not written, since it differs from the detector: {agreement}")
+    about = _metadata(fitted) | {"agreement": json.dumps(asdict(agreement))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".onnx":
+        content = onnx_file.with_metadata(content, about)
+    else:
+        readable = {name: _plain(value) for name, value in about.items()}
+        beside = json.dumps(readable, indent=1) + "\n"
+        write_atomically(path.with_name(f"{path.name}.json"), beside)
+    write_atomically(path, content)
+    return agreement
+
+
+def _unknown(fitted: "FittedDetector", photographs: Iterable[Photograph]) -> list[np.ndarray]:
+    """Those that the banks hold no patch of.
+
+    Computed, the distance of a patch from itself is not 0 but the root of what rounding leaves,
+    which no two libraries have in common.
+    """
+    made_of, how = fitted.made_of, fitted.preprocessing
+    known = set(made_of.get("images", {}).get("train", ()))
+    known |= {content for each in made_of.get("extensions", ()) for content in each["images"]}
+    images = [how.read(each, str(each)) for each in photographs]
+    left = [each for each in images if content_of(how.squares(each)) not in known]
+    if not left:
+        raise UserError(
+            f"photographs: the detector was made of all {len(images)}; give good ones that were "
+            "held out, so that the exported file can be compared with the detector"
+            if images
+            else "photographs: there are none; give good ones, so that the exported file can be "
+            "compared with the detector"
+        )
+    return left
+
+
+def compare(
+    fitted: "FittedDetector",
+    images: Sequence[np.ndarray],
+    predictions: Iterable[Prediction],
+    run: Runner,
+) -> Agreement:
+    """How what a file says of photographs differs from what the detector says.
+
+    Args:
+      fitted: the detector.
+      images: the photographs as RGB.
+      predictions: the detector's of each.
+      run: runs the file.
+    """
+    calibration = fitted.detector.calibration
+    scale = max(float(np.ptp(fitted.scores)) if len(fitted.scores) else 0.0,
+                float(calibration.spread))  # fmt: skip
+    limit = float(calibration.pixel_threshold)
+    worst, others = np.zeros(4), 0
+    for found, prediction in zip(_outputs(images, run), predictions, strict=True):
+        worst = np.maximum(worst, _differences(found, prediction, scale, limit))
+        others += bool(found["decision"] != prediction.decision)
+    return Agreement(len(images), others, *map(float, worst))
+
+
+def _differences(
+    found: Mapping[str, np.ndarray], expected: Prediction, scale: float, limit: float
+) -> np.ndarray:
+    """As `Agreement` has them, but for the decision."""
+    heat = expected.anomaly_map
+    defective = heat > limit
+    if expected.decision and not defective.any():
+        defective = heat >= heat.max()
+    other = (found["mask"] != defective) & (np.abs(heat - limit) > TOLERANCE * scale)
+    colours = 0.0
+    if "reconstruction" in found:
+        levels = found["reconstruction"].astype(float) - expected.reconstruction
+        colours = np.abs(levels).mean()
+    score = abs(float(found["score"]) - expected.score) / scale
+    pixels = np.abs(found["anomaly_map"] - heat).max() / scale
+    return np.array([score, pixels, other.mean(), colours])
+
+
+def _outputs(images: Sequence[np.ndarray], run: Runner) -> Iterator[dict[str, np.ndarray]]:
+    """What the file says of each photograph; those of one size that follow each other together."""
+    for _, same in groupby(images, key=np.shape):
+        while batch := list(islice(same, MOST_TOGETHER)):
+            found = run(np.stack(batch))
+            for row in range(len(batch)):
+                yield {name: values[row] for name, values in found.items()}
+
+
+def _metadata(fitted: "FittedDetector") -> dict[str, str]:
+    """What the file says of itself: texts, numbers and JSON, by name."""
+    calibration, scores = fitted.detector.calibration, fitted.scores
+    good = dict(fitted.calibrated)
+    if len(scores):
+        good |= {"lowest": scores.min(), "median": np.median(scores), "highest": scores.max()}
+    tables: dict[str, Any] = {
+        "threshold": fitted.threshold,
+        "pixel_threshold": float(calibration.pixel_threshold),
+        "smallest_region": fitted.detector.settings.smallest_region,
+        "good_images": good,
+        "settings": fitted.made_of.get("settings", {}),
+        "preprocessing": asdict(fitted.preprocessing),
+        "wish": dict(fitted.wish),
+        "licences": _licences(fitted),
+        "tolerance": TOLERANCE,
+    }
+    about = {name: json.dumps(value) for name, value in tables.items()}
+    return {"format": FORMAT, "version": ddad_jax.__version__, **about}
+
+
+def _licences(fitted: "FittedDetector") -> dict[str, str]:
+    """By network, that of the published weights there are for it, if any."""
+    found = {}
+    for name in ("autoencoder", "extractor"):
+        network = fitted.description[name]["name"]
+        known = {each.licence for each in REGISTRY.values() if each.network == network}
+        if known:
+            found[name] = f"{' or '.join(sorted(known))} (published weights of {network})"
+    return found
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

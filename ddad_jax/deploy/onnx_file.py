@@ -1,0 +1,130 @@
+"""A program as ONNX: written by jax2onnx, run by ONNX Runtime."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from ddad_jax.deploy.program import Program, Runner
+from ddad_jax.errors import UserError
+from ddad_jax.machine.platforms import for_any_platform
+
+# What protobuf takes for one file.
+LARGEST = 2**31 - 1
+IMAGES, THRESHOLD = "images", "threshold"
+
+
+def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
+    """The program as the bytes of an ONNX file.
+
+    Its input "images" is uint8 [batch, height, width, 3]; its input "threshold" may be left out.
+    Outputs are named as those of the program.
+
+    Args:
+      program: of images and a threshold.
+      threshold: what it is where it is left out.
+      smallest_side: of the images, in pixels.
+
+    Raises:
+      UserError: it is larger than an ONNX file may be.
+    """
+    from jax2onnx import to_onnx
+    from onnx import numpy_helper
+
+    batch, height, width = jax.export.symbolic_shape(
+        "batch,height,width", constraints=(f"height>={smallest_side}", f"width>={smallest_side}")
+    )
+    inputs = (
+        jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((), jnp.float32),
+    )
+    # Traced before the converter has its own functions take the place of those of jax.numpy, which
+    # cannot do with open sizes.
+    with for_any_platform():
+        traced, shapes = jax.make_jaxpr(program, return_shape=True)(*inputs)
+    with _open_sizes_by_name():
+        model = to_onnx(
+            jaxpr_as_fun(traced),
+            list(inputs),
+            return_mode="proto",
+            input_names=[IMAGES, THRESHOLD],
+            # A dictionary's values are in the order of its keys there.
+            output_names=sorted(shapes),
+        )
+    default = numpy_helper.from_array(np.array(threshold, np.float32), THRESHOLD)
+    model.graph.initializer.append(default)
+    _drop_unused_constants(model.graph)
+    model.producer_name = "ddad_jax"
+    if model.ByteSize() > LARGEST:
+        raise UserError(
+            f"--output: the detector takes {model.ByteSize() / 1e9:.1f} GB, more than an ONNX file "
+            "may have; export it as .stablehlo"
+        )
+    return model.SerializeToString()
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The file with metadata by name."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    onnx.helper.set_model_props(model, dict(metadata))
+    return model.SerializeToString()
+
+
+def runner(content: bytes) -> Runner:
+    """What runs such a file at its own threshold."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # Shapes that the converter left open are no news.
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True))
+
+
+def _drop_unused_constants(graph: Any) -> None:
+    """Takes out what the converter left in a graph and those within; readers warn of each."""
+    used = _names_used(graph)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+    for inner in _graphs_in(graph):
+        _drop_unused_constants(inner)
+
+
+def _names_used(graph: Any) -> set[str]:
+    """Names of all values that a graph or one within it takes, reads or gives."""
+    used = {each.name for each in (*graph.input, *graph.output)}
+    used.update(name for node in graph.node for name in node.input)
+    return used.union(*map(_names_used, _graphs_in(graph)))
+
+
+def _graphs_in(graph: Any) -> list[Any]:
+    return [value.g for node in graph.node for value in node.attribute if value.HasField("g")]
+
+
+@contextmanager
+def _open_sizes_by_name() -> Iterator[None]:
+    """Has the converter take JAX's open sizes for what they are called."""
+    from onnx_ir import _core
+
+    known = _core._maybe_convert_to_symbolic_dim
+
+    def convert(size: Any) -> Any:
+        return known(str(size) if jax.export.is_symbolic_dim(size) else size)
+
+    log = logging.getLogger("onnx_ir.serde")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with mock.patch.object(_core, "_maybe_convert_to_symbolic_dim", convert):
+            yield
+    finally:
+        log.setLevel(before)
