@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree, Shaped
@@ -14,9 +14,6 @@ from jaxtyping import Array, PyTree, Shaped
 AXIS = "model"
 # Arrays of fewer elements are whole on each device: to gather them costs more than to keep them.
 SMALLEST_DIVIDED = 1024
-# What is made of divided variables alone, and so is made again for the gradient and not kept.
-GATHERED = "gathered"
-keep_divided = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
 
 
 def divided_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
@@ -26,6 +23,11 @@ def divided_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
         return PartitionSpec()
     longest = max(divisible, key=lambda axis: shape[axis])
     return PartitionSpec(*[None] * longest, AXIS)
+
+
+def keep_divided(primitive: Primitive, *_: Any, **__: Any) -> bool:
+    """A policy of `jax.checkpoint`: keeps for the gradient all but what `gather` makes."""
+    return primitive.name not in ("custom_vjp_call", "sharding_constraint")
 
 
 def gather(variables: PyTree, dtype: DTypeLike) -> PyTree:
@@ -49,7 +51,7 @@ def gather(variables: PyTree, dtype: DTypeLike) -> PyTree:
             return leaf
         if leaf.ndim > 1:
             leaf = leaf.astype(dtype)
-        return checkpoint_name(_whole(leaf, spec), GATHERED)
+        return _whole(leaf, spec)
 
     return jax.tree.map(one, variables)
 
