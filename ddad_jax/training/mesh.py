@@ -190,7 +190,7 @@ def join_slices(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(join, *trees)
 
 
-def over_group(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
+def over_group(function: Callable[..., PyTree], mesh: Mesh | AbstractMesh) -> Callable[..., PyTree]:
     """A function of the arrays of one training as one of those of a group.
 
     Each slice computes with its own arrays, and nothing passes between slices. Within a slice XLA
