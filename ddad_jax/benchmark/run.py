@@ -276,7 +276,7 @@ def begun(path: Path, about: dict[str, Any], empty: Mapping[str, Any]) -> dict[s
         stored = json.loads(path.read_text(encoding="utf-8"))
         if all(stored.get(name) == value for name, value in about.items()):
             return stored
-    return about | empty
+    return {**about, **empty}
 
 
 def _memory(compiled: jax.stages.Compiled) -> int:

@@ -25,7 +25,7 @@ def operations(function: Callable[..., Any], *arguments: Any, platform: str | No
     """
     traced = jax.jit(function).trace(*arguments)
     once = partial(_operations_once, platform=platform)
-    lowered = traced.lower(lowering_platforms=platform and (platform,))
+    lowered = traced.lower(lowering_platforms=(platform,) if platform else None)
     return _flops(lowered) + _repeated(traced.jaxpr.jaxpr, once, platform)
 
 
@@ -68,7 +68,7 @@ def _costs(program: jax.stages.Lowered | jax.stages.Compiled) -> Mapping[str, fl
 def _lowered(program: ClosedJaxpr, platform: str | None) -> jax.stages.Lowered:
     inputs = (jax.ShapeDtypeStruct(each.shape, each.dtype) for each in program.in_avals)
     traced = jax.jit(jaxpr_as_fun(program)).trace(*inputs)
-    return traced.lower(lowering_platforms=platform and (platform,))
+    return traced.lower(lowering_platforms=(platform,) if platform else None)
 
 
 def _repeated(program: Jaxpr, once: Callable[[ClosedJaxpr], float], platform: str | None) -> float:

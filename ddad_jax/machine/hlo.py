@@ -115,12 +115,9 @@ class Program:
                 channel = re.search(r"channel_id=(\d+)", each.rest)
                 key = channel[1] if channel else each.name
                 before = found.get(key)
-                result = _arrays(each.result)
-                # The start of one names its operand, and then its result.
-                size = result[-1] if each.kind.endswith("-start") else sum(result)
                 found[key] = Collective(
                     kind,
-                    size,
+                    _result_bytes(each),
                     max(self.times[computation], before.times if before else 0),
                     started or kind != each.kind or (before is not None and before.asynchronous),
                     replica_groups(each.rest),
@@ -200,6 +197,15 @@ def _called(instruction: Instruction) -> Iterator[str]:
 def _operands(instruction: Instruction) -> list[str]:
     """Names of the operands, which stand before the parenthesis that ends them."""
     return re.findall(r"%([\w.-]+)", instruction.rest.partition(")")[0])
+
+
+def _result_bytes(collective: Instruction) -> int:
+    """Bytes of a collective's result; the start of one may name operands before, marks after."""
+    # Marks by which the hardware says that it is done.
+    sizes = _arrays(collective.result.replace("u32[]", ""))
+    if collective.kind in ("all-reduce-start", collective.kind.removesuffix("-start")):
+        return sum(sizes)
+    return sum(sizes[len(sizes) // 2 :])
 
 
 def _arrays(result: str) -> list[int]:

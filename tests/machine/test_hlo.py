@@ -43,6 +43,7 @@ ENTRY %main (a: bf16[4,64], b: (s32[], f32[16])) -> bf16[32,64] {
   %start = (bf16[32,64]{1,0}, u32[]) fusion(%a), kind=kCustom, calls=%started
   %l = (s32[], f32[16]) while(%b), body=%body, backend_config={"known_trip_count":{"n":"10"}}
   %h = (f32[2]{0}, f32[16]{0}) all-gather-start(%c), channel_id=3, replica_groups=[1,8]<=[8]
+  %q = (f32[9], f32[9], u32[]) collective-permute-start(%c), source_target_pairs={{0,1}}
   ROOT %end = bf16[32,64]{1,0} fusion(%a), kind=kCustom, calls=%ended
 }
 """
@@ -50,9 +51,14 @@ ENTRY %main (a: bf16[4,64], b: (s32[], f32[16])) -> bf16[32,64] {
 
 def test_each_collective_counts_once_and_as_often_as_its_loop_runs():
     found = {each.kind + str(each.bytes): each for each in Program(LOOP).collectives()}
-    assert found.keys() == {"all-gather4096", "all-reduce64", "all-gather64"}
-    assert [each.times for each in found.values()] == [1, 10, 1]
-    assert [each.asynchronous for each in found.values()] == [True, False, True]
+    assert found.keys() == {
+        "all-gather4096",
+        "all-reduce64",
+        "all-gather64",
+        "collective-permute36",
+    }
+    assert [each.times for each in found.values()] == [1, 10, 1, 1]
+    assert [each.asynchronous for each in found.values()] == [True, False, True, True]
     assert found["all-reduce64"].groups == [[0, 1], [2, 3]]
 
 
