@@ -51,6 +51,8 @@ setup(
         ],
         # 16-bit floating-point maps for MVTec AD 2's server.
         "submission": ["tifffile>=2024.8"],
+        # The compiler of TPU programs, for --config.benchmark.topology; 0.7 GB.
+        "tpu": ["libtpu>=0.0.42"],
         "test": [
             "axe-playwright-python>=0.1.4",
             "beartype>=0.20",
@@ -60,6 +62,7 @@ setup(
             "h11>=0.16",
             "import-linter>=2.3",
             "ipykernel>=6.29",
+            "jsonschema>=4.20",
             "mypy>=2.4",
             "pillow-heif>=1.0",
             "nbclient>=0.10",
@@ -68,6 +71,7 @@ setup(
             "pyarrow>=18.0",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
+            "pyyaml>=6.0",
             "ruff>=0.12",
             "starlette>=0.46",
             "tifffile>=2024.8",

@@ -25,6 +25,8 @@ from ddad_jax.training.group import group_step
 from ddad_jax.training.state import Loss, TrainSettings, initial_state
 
 WHOLE = "detect"
+# What adaptation reads of a detector besides images.
+FROZEN = ("autoencoder", "denoiser", "extractor", "latent_shift", "latent_scale", "alpha_bar")
 
 
 @dataclass(frozen=True)
@@ -119,67 +121,87 @@ def training_entries(
       max_timestep: see `denoiser_loss`.
       mesh: as `make_mesh` makes it; None for one device.
     """
-    d = detector
-    mesh = meshes.make_mesh(data=1) if mesh is None else mesh
+    on = meshes.make_mesh(data=1) if mesh is None else mesh
 
-    def train() -> Program:
-        loss = denoiser_loss(
-            d.networks.denoiser, max_timestep=max_timestep, prediction=d.settings.prediction
+    def make(objective: Objective, settings: TrainSettings) -> Program:
+        arrays = objective.arrays(detector, batch_size)
+        state, *rest = step_arguments(
+            *arrays, settings, lambda tree, layout: meshes.place(on, [tree], layout)
         )
-        batch = {"latent": _seeded_state(d, batch_size)["latent"]}
-        frozen = {"alpha_bar": d.alpha_bar}
-        return _step_program(
-            "training step", loss, d.denoiser["params"], frozen, batch, batch_size, denoiser, mesh
-        )
+        # The step is given its state's memory; the weights, which are needed again, stay.
+        step = group_step(objective.loss, settings, on, state, rest[0])
+        return Program(objective.name, step, (state, *rest), batch_size, carries=True)
 
-    def adapt() -> Program:
-        names = (
-            "autoencoder",
-            "denoiser",
-            "extractor",
-            "latent_shift",
-            "latent_scale",
-            "alpha_bar",
-        )
-        frozen = {name: getattr(d, name) for name in names}
-        batch = {"image": seeded_images(batch_size, d.settings.image_size, seed=1)}
-        return _step_program(
-            "adaptation step",
-            adaptation_loss(d.networks, d.settings),
-            d.extractor["params"],
-            frozen,
-            batch,
-            batch_size,
-            extractor,
-            mesh,
-        )
-
+    objectives = step_objectives(detector, max_timestep)
     return [
-        Entry("training step", batch_size, 0, train),
-        Entry("adaptation step", batch_size, 0, adapt),
+        Entry(objective.name, batch_size, 0, partial(make, objective, settings))
+        for objective, settings in zip(objectives, (denoiser, extractor), strict=True)
     ]
 
 
-def _step_program(
-    name: str,
-    loss: Loss,
+@dataclass(frozen=True)
+class Objective:
+    """What an optimiser step is measured with.
+
+    Attributes:
+      name: of the step.
+      loss: the objective.
+      arrays: (detector, batch size) -> parameters, frozen variables and batch of one training.
+    """
+
+    name: str
+    loss: Loss
+    arrays: Callable[[Detector, int], tuple[Any, Any, Any]]
+
+
+def step_objectives(detector: Detector, max_timestep: int) -> tuple[Objective, Objective]:
+    """The denoiser's training and the extractor's adaptation.
+
+    Args:
+      detector: says networks and settings; its arrays are not asked.
+      max_timestep: see `denoiser_loss`.
+    """
+    networks, settings = detector.networks, detector.settings
+
+    def training_arrays(d: Detector, batch_size: int) -> tuple[Any, Any, Any]:
+        batch = {"latent": _seeded_state(d, batch_size)["latent"]}
+        return d.denoiser["params"], {"alpha_bar": d.alpha_bar}, batch
+
+    def adaptation_arrays(d: Detector, batch_size: int) -> tuple[Any, Any, Any]:
+        batch = {"image": seeded_images(batch_size, settings.image_size, seed=1)}
+        return d.extractor["params"], {name: getattr(d, name) for name in FROZEN}, batch
+
+    loss = denoiser_loss(
+        networks.denoiser, max_timestep=max_timestep, prediction=settings.prediction
+    )
+    return (
+        Objective("training step", loss, training_arrays),
+        Objective("adaptation step", adaptation_loss(networks, settings), adaptation_arrays),
+    )
+
+
+def step_arguments(
     params: Any,
     frozen: Any,
     batch: Any,
-    batch_size: int,
     settings: TrainSettings,
-    mesh: Mesh,
-) -> Program:
-    state = meshes.place(mesh, [initial_state(params, settings)], meshes.parameter_spec)
-    arguments = (
-        state,
-        meshes.place(mesh, [frozen], meshes.whole_spec),
-        meshes.place(mesh, [batch], meshes.batch_spec),
-        *meshes.place(mesh, [(np.int32(0), np.int32(1 << 30))], meshes.whole_spec),
+    placed: Callable[[Any, meshes.Layout], Any],
+) -> tuple[Any, ...]:
+    """What a step is called with: state, frozen variables, batch, seed and number of steps.
+
+    Args:
+      params: parameters of one training.
+      frozen: its frozen variables.
+      batch: its batch.
+      settings: how it is trained.
+      placed: lays one training's arrays over the devices.
+    """
+    return (
+        placed(initial_state(params, settings), meshes.parameter_spec),
+        placed(frozen, meshes.parameter_spec),
+        placed(batch, meshes.batch_spec),
+        *placed((np.int32(0), np.int32(1 << 30)), meshes.whole_spec),
     )
-    # The step is given its state's memory; the weights, which are needed again, stay.
-    step = group_step(loss, settings, mesh, state)
-    return Program(name, step, arguments, batch_size, carries=True)
 
 
 def _seeded_state(detector: Detector, batch_size: int) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class BenchmarkSettings(Checked):
       devices: numbers of devices that scaling is measured over; with 1 alone it is not.
       model: of them, numbers that share one copy of the parameters in a training step.
       scaling_batch_size: images of each device in weak scaling, of all in strong scaling.
+      topology: a TPU slice, such as "v5e:4x4", for which detection and training steps are compiled
+        without it: memory, operations and collectives by chip. Devices are then those of `mesh`.
+        Empty: what is here is measured.
     """
 
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = setting(
@@ -63,6 +66,7 @@ class BenchmarkSettings(Checked):
     devices: tuple[int, ...] = setting((1,), changes="nothing", low=1)
     model: tuple[int, ...] = setting((1,), changes="nothing", low=1)
     scaling_batch_size: int = setting(16, changes="nothing", low=1)
+    topology: str = setting("", changes="nothing")
 
     def check_together(self) -> None:
         """Raises SettingError: nothing to measure, or batches that devices cannot share."""
@@ -119,7 +123,8 @@ def run_benchmark(
     Raises:
       Interrupted: by SIGINT or SIGTERM, with every finished measurement written.
     """
-    document = _begun(folder / NAME, {"machine": description.describe(), "config": dict(config)})
+    about = {"machine": description.describe(), "config": dict(config)}
+    document = begun(folder / NAME, about, {"limits": {}, "rows": [], "scaling": []})
     jobs = []
     for dtype, detector in detectors.items():
         training = partial(
@@ -265,14 +270,14 @@ def _scaling_jobs(
     return [_Job(each.entry, dtype, each) for each in scaled]
 
 
-def _begun(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The document in the folder where it is about the same, or an empty one."""
+def begun(path: Path, about: dict[str, Any], empty: Mapping[str, Any]) -> dict[str, Any]:
+    """The document at the path where it is about the same, or an empty one."""
     about = json.loads(json.dumps(about))
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if all(stored.get(name) == value for name, value in about.items()):
             return stored
-    return about | {"limits": {}, "rows": [], "scaling": []}
+    return {**about, **empty}
 
 
 def _memory(compiled: jax.stages.Compiled) -> int:

@@ -239,13 +239,37 @@ def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
     """
     if mesh.size == 1:
         return detector
-    bank = jnp.pad(
-        detector.bank, ((0, -len(detector.bank) % mesh.size), (0, 0)), constant_values=jnp.nan
+    divided = _fill_bank(detector, mesh)
+    return jax.device_put(divided, _shardings(divided))
+
+
+def outline_detector(detector: Detector, mesh: Mesh) -> Detector:
+    """Shapes and shardings of what `shard_detector` makes, of a detector or of its shapes.
+
+    Over one device too they say which, as of a device that is not there.
+    """
+    divided = jax.eval_shape(lambda each: _fill_bank(each, mesh), detector)
+    if mesh.size == 1:
+        divided = divided.replace(mesh=None)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        divided,
+        _shardings(divided.replace(mesh=mesh)).replace(mesh=divided.mesh),
     )
-    bank_kind = jnp.pad(detector.bank_kind, (0, len(bank) - len(detector.bank)))
-    divided = detector.replace(bank=bank, bank_kind=bank_kind, mesh=mesh)
-    layout = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _layout(divided))
-    return jax.device_put(divided, layout)
+
+
+def _fill_bank(detector: Detector, mesh: Mesh) -> Detector:
+    missing = -len(detector.bank) % mesh.size
+    bank = jnp.pad(detector.bank, ((0, missing), (0, 0)), constant_values=jnp.nan)
+    bank_kind = jnp.pad(detector.bank_kind, (0, missing))
+    return detector.replace(bank=bank, bank_kind=bank_kind, mesh=mesh)
+
+
+def _shardings(detector: Detector) -> Detector:
+    """The sharding of each array of a detector on its mesh."""
+    assert detector.mesh is not None  # There are none without.
+    mesh = detector.mesh
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), _layout(detector))
 
 
 def over_devices(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ddad_jax import pretrained
 from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
+from ddad_jax.benchmark.topology import compile_for_topology, topology_markdown
 from ddad_jax.data.report import SHOWN
 from ddad_jax.data.sources import DATASETS, recognise
 from ddad_jax.deploy.fitted import FittedDetector, load_detector
@@ -264,11 +266,13 @@ def benchmark(config: Config, workdir: Path) -> None:
       Interrupted: a signal, with every finished measurement written.
     """
     settings = config.benchmark
-    settings.check_devices(jax.device_count())
+    if not settings.topology:
+        settings.check_devices(jax.device_count())
     # What is compiled is timed, so nothing may come from an earlier run.
     jax.config.update("jax_enable_compilation_cache", False)
     d = config.diffusion
-    detector = seeded_detector(
+    make = partial(
+        seeded_detector,
         config.networks(),
         config.detector,
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
@@ -276,12 +280,12 @@ def benchmark(config: Config, workdir: Path) -> None:
         patch_rows=config.build.patch_bank_size,
         seed=config.seed,
     )
+    detector = jax.eval_shape(make) if settings.topology else make()
     detectors: dict[str, Detector] = {
         dtype: detector.replace(networks=replace(config, dtype=dtype).networks())
         for dtype in settings.dtypes
     }
-    document = run_benchmark(
-        settings,
+    rest = (
         config.plain(),
         detectors,
         config.denoiser.training,
@@ -289,7 +293,11 @@ def benchmark(config: Config, workdir: Path) -> None:
         config.denoiser.max_timestep or d.num_timesteps,
         workdir,
     )
-    print(markdown(document), end="")
+    if settings.topology:
+        text = topology_markdown(compile_for_topology(settings, config.mesh, *rest))
+    else:
+        text = markdown(run_benchmark(settings, *rest))
+    print(text, end="")
 
 
 def compare(paths: Sequence[str], workdir: Path | None) -> None:

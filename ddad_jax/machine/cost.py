@@ -5,13 +5,16 @@ analysed by itself too, and counted as often as it runs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 
-def operations(traced: jax.stages.Traced, lowered: jax.stages.Lowered) -> float:
+def operations(
+    traced: jax.stages.Traced, lowered: jax.stages.Lowered, platform: str | None = None
+) -> float:
     """Floating-point operations of one call, two for a multiply-add.
 
     They are those of the program as it is written for the platform, before optimisation, so that
@@ -21,8 +24,10 @@ def operations(traced: jax.stages.Traced, lowered: jax.stages.Lowered) -> float:
     Args:
       traced: the program, as `jax.jit(…).trace(…)` gives it.
       lowered: the same, as `traced.lower()` gives it.
+      platform: that it is lowered for: "cpu", "cuda" or "tpu"; None for the default one.
     """
-    return _flops(lowered) + _repeated(traced.jaxpr.jaxpr, _operations_once)
+    once = partial(_operations_once, platform=platform)
+    return _flops(lowered) + _repeated(traced.jaxpr.jaxpr, once, platform)
 
 
 def traffic(compiled: jax.stages.Compiled, traced: jax.stages.Traced) -> float:
@@ -35,12 +40,12 @@ def traffic(compiled: jax.stages.Compiled, traced: jax.stages.Traced) -> float:
     memory = compiled.memory_analysis()
     assert memory is not None  # The compilers of all platforms here say it.
     least = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    loops = _repeated(traced.jaxpr.jaxpr, _traffic_once)
+    loops = _repeated(traced.jaxpr.jaxpr, _traffic_once, None)
     return max(_accessed(compiled) + loops, float(least))
 
 
-def _operations_once(program: ClosedJaxpr) -> float:
-    return _flops(_lowered(program))
+def _operations_once(program: ClosedJaxpr, platform: str | None) -> float:
+    return _flops(_lowered(program, platform))
 
 
 def _flops(lowered: jax.stages.Lowered) -> float:
@@ -48,7 +53,7 @@ def _flops(lowered: jax.stages.Lowered) -> float:
 
 
 def _traffic_once(program: ClosedJaxpr) -> float:
-    return _accessed(_lowered(program).compile())
+    return _accessed(_lowered(program, None).compile())
 
 
 def _accessed(compiled: jax.stages.Compiled) -> float:
@@ -61,36 +66,37 @@ def _costs(program: jax.stages.Lowered | jax.stages.Compiled) -> Mapping[str, fl
     return costs
 
 
-def _lowered(program: ClosedJaxpr) -> jax.stages.Lowered:
+def _lowered(program: ClosedJaxpr, platform: str | None) -> jax.stages.Lowered:
     inputs = (jax.ShapeDtypeStruct(each.shape, each.dtype) for each in program.in_avals)
-    return jax.jit(jaxpr_as_fun(program)).lower(*inputs)
+    traced = jax.jit(jaxpr_as_fun(program)).trace(*inputs)
+    return traced.lower(lowering_platforms=(platform,) if platform else None)
 
 
-def _repeated(program: Jaxpr, once: Callable[[ClosedJaxpr], float]) -> float:
+def _repeated(program: Jaxpr, once: Callable[[ClosedJaxpr], float], platform: str | None) -> float:
     """What loops add when every round but the first is counted too."""
     counted = [
-        (rounds - 1) * once(body) + rounds * _repeated(body.jaxpr, once)
-        for rounds, body in _loops(program)
+        (rounds - 1) * once(body) + rounds * _repeated(body.jaxpr, once, platform)
+        for rounds, body in _loops(program, platform)
         if rounds > 1
     ]
     return sum(counted, 0.0)
 
 
-def _loops(program: Jaxpr) -> Iterator[tuple[int, ClosedJaxpr]]:
+def _loops(program: Jaxpr, platform: str | None) -> Iterator[tuple[int, ClosedJaxpr]]:
     """How often each outermost loop runs, and its body."""
     for equation in program.eqns:
         if equation.primitive.name == "scan":
             yield equation.params["length"], equation.params["jaxpr"]
         elif equation.params.get("branches_platforms"):
-            yield from _loops(_branch_taken(equation.params).jaxpr)
+            yield from _loops(_branch_taken(equation.params, platform).jaxpr, platform)
         else:
             for inner in jaxprs_in_params(equation.params):
-                yield from _loops(inner)
+                yield from _loops(inner, platform)
 
 
-def _branch_taken(params: Mapping[str, Any]) -> ClosedJaxpr:
-    """The branch of `jax.lax.platform_dependent` that the default backend runs."""
-    backend = jax.default_backend()
+def _branch_taken(params: Mapping[str, Any], platform: str | None) -> ClosedJaxpr:
+    """The branch of `jax.lax.platform_dependent` that a platform runs; None: the default one."""
+    backend = platform or jax.default_backend()
     names = {"cuda", "rocm"} if backend == "gpu" else {backend}
     return next(
         branch

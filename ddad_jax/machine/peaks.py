@@ -19,23 +19,26 @@ class Device:
       bfloat16: floating-point operations a second; None where there are no units for them.
       float32: likewise, of float32 matrix products at the default precision.
       bandwidth: of its memory, in bytes a second.
+      memory: its memory, in bytes; None where nothing here asks for it.
     """
 
     bfloat16: float | None
     float32: float
     bandwidth: float
+    memory: float | None = None
 
 
+GIB = 2.0**30
 # Looked up in this order, as a part of the kind: "TPU v5 lite" comes before "TPU v5".
 DEVICES = {
     "TPU v2": Device(22.5e12, 22.5e12, 350e9),
     "TPU v3": Device(61.5e12, 61.5e12, 450e9),
-    "TPU v4 lite": Device(137e12, 137e12, 614e9),
-    "TPU v4": Device(275e12, 275e12, 1200e9),
-    "TPU v5 lite": Device(197e12, 197e12, 819e9),
-    "TPU v5e": Device(197e12, 197e12, 819e9),
-    "TPU v5": Device(459e12, 459e12, 2765e9),
-    "TPU v6": Device(918e12, 918e12, 1640e9),
+    "TPU v4 lite": Device(137e12, 137e12, 614e9, 8 * GIB),
+    "TPU v4": Device(275e12, 275e12, 1200e9, 32 * GIB),
+    "TPU v5 lite": Device(197e12, 197e12, 819e9, 16 * GIB),
+    "TPU v5e": Device(197e12, 197e12, 819e9, 16 * GIB),
+    "TPU v5": Device(459e12, 459e12, 2765e9, 95 * GIB),
+    "TPU v6": Device(918e12, 918e12, 1640e9, 32 * GIB),
     "TPU7": Device(1153.5e12, 1153.5e12, 3690e9),
     "V100-SXM": Device(None, 15.7e12, 900e9),
     "V100-PCIE": Device(None, 14e12, 900e9),
@@ -77,6 +80,12 @@ def memory_bandwidth(device_kind: str) -> float | None:
     """Bytes a second between the device and its memory at most, or None where it is not known."""
     device = _find(device_kind)
     return None if device is None else device.bandwidth
+
+
+def memory_bytes(device_kind: str) -> float | None:
+    """Bytes of a device's memory, or None where it is not known."""
+    device = _find(device_kind)
+    return None if device is None else device.memory
 
 
 def _find(device_kind: str) -> Device | None:

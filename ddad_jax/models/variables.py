@@ -9,6 +9,8 @@ import jax
 from clu.parameter_overview import count_parameters
 from jaxtyping import Array, Key
 
+from ddad_jax.machine.division import gather
+
 
 def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
     """Freshly drawn variables {"params": …, …}, made in one compiled program.
@@ -32,11 +34,11 @@ def apply(
 
     Args:
       network: any network of `ddad_jax.models`.
-      variables: as `initialise` makes them.
+      variables: as `initialise` makes them; those that devices share are gathered here.
       *inputs: as the method takes them.
       method: its name; None: that of a call.
     """
-    return network.apply(variables, *inputs, method=method)
+    return network.apply(gather(variables, network.dtype), *inputs, method=method)
 
 
 @cache

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from ddad_jax.machine import processes
 from ddad_jax.machine.cost import operations
+from ddad_jax.machine.division import AXIS, keep_divided
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.samples import Sample
@@ -79,17 +80,8 @@ class Training:
         return "/".join(self.folder.parts[-2:])
 
 
-def _gathering(loss: Loss) -> Loss:
-    """The objective of parameters that are divided over the devices of a slice."""
-
-    def gathered(params: PyTree, *rest: Any) -> Any:
-        return loss(meshes.gather(params), *rest)
-
-    return gathered
-
-
 def group_step(
-    loss: Loss, settings: TrainSettings, mesh: Mesh, state: PyTree
+    loss: Loss, settings: TrainSettings, mesh: Mesh, state: PyTree, frozen: PyTree
 ) -> jax.stages.Wrapped:
     """`make_step` of the arrays of a group; the state that it is given is gone afterwards.
 
@@ -98,12 +90,15 @@ def group_step(
       settings: what the trainings share.
       mesh: as `make_mesh` makes it.
       state: of the group, placed on the mesh, or arrays of its shapes and shardings.
+      frozen: what the objective reads besides, likewise.
     """
     layout, each = _layout_of(state), _whole(mesh)
+    if mesh.shape[AXIS] > 1:
+        loss = jax.checkpoint(loss, policy=keep_divided)
     batch = meshes.shardings(mesh, jax.ShapeDtypeStruct((1, 1), np.int32), meshes.batch_spec)
     return jax.jit(
-        meshes.over_group(make_step(_gathering(loss), settings), mesh),
-        in_shardings=(layout, each, batch, each, each),
+        meshes.over_group(make_step(loss, settings), mesh),
+        in_shardings=(layout, _layout_of(frozen), batch, each, each),
         out_shardings=(layout, each),
         donate_argnums=0,
     )
@@ -166,7 +161,7 @@ class Group:
             meshes.whole_spec,
         )
         frozen = [training.frozen for training in filled]
-        self._frozen = meshes.place(mesh, frozen, meshes.whole_spec)
+        self._frozen = meshes.place(mesh, frozen, meshes.parameter_spec)
         self._start([training.params for training in filled])
         self._compile(loss, filled)
         self._restore()
@@ -189,11 +184,11 @@ class Group:
         """Makes the programs that advance and measure the states."""
         mesh, settings = self._mesh, self.settings
 
-        self._step = group_step(loss, settings, mesh, self.state)
+        self._step = group_step(loss, settings, mesh, self.state, self._frozen)
         if not settings.validate_every:
             return
         self._validate = make_validation(
-            _gathering(loss),
+            loss,
             self._frozen,
             [training.heldout for training in filled if training.heldout is not None],
             settings.batch_size,

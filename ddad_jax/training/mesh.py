@@ -4,7 +4,6 @@ A group has one training for each slice of the mesh's `category` axis. All its a
 axis, so that one program trains the whole group, and each slice holds its own training alone.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ddad_jax.errors import UserError
+from ddad_jax.machine.division import AXIS, divided_spec
 from ddad_jax.settings import Checked, setting
 
 AXES = ("category", "data", "model")
@@ -22,11 +22,7 @@ AXES = ("category", "data", "model")
 RULES = {
     "training": "category",
     "batch": ("data", "model"),
-    # The longest axis, of those that `model` divides, of a parameter or of what is kept of one.
-    "longest": "model",
 }
-# Arrays of fewer elements are whole on each device: to gather them costs more than to keep them.
-SMALLEST_DIVIDED = 1024
 
 
 @dataclass(frozen=True)
@@ -100,12 +96,8 @@ def batch_devices(mesh: Mesh) -> int:
 
 
 def parameter_spec(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How a parameter, its average or its optimiser state of this shape is divided."""
-    divisible = [axis for axis, length in enumerate(shape) if length % mesh.shape["model"] == 0]
-    if mesh.shape["model"] == 1 or math.prod(shape) < SMALLEST_DIVIDED or not divisible:
-        return PartitionSpec()
-    longest = max(divisible, key=lambda axis: shape[axis])
-    return PartitionSpec(*[None] * longest, RULES["longest"])
+    """How a network's variable, its average or its optimiser state of this shape is divided."""
+    return divided_spec(shape, mesh.shape[AXIS])
 
 
 def whole_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -148,6 +140,17 @@ def place(mesh: Mesh, trees: Sequence[PyTree], layout: Layout) -> PyTree:
     return jax.tree.map(join, *trees)
 
 
+def outline(mesh: Mesh, tree: PyTree, layout: Layout) -> PyTree:
+    """Shapes and shardings of what `place` makes, of one training's arrays or of their shapes."""
+
+    def one(leaf):
+        shape = (mesh.shape[RULES["training"]], *leaf.shape)
+        whole = jax.ShapeDtypeStruct(shape, leaf.dtype)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=shardings(mesh, whole, layout))
+
+    return jax.tree.map(one, tree)
+
+
 def place_batch(mesh: Mesh, batches: Sequence[Mapping[str, np.ndarray]]) -> PyTree:
     """A step's batches, one for each training, as arrays of the group on the mesh.
 
@@ -187,7 +190,7 @@ def join_slices(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(join, *trees)
 
 
-def over_group(function: Callable[..., PyTree], mesh: Mesh) -> Callable[..., PyTree]:
+def over_group(function: Callable[..., PyTree], mesh: Mesh | AbstractMesh) -> Callable[..., PyTree]:
     """A function of the arrays of one training as one of those of a group.
 
     Each slice computes with its own arrays, and nothing passes between slices. Within a slice XLA
@@ -228,8 +231,3 @@ def local_to_host(group: PyTree) -> PyTree:
         return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
 
     return jax.tree.map(collect, group)
-
-
-def gather(tree: PyTree) -> PyTree:
-    """Inside `over_group`: the arrays whole on every device of the slice."""
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec())

@@ -41,7 +41,7 @@ def test_only_the_branch_of_this_platform_counts(backend, monkeypatch):
 
     program = jax.make_jaxpr(jax.jit(function))(MATRIX).jaxpr
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert len(list(_loops(program))) == (backend == "gpu")
+    assert len(list(_loops(program, None))) == (backend == "gpu")
 
 
 def test_traffic_of_a_product_is_its_operands_and_result():

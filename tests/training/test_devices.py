@@ -2,12 +2,13 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from ddad_jax.machine.hlo import Program
 
 PROGRAM = """
 import os, signal, sys
@@ -149,38 +150,8 @@ def test_each_of_a_group_is_trained_as_if_alone(over_eight):
 @pytest.mark.slow
 def test_nothing_passes_between_categories(over_eight):
     """Four slices of two devices: 0 and 1, 2 and 3, and so on."""
-    groups = replica_groups((over_eight / "program.txt").read_text())
+    program = Program((over_eight / "program.txt").read_text())
+    groups = [each.groups for each in program.collectives()]
     assert [[0, 1], [2, 3], [4, 5], [6, 7]] in groups
     for group in groups:
         assert all(len({device // 2 for device in devices}) == 1 for devices in group)
-
-
-def replica_groups(program):
-    """The devices that exchange data, of each collective of a compiled program."""
-    collectives = re.findall(
-        r"(?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|"
-        r"collective-broadcast)(?:-start)?\(.*",
-        program,
-    )
-    found = []
-    for line in collectives:
-        listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", line)
-        iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-        if listed:
-            groups = re.findall(r"\{([\d,]*)\}", listed[1])
-            found.append([[int(device) for device in group.split(",")] for group in groups])
-        else:
-            rows, columns, shape, order = iota.groups()
-            devices = np.arange(int(rows) * int(columns)).reshape(eval(f"({shape},)"))
-            devices = devices.transpose(eval(f"({order},)")) if order else devices
-            found.append(devices.reshape(int(rows), int(columns)).tolist())
-    return found
-
-
-def test_collectives_are_read_in_both_notations():
-    program = """
-      %a = f32[] all-reduce(%x), channel_id=1, replica_groups={{0,2},{1,3}}, to_apply=%add
-      %b = f32[] all-reduce(%x), channel_id=2, replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
-      %c = f32[] collective-permute(%x), channel_id=3, source_target_pairs={{0,1},{1,0}}
-    """
-    assert replica_groups(program) == [[[0, 2], [1, 3]], [[0, 2], [1, 3]], [[0, 1], [1, 0]]]

@@ -1,0 +1,380 @@
+"""Programs compiled for a TPU slice that is not there: what each chip would hold, do and exchange.
+
+Nothing is run, so there are no times but bounds: what the data sheet allows for the operations and
+the memory's traffic, with no wait for a collective.
+"""
+
+import importlib.util
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddad_jax.benchmark.programs import WHOLE, Objective, step_arguments, step_objectives
+from ddad_jax.benchmark.run import BenchmarkSettings, begun
+from ddad_jax.detection.detect import detect
+from ddad_jax.detection.detector import Detector, outline_detector
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.tables import markdown_table
+from ddad_jax.machine import description, peaks
+from ddad_jax.machine.cost import operations
+from ddad_jax.machine.hlo import KINDS, Program
+from ddad_jax.machine.storage import write_atomically, write_json
+from ddad_jax.training import mesh as meshes
+from ddad_jax.training.group import group_step
+from ddad_jax.training.mesh import MeshSettings
+from ddad_jax.training.state import TrainSettings, make_step
+
+NAME = "topology.json"
+PLATFORM = "tpu"
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A program that can be compiled.
+
+    Attributes:
+      name: its name.
+      dtype: compute type.
+      batch_size: images of one call, of one training where several are trained at a time.
+      function: as `jax.jit` makes it.
+      arguments: shapes and shardings of what it is called with.
+      one: the same computation on one device; shapes of its arguments.
+      mesh: the chips.
+    """
+
+    name: str
+    dtype: str
+    batch_size: int
+    function: jax.stages.Wrapped
+    arguments: tuple[Any, ...]
+    one: tuple[Any, tuple[Any, ...]]
+    mesh: Mesh
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from others."""
+        return self.name, self.dtype, self.batch_size
+
+
+def topology_devices(name: str) -> list[Any]:
+    """The chips of a TPU slice that need not be there.
+
+    Args:
+      name: generation and shape, such as "v5e:4x4" or "v5p:2x2x4".
+
+    Raises:
+      UserError: libtpu is missing, or knows no such slice.
+    """
+    setting = f"benchmark.topology: {name!r}"
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"{setting} needs the compiler of TPU programs: pip install 'ddad_jax[tpu]'"
+        )
+    # Otherwise it asks Google's metadata server which TPU this machine has, and waits long.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        found = topologies.get_topology_desc(platform=PLATFORM, topology_name=name)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{setting} is no TPU slice ({reason}); name generation and shape, such as v5e:4x4"
+        ) from error
+    return sorted(found.devices, key=lambda device: device.id)
+
+
+def compile_for_topology(
+    settings: BenchmarkSettings,
+    sizes: MeshSettings,
+    config: Mapping[str, Any],
+    detectors: Mapping[str, Detector],
+    denoiser: TrainSettings,
+    extractor: TrainSettings,
+    max_timestep: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Compiles; writes topology.json after every program, and the table.
+
+    What a document of the same machine, source and config holds already is not compiled again.
+
+    Args:
+      settings: its `topology`, `dtypes`, `batch_sizes`, of detection, and `train_batch_size`.
+      sizes: of the mesh over the chips. Detection takes the chips of one category.
+      config: everything that the detectors are made of, serialisable; it is written down.
+      detectors: shapes of detectors, by compute type.
+      denoiser: how the denoiser is trained.
+      extractor: how the extractor is.
+      max_timestep: see `denoiser_loss`.
+      folder: where to.
+
+    Returns:
+      The document.
+
+    Raises:
+      UserError: no such slice, a mesh that it does not hold, or batches that it cannot share.
+    """
+    devices = topology_devices(settings.topology)
+    mesh = Mesh(meshes.divide(np.array([devices]), **asdict(sizes)), meshes.AXES)
+    sharing = meshes.batch_devices(mesh)
+    for name, size in [
+        *(("batch_sizes", size) for size in settings.batch_sizes),
+        ("train_batch_size", settings.train_batch_size),
+    ]:
+        if size % sharing:
+            raise UserError(
+                f"benchmark.{name}: {size} is no multiple of the {sharing} chips that share a "
+                "batch; choose another, or other mesh.data and mesh.model"
+            )
+    kind = devices[0].device_kind
+    about = {
+        "machine": description.describe(),
+        "config": dict(config),
+        "chip": {"kind": kind, "memory": peaks.memory_bytes(kind)},
+        "mesh": dict(mesh.shape),
+    }
+    document = begun(folder / NAME, about, {"rows": []})
+    done = {(row["program"], row["dtype"], row["batch_size"]) for row in document["rows"]}
+    for dtype, detector in detectors.items():
+        for each in _compilations(
+            settings, dtype, detector, mesh, denoiser, extractor, max_timestep
+        ):
+            if each.key in done:
+                continue
+            logging.info("compiling %s, %s, batch %d", *each.key)
+            document["rows"].append(_row(each, kind))
+            write_json(folder / NAME, document)
+    write_atomically(folder / "topology.md", topology_markdown(document))
+    return document
+
+
+def _compilations(
+    settings: BenchmarkSettings,
+    dtype: str,
+    detector: Detector,
+    mesh: Mesh,
+    denoiser: TrainSettings,
+    extractor: TrainSettings,
+    max_timestep: int,
+) -> Iterator[Compilation]:
+    """Every program of one compute type."""
+    size = detector.settings.image_size
+    chips = Mesh(mesh.devices[:1], meshes.AXES)
+    for batch_size in settings.batch_sizes:
+        shape = (batch_size, size, size, 3)
+        images = jax.ShapeDtypeStruct(
+            shape, jnp.uint8, sharding=NamedSharding(chips, PartitionSpec(meshes.AXES))
+        )
+        one = (detector, jax.ShapeDtypeStruct(shape, jnp.uint8))
+        arguments = (outline_detector(detector, chips), images)
+        yield Compilation(WHOLE, dtype, batch_size, detect, arguments, (detect, one), chips)
+    if not settings.train_batch_size:
+        return
+    objectives = step_objectives(detector, max_timestep)
+    for objective, how in zip(objectives, (denoiser, extractor), strict=True):
+        one_training = jax.eval_shape(
+            partial(_one_training, objective, settings.train_batch_size, how), detector
+        )
+        layouts = (meshes.parameter_spec, meshes.parameter_spec, meshes.batch_spec)
+        arguments = tuple(
+            meshes.outline(mesh, tree, layout)
+            for tree, layout in zip(
+                one_training, (*layouts, meshes.whole_spec, meshes.whole_spec), strict=True
+            )
+        )
+        step = group_step(objective.loss, how, mesh, arguments[0], arguments[1])
+        yield Compilation(
+            objective.name,
+            dtype,
+            settings.train_batch_size,
+            step,
+            arguments,
+            (make_step(objective.loss, how), one_training),
+            mesh,
+        )
+
+
+def _one_training(
+    objective: Objective, batch_size: int, how: TrainSettings, detector: Detector
+) -> tuple[Any, ...]:
+    """What one training's step is called with, on no particular device."""
+    arrays = objective.arrays(detector, batch_size)
+    return step_arguments(*arrays, how, lambda tree, _: tree)
+
+
+def _row(each: Compilation, kind: str) -> dict[str, Any]:
+    """What is written down of a program."""
+    row: dict[str, Any] = {
+        "program": each.name,
+        "dtype": each.dtype,
+        "batch_size": each.batch_size,
+        "chips": each.mesh.size,
+    }
+    start = time.perf_counter()
+    lowered = each.function.lower(*each.arguments)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return row | {"fits": False, "why": str(error).strip().split("\n")[0]}
+    row["compilation"] = time.perf_counter() - start
+    sharing = meshes.batch_devices(each.mesh)
+    program = Program(compiled.as_text() or "")
+    costs = compiled.cost_analysis() or {}
+    counted = _operations(each) / sharing
+    moved = float(costs.get("bytes accessed", 0.0)) + program.repeated_bytes()
+    return row | {
+        "fits": True,
+        "memory": _memory(compiled, kind),
+        "operations": counted,
+        "traffic": moved,
+        "collectives": _collectives(program, sharing),
+        "bound": bound(counted, moved, kind, each.dtype),
+    }
+
+
+def _operations(each: Compilation) -> float:
+    """Of all chips; the compiler of a slice that is not there counts none."""
+    function, arguments = each.one
+    traced = jax.jit(function).trace(*arguments)
+    return operations(traced, traced.lower(lowering_platforms=(PLATFORM,)), PLATFORM)
+
+
+def _memory(compiled: jax.stages.Compiled, kind: str) -> dict[str, Any]:
+    """Bytes of each chip at the program's worst moment, and their share of its memory."""
+    m = compiled.memory_analysis()
+    assert m is not None  # This compiler says it.
+    results = m.output_size_in_bytes - m.alias_size_in_bytes
+    parts = {
+        "arguments": m.argument_size_in_bytes,
+        "results": results,
+        "temporaries": m.temp_size_in_bytes,
+        "program": m.generated_code_size_in_bytes,
+    }
+    whole, there = sum(parts.values()), peaks.memory_bytes(kind)
+    return parts | {"whole": whole, "of_chip": there and whole / there}
+
+
+def _collectives(program: Program, sharing: int) -> dict[str, dict[str, Any]]:
+    """By kind: how many, how often they run in all, and how many of them are asynchronous.
+
+    Args:
+      program: compiled for chips of which each `sharing` that follow each other share a category.
+      sharing: see above.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for each in program.collectives():
+        row = found.setdefault(each.kind, dict.fromkeys(("number", "runs", "bytes"), 0))
+        crosses = any(len({device // sharing for device in group}) > 1 for group in each.groups)
+        added = Counter(
+            number=1,
+            runs=each.times,
+            bytes=each.times * each.bytes,
+            asynchronous=int(each.asynchronous),
+            waiting_bytes=0 if each.asynchronous else each.times * each.bytes,
+            across_categories=int(crosses),
+        )
+        for name, value in added.items():
+            row[name] = row.get(name, 0) + value
+    return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def bound(operations: float, traffic: float, kind: str, dtype: str) -> dict[str, Any] | None:
+    """What a step takes at least, and the share of the peak that it reaches at most.
+
+    Args:
+      operations: of a chip.
+      traffic: bytes that it reads and writes.
+      kind: of the chip.
+      dtype: the compute type.
+
+    Returns:
+      "seconds", "utilisation" and what limits it, "operations" or "traffic"; None where the chip is
+      not known.
+    """
+    peak, bandwidth = peaks.peak_flops(kind, dtype), peaks.memory_bandwidth(kind)
+    if peak is None or bandwidth is None:
+        return None
+    seconds = {"operations": operations / peak, "traffic": traffic / bandwidth}
+    limit = max(seconds, key=lambda name: seconds[name])
+    return {
+        "seconds": seconds[limit],
+        "utilisation": seconds["operations"] / seconds[limit],
+        "limit": limit,
+    }
+
+
+def topology_markdown(document: Mapping[str, Any]) -> str:
+    """The document as tables."""
+    chip, shape = document["chip"], document["mesh"]
+    memory = "unknown" if chip["memory"] is None else f"{chip['memory'] / 2**30:.0f} GiB"
+    sizes = " × ".join(f"{name} {size}" for name, size in shape.items())
+    parts = [
+        f"Compiled for {chip['kind']} ({memory} a chip), mesh {sizes}; nothing was run. All "
+        "figures are of one chip.",
+        _programs(document["rows"]),
+        _exchanges(document["rows"]),
+        "Memory: arguments, results that take no argument's place, temporaries and the program. "
+        "Operations are those of the program as written for a TPU; traffic is the compiler's "
+        "estimate; of both, loops count as often as they run. The bound is no measurement: no step "
+        "takes less than operations at the data sheet's peak, or traffic at its bandwidth; waiting "
+        "for collectives is not in it. Waiting: bytes of collectives that are not asynchronous, "
+        "during which the chip does nothing else.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _programs(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = [
+        "program", "type", "batch", "chips", "arguments, MB", "temporaries, MB", "in all, MB",
+        "of memory", "GFLOP", "traffic, MB", "at least, ms", "utilisation at most", "limit",
+        "compile, s",
+    ]  # fmt: skip
+    return markdown_table(header, [_program(row) for row in rows])
+
+
+def _program(row: Mapping[str, Any]) -> list[str]:
+    about = [row["program"], row["dtype"], str(row["batch_size"]), str(row["chips"])]
+    if not row["fits"]:
+        return [*about, *[""] * 3, "does not fit", *[""] * 6]
+    memory, least = row["memory"], row["bound"]
+    share = memory["of_chip"]
+    return [
+        *about,
+        *(f"{memory[name] / 1e6:.1f}" for name in ("arguments", "temporaries", "whole")),
+        "unknown" if share is None else f"{share:.1%}",
+        f"{row['operations'] / 1e9:.4g}",
+        f"{row['traffic'] / 1e6:.4g}",
+        "unknown" if least is None else f"{1e3 * least['seconds']:.4g}",
+        "unknown" if least is None else f"{least['utilisation']:.1%}",
+        "" if least is None else least["limit"],
+        f"{row['compilation']:.0f}",
+    ]
+
+
+def _exchanges(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = [
+        "program", "type", "batch", "collective", "number", "runs", "MB", "asynchronous",
+        "waiting, MB", "across categories",
+    ]  # fmt: skip
+    cells = [
+        [
+            row["program"], row["dtype"], str(row["batch_size"]), kind, str(each["number"]),
+            str(each["runs"]), f"{each['bytes'] / 1e6:.4g}",
+            f"{each['asynchronous']} of {each['number']}", f"{each['waiting_bytes'] / 1e6:.4g}",
+            str(each["across_categories"]),
+        ]
+        for row in rows if row["fits"] for kind, each in row["collectives"].items()
+    ]  # fmt: skip
+    return markdown_table(header, cells) if cells else ""

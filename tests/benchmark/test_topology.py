@@ -1,0 +1,113 @@
+import importlib.util
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ddad_jax.benchmark.run import BenchmarkSettings
+from ddad_jax.benchmark.seeded import seeded_detector
+from ddad_jax.benchmark.topology import bound, compile_for_topology, topology_markdown
+from ddad_jax.detection.detector import Settings
+from ddad_jax.detection.networks import build_networks
+from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.errors import UserError
+from ddad_jax.training.mesh import MeshSettings
+from ddad_jax.training.state import TrainSettings
+
+SETTINGS = BenchmarkSettings(
+    dtypes=("bfloat16",), batch_sizes=(8,), train_batch_size=8, topology="v5e:2x4"
+)
+# Two categories, each on four chips that share its parameters.
+SIZES = MeshSettings(2, 1, 4)
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the extra tpu, 0.7 GB, is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def outlined(network_description):
+    """Shapes of a detector of the least networks."""
+    description = network_description | {"dtype": "bfloat16"}
+    settings = Settings(image_size=64, num_neighbours=5, reconstruction="restored", num_steps=2)
+    alpha_bar = jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000))
+    return jax.eval_shape(
+        lambda: seeded_detector(
+            build_networks(**description), settings, alpha_bar, bank_rows=20, patch_rows=64, seed=0
+        )
+    )
+
+
+def compiled(outlined, folder, settings=SETTINGS, sizes=SIZES):
+    training = TrainSettings(steps=2, batch_size=8)
+    detectors = {"bfloat16": outlined}
+    return compile_for_topology(settings, sizes, {}, detectors, training, training, 1000, folder)
+
+
+@pytest.fixture(scope="module")
+def document(outlined, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("topology")
+    compiled(outlined, folder)
+    return json.loads((folder / "topology.json").read_text())
+
+
+def row_of(document, program):
+    return next(row for row in document["rows"] if row["program"] == program)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_every_program_is_compiled_for_chips_that_are_not_there(document):
+    names = [row["program"] for row in document["rows"]]
+    assert names == ["detect", "training step", "adaptation step"]
+    assert document["chip"] == {"kind": "TPU v5 lite", "memory": 2.0**34}
+    for row in document["rows"]:
+        assert row["fits"] and 0 < row["memory"]["of_chip"] < 1
+        assert row["bound"]["seconds"] > 0
+    assert topology_markdown(document).count("training step") >= 2
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_training_step_gathers_twice_what_it_divides(document, outlined):
+    """Once for the forward and once for the backward pass, in the type of the computation."""
+    gathered = row_of(document, "training step")["collectives"]["all-gather"]["bytes"]
+    kernels = sum(2 * leaf.size for leaf in jax.tree.leaves(outlined.denoiser) if leaf.size >= 1024)
+    assert 1.5 * kernels < gathered < 2.5 * kernels
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_nothing_passes_between_categories(document):
+    for row in document["rows"]:
+        assert row["collectives"]
+        assert all(each["across_categories"] == 0 for each in row["collectives"].values())
+
+
+@needs_libtpu
+def test_a_slice_that_cannot_be_is_refused(outlined, tmp_path):
+    with pytest.raises(UserError, match="'v5e:3x5' is no TPU slice"):
+        compiled(outlined, tmp_path, replace(SETTINGS, topology="v5e:3x5"))
+
+
+@needs_libtpu
+def test_batches_that_chips_cannot_share_are_refused(outlined, tmp_path):
+    with pytest.raises(UserError, match="benchmark.batch_sizes: 6 is no multiple of the 4 chips"):
+        compiled(outlined, tmp_path, replace(SETTINGS, batch_sizes=(6,)))
+
+
+def test_a_missing_compiler_is_named(outlined, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'ddad_jax\[tpu\]'"):
+        compiled(outlined, tmp_path)
+
+
+def test_a_bound_is_what_takes_longest():
+    # 197e12 operations and 819e9 bytes take a TPU v5e one second each.
+    assert bound(197e12, 819e8, "TPU v5 lite", "bfloat16") == pytest.approx(
+        {"seconds": 1.0, "utilisation": 1.0, "limit": "operations"}
+    )
+    found = bound(197e11, 819e9, "TPU v5 lite", "bfloat16")
+    assert found == pytest.approx({"seconds": 1.0, "utilisation": 0.1, "limit": "traffic"})
+    assert bound(1.0, 1.0, "cpu", "float32") is None
