@@ -70,7 +70,7 @@ setup(
             "prometheus_client>=0.21",
             "pyarrow>=18.0",
             "pytest>=8.3",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "pyyaml>=6.0",
             "ruff>=0.12",
             "starlette>=0.46",
@@ -86,7 +86,7 @@ setup(
             "beartype>=0.20",
             "openvino>=2025.4",
             "pytest>=8.3",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
         ],
     },
 )

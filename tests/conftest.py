@@ -37,6 +37,13 @@ choose_cpu_kernels()
 # Test processes, and the commands that they run, share what they compile.
 keep_programs()
 
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests go first, so that the processes that share the files end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
