@@ -15,6 +15,8 @@ from ddad_jax.models.efficientnet_lite import EfficientNetLite
 from ddad_jax.models.variables import abstract_variables
 from ddad_jax.pretrained import to_state_dict
 
+# Variables that are not drawn.
+CONSTANT = {"scale": 1, "var": 1, "bias": 0, "mean": 0}
 EXTRACTOR = {"width": 0.25, "depth": 0.25}
 CONFIG = """
 from ml_collections import ConfigDict
@@ -51,9 +53,10 @@ def drawn(network: nn.Module, seed: int) -> Mapping[str, Any]:
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return jnp.ones(leaf.shape, leaf.dtype)
-        deviation = math.prod(leaf.shape[:-1]) ** -0.5 if path[-1].key == "kernel" else 0.1
+        name = path[-1].key
+        if name in CONSTANT:
+            return jnp.full(leaf.shape, CONSTANT[name], leaf.dtype)
+        deviation = math.prod(leaf.shape[:-1]) ** -0.5 if name == "kernel" else 0.1
         return jnp.asarray(rng.normal(0, deviation, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract_variables(network))

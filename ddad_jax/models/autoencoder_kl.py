@@ -170,7 +170,6 @@ class AutoencoderKL(ImageNetwork):
     latent_channels: int = 4
     channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
-    dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     remat: bool = False
 

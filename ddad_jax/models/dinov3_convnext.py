@@ -90,7 +90,6 @@ class DINOv3ConvNeXt(ConvolutionalExtractor):
     """
 
     repeats: tuple[int, int, int, int] = (3, 3, 9, 3)
-    dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     NAMES: ClassVar[Names] = Names(dotted)

@@ -99,7 +99,6 @@ class EfficientNetLite(ConvolutionalExtractor):
     width: float = 1.0
     depth: float = 1.0
     num_classes: int = 1000
-    dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -17,10 +18,12 @@ class ImageNetwork(nn.Module):
 
     Attributes:
       size: side in pixels that images are brought to; 0: they stay as they come.
+      dtype: of the computation.
       multiple: the sides that it takes are multiples of this.
     """
 
     size: int = 0
+    dtype: DTypeLike = jnp.float32
 
     multiple: ClassVar[int] = 1
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ddad_jax.models.extractor import ImageNetwork
@@ -17,8 +16,6 @@ class PixelSpace(ImageNetwork):
     Attributes:
       dtype: of the latent.
     """
-
-    dtype: DTypeLike = jnp.float32
 
     @property
     def latent_channels(self) -> int:

@@ -112,7 +112,6 @@ class ResNet(ConvolutionalExtractor):
     bottleneck: bool = False
     widening: int = 1
     num_classes: int = 1000
-    dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):

@@ -139,7 +139,6 @@ class TinyAutoencoder(ImageNetwork):
     width: int = 64
     blocks: tuple[int, ...] = (1, 3, 3, 3)
     normalised: bool = False
-    dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):

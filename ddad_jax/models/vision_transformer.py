@@ -122,7 +122,6 @@ class VisionTransformer(Extractor):
     hidden: int = 1536
     stages: tuple[int, ...] = ()
     averaged: bool = False
-    dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     epsilon: ClassVar[float]

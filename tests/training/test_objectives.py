@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.typing import DTypeLike
 
 from ddad_jax.detection.detector import Networks, Settings
 from ddad_jax.diffusion.schedule import linear_alpha_bar
@@ -22,6 +23,7 @@ class Oracle(nn.Module):
     """Stands for a denoiser; outputs what it is made with."""
 
     output: Callable
+    dtype: DTypeLike = jnp.float32
 
     def __call__(self, noisy, timestep):
         return self.output(noisy, timestep)
