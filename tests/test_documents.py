@@ -25,6 +25,7 @@ from ddad_jax.experiment.reference import entries
 from ddad_jax.experiment.schema import Config
 from tests.commands import ddad
 from tests.test_requirements import extras
+from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[1]
 # In the order in which a reader goes through them: what one makes, the next may use.
