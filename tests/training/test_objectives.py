@@ -182,17 +182,16 @@ def test_a_variational_latent_is_drawn_from_its_posterior():
 
 
 def test_every_image_has_a_timestep_and_noise_of_its_own():
-    seen = {}
+    seen, drawn = {}, []
     oracle = Oracle(lambda noisy, t: seen.update(noisy=noisy, t=t) or noisy)
     loss = denoiser_loss(oracle, max_timestep=1000)
-    for number in (0, 1):
+    for _ in range(2):
         loss({}, {"alpha_bar": ALPHA_BAR}, {"latent": jnp.zeros((8, 4, 4, 1))}, jax.random.key(9))
-        if number:
-            np.testing.assert_array_equal(seen["noisy"], before)
-        before = np.asarray(seen["noisy"])
+        drawn.append(np.asarray(seen["noisy"]))
+    np.testing.assert_array_equal(*drawn)
     # √(1-ᾱ_t) ε is all there is of a latent of zeros.
     a = ALPHA_BAR[seen["t"] + 1][:, None, None, None]
-    noise = np.asarray(before / np.sqrt(1.0 - a)).reshape(8, 16)
+    noise = np.asarray(drawn[0] / np.sqrt(1.0 - a)).reshape(8, 16)
     assert len({*np.asarray(seen["t"]).tolist()}) > 4
     assert np.abs(np.corrcoef(noise) - np.eye(8)).max() < 0.9
     assert np.std(noise) == pytest.approx(1.0, abs=0.2)
