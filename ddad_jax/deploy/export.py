@@ -151,13 +151,12 @@ def export(
     agreement = compare(fitted, images, alike.predict_iter(images), run)
     if not agreement.is_close:
         raise UserError(f"{path}: is not written, since it differs from the detector: {agreement}")
-    about = _metadata(fitted) | {"agreement": json.dumps(asdict(agreement))}
+    about = _metadata(fitted) | {"agreement": asdict(agreement)}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".onnx":
         content = onnx_file.with_metadata(content, about)
     else:
-        readable = {name: _plain(value) for name, value in about.items()}
-        beside = json.dumps(readable, indent=1) + "\n"
+        beside = json.dumps(about, indent=1) + "\n"
         write_atomically(path.with_name(f"{path.name}.json"), beside)
     write_atomically(path, content)
     return agreement
@@ -237,13 +236,15 @@ def _outputs(images: Sequence[np.ndarray], run: Runner) -> Iterator[dict[str, np
                 yield {name: values[row] for name, values in found.items()}
 
 
-def _metadata(fitted: "FittedDetector") -> dict[str, str]:
-    """What the file says of itself: texts, numbers and JSON, by name."""
+def _metadata(fitted: "FittedDetector") -> dict[str, Any]:
+    """What the file says of itself: texts, numbers and tables, by name."""
     calibration, scores = fitted.detector.calibration, fitted.scores
     good = dict(fitted.calibrated)
     if len(scores):
         good |= {"lowest": scores.min(), "median": np.median(scores), "highest": scores.max()}
-    tables: dict[str, Any] = {
+    return {
+        "format": FORMAT,
+        "version": ddad_jax.__version__,
         "threshold": fitted.threshold,
         "pixel_threshold": float(calibration.pixel_threshold),
         "smallest_region": fitted.detector.settings.smallest_region,
@@ -254,8 +255,6 @@ def _metadata(fitted: "FittedDetector") -> dict[str, str]:
         "licences": _licences(fitted),
         "tolerance": {"score": TOLERANCE, "anomaly_map": TOLERANCE_OF_MAPS},
     }
-    about = {name: json.dumps(value) for name, value in tables.items()}
-    return {"format": FORMAT, "version": ddad_jax.__version__, **about}
 
 
 def _licences(fitted: "FittedDetector") -> dict[str, str]:
@@ -267,10 +266,3 @@ def _licences(fitted: "FittedDetector") -> dict[str, str]:
         if known:
             found[name] = f"{' or '.join(sorted(known))} (published weights of {network})"
     return found
-
-
-def _plain(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

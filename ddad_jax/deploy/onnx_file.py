@@ -1,5 +1,6 @@
 """A program as ONNX: written by jax2onnx, run by ONNX Runtime."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,11 +8,10 @@ from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from ddad_jax.deploy.program import Program, Runner
+from ddad_jax.deploy.program import Program, Runner, open_inputs
 from ddad_jax.errors import UserError
 from ddad_jax.machine.platforms import for_any_platform
 
@@ -37,13 +37,7 @@ def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
     from jax2onnx import to_onnx
     from onnx import numpy_helper
 
-    batch, height, width = jax.export.symbolic_shape(
-        "batch,height,width", constraints=(f"height>={smallest_side}", f"width>={smallest_side}")
-    )
-    inputs = (
-        jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((), jnp.float32),
-    )
+    inputs = open_inputs(smallest_side)
     # Traced before the converter has its own functions take the place of those of jax.numpy, which
     # cannot do with open sizes.
     with for_any_platform():
@@ -69,12 +63,16 @@ def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
     return model.SerializeToString()
 
 
-def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The file with metadata by name."""
+def with_metadata(content: bytes, metadata: Mapping[str, Any]) -> bytes:
+    """The file with metadata by name: text as it is, all else as JSON."""
     import onnx
 
     model = onnx.load_from_string(content)
-    onnx.helper.set_model_props(model, dict(metadata))
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in metadata.items()
+    }
+    onnx.helper.set_model_props(model, texts)
     return model.SerializeToString()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
@@ -16,6 +17,19 @@ Outputs = dict[str, Array]
 Program = Callable[[UInt8[Array, "b h w 3"], Float[Array, ""]], Outputs]
 # The same of a file, by its own threshold.
 Runner = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, np.ndarray]]
+
+
+def open_inputs(smallest_side: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of a program's images and threshold, their number and size left open.
+
+    Args:
+      smallest_side: of the images, in pixels.
+    """
+    batch, height, width = jax.export.symbolic_shape(
+        "batch,height,width", constraints=(f"height>={smallest_side}", f"width>={smallest_side}")
+    )
+    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
+    return images, jax.ShapeDtypeStruct((), jnp.float32)
 
 
 def program(detector: Detector, preprocessing: Preprocessing, *, reconstruction: bool) -> Program:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ddad_jax.deploy.program import Program, Runner
+from ddad_jax.deploy.program import Program, Runner, open_inputs
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -15,12 +15,8 @@ def encode(program: Program, smallest_side: int) -> bytes:
       program: of images and a threshold; one that is not a number is the calibrated one.
       smallest_side: of the images, in pixels.
     """
-    batch, height, width = jax.export.symbolic_shape(
-        "batch,height,width", constraints=(f"height>={smallest_side}", f"width>={smallest_side}")
-    )
-    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    threshold = jax.ShapeDtypeStruct((), jnp.float32)
-    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(images, threshold)
+    inputs = open_inputs(smallest_side)
+    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*inputs)
     return bytes(exported.serialize())
 
 

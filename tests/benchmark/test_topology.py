@@ -15,15 +15,20 @@ from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
 from ddad_jax.training.mesh import MeshSettings
 from ddad_jax.training.state import TrainSettings
+from tests.conftest import lacking
 
 SETTINGS = BenchmarkSettings(
     dtypes=("bfloat16",), batch_sizes=(8,), train_batch_size=8, topology="v5e:2x4"
 )
 # Two categories, each on four chips that share its parameters.
 SIZES = MeshSettings(2, 1, 4)
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="the extra tpu, 0.7 GB, is not installed"
-)
+needs_libtpu = pytest.mark.usefixtures("libtpu")
+
+
+@pytest.fixture(scope="module")
+def libtpu():
+    if importlib.util.find_spec("libtpu") is None:
+        lacking("libtpu, 0.7 GB, is not installed: pip install 'ddad_jax[tpu]'")
 
 
 @pytest.fixture(scope="module")
