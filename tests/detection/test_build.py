@@ -56,7 +56,8 @@ def test_a_training_image_is_calibrated_on_as_if_it_were_held_out(build, part_im
     )
     # An image that is in the bank is at no distance of it.
     assert naive.scale["patch"][0] < 0.2 * fresh.scale["patch"][0]
-    assert 0.8 < fitted.calibration.scale["patch"][0] / fresh.scale["patch"][0] < 1.3
+    # Each scale is a median of ten peaks, which differ by a factor of ten among themselves.
+    assert 1 / 1.6 < fitted.calibration.scale["patch"][0] / fresh.scale["patch"][0] < 1.6
 
 
 @pytest.mark.slow
