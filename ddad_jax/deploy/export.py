@@ -148,7 +148,7 @@ def export(
         content = stablehlo_file.encode(exact, SMALLEST_SIDE)
         run = stablehlo_file.runner(content)
     alike = replace(fitted, detector=with_reconstruct(fitted.detector, reconstruction))
-    agreement = compare(fitted, images, alike.predict_iter(images), run)
+    agreement = compare(fitted, _outputs(images, run), alike.predict_iter(images))
     if not agreement.is_close:
         raise UserError(f"{path}: is not written, since it differs from the detector: {agreement}")
     about = _metadata(fitted) | {"agreement": asdict(agreement)}
@@ -186,27 +186,26 @@ def _unknown(fitted: "FittedDetector", photographs: Iterable[Photograph]) -> lis
 
 def compare(
     fitted: "FittedDetector",
-    images: Sequence[np.ndarray],
+    outputs: Iterable[Mapping[str, np.ndarray]],
     predictions: Iterable[Prediction],
-    run: Runner,
 ) -> Agreement:
     """How what a file says of photographs differs from what the detector says.
 
     Args:
       fitted: the detector.
-      images: the photographs as RGB.
+      outputs: the file's of each photograph, by name.
       predictions: the detector's of each.
-      run: runs the file.
     """
     calibration = fitted.detector.calibration
     scale = max(float(np.ptp(fitted.scores)) if len(fitted.scores) else 0.0,
                 float(calibration.spread))  # fmt: skip
     limit = float(calibration.pixel_threshold)
-    worst, others = np.zeros(4), 0
-    for found, prediction in zip(_outputs(images, run), predictions, strict=True):
+    worst, others, count = np.zeros(4), 0, 0
+    for found, prediction in zip(outputs, predictions, strict=True):
         worst = np.maximum(worst, _differences(found, prediction, scale, limit))
         others += bool(found["decision"] != prediction.decision)
-    return Agreement(len(images), others, *map(float, worst))
+        count += 1
+    return Agreement(count, others, *map(float, worst))
 
 
 def _differences(

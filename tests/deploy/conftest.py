@@ -14,13 +14,44 @@ SETTINGS = {
     "build.patch_bank_size": 64,
     "build.calibration_size": 0,
 }
-# Follows a program that defines `run`: writes what that says of each array of photographs.
-ANSWER = """
+# Programs that run an exported file, for `answers_of`.
+WITH_ONNX_RUNTIME = """
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+def run(images):
+    return dict(zip(names, session.run(names, {"images": images})))
+"""
+WITH_OPENVINO = """
+import openvino
+core = openvino.Core()
+model = core.compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def run(images):
+    return {each.any_name: value.copy() for each, value in model({"images": images}).items()}
+"""
+WITH_JAX = """
+import jax
+exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+call = jax.jit(exported.call)
+def run(images):
+    return jax.device_get(call(images, np.float32(np.nan)))
+"""
+# Stand before and after such a program. Whoever imports the package fails.
+BEFORE = """
+import sys
+sys.modules["ddad_jax"] = None
 import numpy as np
+"""
+AFTER = """
+together, answers = int(sys.argv[4]), {}
 with np.load(sys.argv[2]) as given:
-    answers = {which: run(given[which]) for which in given}
-np.savez(sys.argv[3], **{f"{which} {name}": value for which, found in answers.items()
-                         for name, value in found.items()})
+    for which, images in given.items():
+        parts = [run(images[start:start + together]) for start in range(0, len(images), together)]
+        for name in parts[0]:
+            answers[f"{which} {name}"] = np.concatenate([part[name] for part in parts])
+np.savez(sys.argv[3], **answers)
 """
 
 
@@ -50,18 +81,20 @@ def photographs(part_images):
     }
 
 
-def answers_of(program, path, photographs):
-    """What a process that imports nothing of this package says of arrays of photographs.
+def answers_of(program, path, photographs, together=sys.maxsize):
+    """What a process without this package says of arrays of photographs.
 
     Args:
       program: defines `run`, which takes photographs and gives arrays by name, of the file that is
         its first argument.
       path: that file.
       photographs: arrays by name.
+      together: how many it is given at a time, at most.
     """
     given, answer = path.with_suffix(".given.npz"), path.with_suffix(".answer.npz")
     np.savez(given, **photographs)
-    subprocess.run([sys.executable, "-c", program + ANSWER, path, given, answer], check=True)
+    arguments = [path, given, answer, str(together)]
+    subprocess.run([sys.executable, "-c", BEFORE + program + AFTER, *arguments], check=True)
     found = {which: {} for which in photographs}
     with np.load(answer) as answers:
         for key in answers:

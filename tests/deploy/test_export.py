@@ -12,23 +12,14 @@ from ddad_jax.deploy import export as exporting
 from ddad_jax.deploy.program import program
 from ddad_jax.errors import UserError
 from ddad_jax.main import run
-from tests.deploy.conftest import answers_of, require_same
-
-WITH_JAX_ALONE = """
-import sys
-sys.modules["ddad_jax"] = None  # Whoever imports it fails.
-import jax, numpy as np
-exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-def run(images):
-    return exported.call(images, np.float32(np.nan))
-"""
+from tests.deploy.conftest import WITH_JAX, answers_of, require_same
 
 
 @pytest.mark.slow
 def test_stablehlo_needs_nothing_of_this_package(strict, photographs, tmp_path):
     path = tmp_path / "part.stablehlo"
     strict.export(path, photographs["wide"], reconstruction=False)
-    for which, found in answers_of(WITH_JAX_ALONE, path, photographs).items():
+    for which, found in answers_of(WITH_JAX, path, photographs).items():
         assert set(found) == {"score", "decision", "anomaly_map", "mask"}
         require_same(found, strict.predict(photographs[which]))
     exported = jax.export.deserialize(bytearray(path.read_bytes()))

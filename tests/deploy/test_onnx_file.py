@@ -6,10 +6,14 @@ pip install 'ddad_jax[export,test-export]'
 
 import importlib.util
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from ddad_jax import models
 from ddad_jax.data.resize import fit_image
@@ -19,17 +23,12 @@ from ddad_jax.deploy.resampling import fit_images
 from ddad_jax.detection.reconstruction import extract, to_network_range
 from ddad_jax.models import initialise
 from tests.conftest import lacking
-from tests.deploy.conftest import answers_of, require_same
+from tests.deploy.conftest import WITH_OPENVINO, answers_of, require_same
 
 pytestmark = pytest.mark.slow
 
-WITH_OPENVINO = """
-import sys, openvino
-core = openvino.Core()
-model = core.compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-def run(images):
-    return {each.any_name: value for each, value in model({"images": images}).items()}
-"""
+CLIENT = Path(__file__).parents[2] / "docs/clients/client.cpp"
+
 TRANSFORMER = {"width": 32, "depth": 3, "heads": 2, "hidden": 64}
 BACKBONES = {
     "dinov2_small": TRANSFORMER | {"grid": 5},
@@ -119,3 +118,38 @@ def test_features_of_every_kind_of_backbone(name, part_images):
     expected = extract(network, variables, to_network_range(jax.numpy.asarray(squares), 64))
     for found, stage in zip(run(wide).values(), expected, strict=True):
         np.testing.assert_allclose(found, stage, atol=1e-4 * np.abs(stage).max())
+
+
+def test_the_client_in_cpp_says_what_the_detector_says(path, strict, photographs, tmp_path):
+    """Compiled with headers as Debian has them, and the library that Python's package brings."""
+    import onnxruntime
+
+    headers = Path(os.environ.get("ONNXRUNTIME_INCLUDE", "/usr/include/onnxruntime"))
+    if not (headers / "onnxruntime_cxx_api.h").exists():
+        lacking("ONNX Runtime's headers: install Debian's libonnxruntime-dev, "
+                "or name their folder in ONNXRUNTIME_INCLUDE")  # fmt: skip
+    (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.1.*")
+    (tmp_path / "libonnxruntime.so.1").symlink_to(library)
+    client = tmp_path / "client"
+    subprocess.run(
+        ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", CLIENT, "-isystem", headers,
+         tmp_path / "libonnxruntime.so.1", f"-Wl,-rpath,{tmp_path}", "-o", client],
+        check=True,
+    )  # fmt: skip
+    images = [*photographs["square"], *photographs["wide"]]
+    names = [tmp_path / f"{number}.ppm" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(name)
+    said = subprocess.run([client, path, *names], check=True, capture_output=True, text=True)
+    predictions = [strict.predict([image])[0] for image in images]
+    assert len({each.decision for each in predictions}) == 2
+    for line, name, expected in zip(said.stdout.splitlines(), names, predictions, strict=True):
+        decision, score = line.removeprefix(f"{name}: ").split()
+        assert decision == ("anomalous" if expected.decision else "normal")
+        assert float(score) == pytest.approx(expected.score, abs=2e-4)
+
+    (tmp_path / "cut.ppm").write_bytes(names[0].read_bytes()[:100])
+    for wrong, why in (("cut.ppm", "ends too early"), ("client", "not a PPM file of 8 bits")):
+        done = subprocess.run([client, path, tmp_path / wrong], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1] == f"{tmp_path / wrong}: {why}"
