@@ -25,6 +25,7 @@ import pytest
 
 from ddad_jax.data.synthetic import synthetic_source
 from ddad_jax.detection.build import BuildSettings, fill_banks
+from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.detection.reconstruction import encode, to_network_range
@@ -143,7 +144,8 @@ def calibrated_detector(
         seed=seed,
         **trained,
     )
-    calibration = banks.calibration(build, train_images, train_parts, heldout_images, seed)
+    evidence = banks.normal_evidence(build, train_images, train_parts, heldout_images, seed)
+    calibration = calibrate(evidence, settings, build.false_alarm_rate, build.pixel_alarm_rate)
     return banks.detector.replace(calibration=calibration)
 
 

@@ -43,6 +43,7 @@ def get_config():
     config.extractor.training.steps = 2
     config.extractor.training.batch_size = 2
     config.build.batch_size = 4
+    config.build.planted = 0
     {more}
     return config
 """

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -37,6 +37,7 @@ class Planted:
       mask: where the defect is.
       kind: one of `KINDS`.
       size: one of `SIZES`.
+      row: of a set of images, the one that it is planted in.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -44,6 +45,7 @@ class Planted:
     mask: Bool[np.ndarray, "h w"]
     kind: str
     size: str
+    row: int = 0
 
 
 def plant(
@@ -124,7 +126,8 @@ def plant_in_set(images: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet,
     def planted(number: int) -> Planted | None:
         row, (kind, size) = rows[number], cells[number]
         others = [*squares[:row], *squares[row + 1 :]]
-        return plant(squares[row], parts[row], others, kind, size, seed + number)
+        found = plant(squares[row], parts[row], others, kind, size, seed + number)
+        return found and replace(found, row=row)
 
     results = map_in_threads(planted, range(count))
     bar = tqdm(results, total=count, desc="plant", unit="defect", disable=None)

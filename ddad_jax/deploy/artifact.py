@@ -207,7 +207,8 @@ def _detector(
         "latent_bank": np.zeros((0, 0, 0, 0), np.float32),
     }
     detector = Detector(
-        **of_old | parts,
+        # One without weights, such as that of pixels, leaves no array in a file.
+        **{"autoencoder": {}} | of_old | parts,
         calibration=Calibration(**unknown | known),
         kinds=tuple(
             Kind(**{"patch_limit": unknown["patch_limit"]} | kinds[number])

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
 from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
-from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.detector import (
     Calibration,
     Detector,
@@ -46,6 +45,9 @@ class BuildSettings(Checked):
       pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
         be called anomalous, and so every anomalous image has a defective region, and no other has.
       latent_bank_size: training images, at most, whose latents images are restored from.
+      planted: defects planted in held-out images, which decide whether the reconstruction's maps
+        count: they do not where the patch map alone clearly tells more defects from good images. 0,
+        and of tiled photographs: they count by detection.patch_weight.
       batch_size: images at a time.
       share_networks: whether the detectors of several categories share files of the networks that
         were not trained with them, in the folder `networks`; else each detector's file is whole.
@@ -58,6 +60,7 @@ class BuildSettings(Checked):
     false_alarm_rate: float = setting(0.01, changes="detector", above=0, below=1)
     pixel_alarm_rate: float = setting(0.0, changes="detector", low=0, below=1)
     latent_bank_size: int = setting(256, changes="detector", low=1)
+    planted: int = setting(128, changes="detector", low=0)
     batch_size: int = setting(16, changes="nothing", low=1)
     share_networks: bool = setting(True, changes="nothing")
 
@@ -113,7 +116,7 @@ class Banks:
             patch_bank=jnp.where(of_patches[:, None], jnp.nan, d.patch_bank),
         )
 
-    def calibration(
+    def normal_evidence(
         self,
         build: BuildSettings,
         train_images: UInt8[np.ndarray, "n h w 3"],
@@ -121,8 +124,8 @@ class Banks:
         heldout_images: UInt8[np.ndarray, "m h w 3"],
         seed: int,
         mesh: Mesh | None = None,
-    ) -> Calibration:
-        """One from the held-out images and, where they are few, from training images too.
+    ) -> Evidence:
+        """Of the held-out images and, where they are few, of training images after them.
 
         Args:
           build: see `BuildSettings`.
@@ -137,10 +140,7 @@ class Banks:
         others = self.cross_fitted(train_parts, wanted, seed, calibration=detector.calibration)
         sets = [(detector, heldout_images)]
         sets += [(fold, train_images[chosen]) for fold, chosen in others]
-        evidence = _evidence(sets, build.batch_size, mesh)
-        return calibrate(
-            evidence, detector.settings, build.false_alarm_rate, build.pixel_alarm_rate
-        )
+        return evidence_of_sets(sets, build.batch_size, mesh)
 
 
 def fill_banks(
@@ -304,12 +304,18 @@ def _folds(
     ]
 
 
-def _evidence(
+def evidence_of_sets(
     sets: Sequence[tuple[Detector, UInt8[np.ndarray, "_ h w 3"]]],
     batch_size: int,
     mesh: Mesh | None,
 ) -> Evidence:
-    """What each detector says of its images, without reconstructions."""
+    """What each detector says of its images, without reconstructions.
+
+    Args:
+      sets: detectors of the same shapes, each with its images.
+      batch_size: images at a time.
+      mesh: devices that share them, None for one.
+    """
     most = max(len(images) for _, images in sets)
 
     def results():

@@ -129,6 +129,10 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
         promised = promise(fewest["images"], fewest["false_alarm_rate"])
         whose = "The threshold is" if len(parts) == 1 else "That of the fewest images is"
         where += f". {whose} {promised}"
+    dropped = [part.name for part in parts if part.metrics.get("choice", {}).get("dropped")]
+    if dropped:
+        of = f" of {', '.join(dropped)}" if len(parts) > 1 else ""
+        where += f". The reconstruction's maps{of} do not count: planted defects decided so"
     note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
     return f"{count} images; {where}. {note}"
 

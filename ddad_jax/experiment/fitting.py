@@ -10,20 +10,32 @@ from absl import logging
 from ddad_jax.data.planted import Planted, plant_in_set
 from ddad_jax.data.prepare import ImageSet
 from ddad_jax.deploy.fitted import FittedDetector
-from ddad_jax.detection.build import BuildSettings, fill_banks
-from ddad_jax.detection.calibration import VERSION
-from ddad_jax.detection.detector import Calibration, Settings, shard_detector, with_reconstruct
+from ddad_jax.detection.build import BuildSettings, evidence_of_sets, fill_banks
+from ddad_jax.detection.calibration import VERSION, calibrate
+from ddad_jax.detection.detector import (
+    Calibration,
+    Detector,
+    Settings,
+    shard_detector,
+    with_reconstruct,
+)
+from ddad_jax.detection.evidence import Evidence, evidence_weights
 from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.experiment.category import Category
+from ddad_jax.experiment.choosing import OTHER_DEFECTS, Choice, can_choose, choose, patches_alone
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.experiment.trained import Trained
 
 # Settings that change thresholds alone.
 RATES = ("build.false_alarm_rate", "build.pixel_alarm_rate")
+
+
+# What a detector's record says besides what it was made of.
+BESIDES = ("extensions", "choice")
 
 
 def made_of(made: Trained) -> dict[str, Any]:
@@ -77,7 +89,7 @@ def fitted_detector(made: Trained) -> FittedDetector:
 
 def _as_fitted(fitted: FittedDetector) -> dict[str, Any]:
     """What it was made of, before it was extended."""
-    return {name: value for name, value in fitted.made_of.items() if name != "extensions"}
+    return {name: value for name, value in fitted.made_of.items() if name not in BESIDES}
 
 
 def _of_these_rates(fitted: FittedDetector, wanted: dict[str, Any]) -> FittedDetector:
@@ -151,9 +163,19 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
     parts = category.train_parts
     train, heldout = category.division
     counts = np.diff(train.starts)
-    calibration = banks.calibration(
+    evidence = banks.normal_evidence(
         build, train.squares, np.repeat(parts, counts), squares, seed, mesh
     )
+    about = made_of(made)
+    choice = None if tiled else _choice(category, banks.detector, evidence, build)
+    if choice is not None:
+        logging.info("%s: %s", category.name, choice)
+        about["choice"] = choice.record
+        if choice.drops_reconstruction:
+            settings = patches_alone(settings)
+            banks = replace(banks, detector=banks.detector.replace(settings=settings))
+    rates = build.false_alarm_rate, build.pixel_alarm_rate
+    calibration = calibrate(evidence, settings, *rates)
     if tiled:
         others = banks.cross_fitted(
             parts, build.calibration_size - len(heldout), seed,
@@ -168,7 +190,27 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
         )
     _say_what_it_promises(category.name, calibration, build)
     detector = banks.detector.replace(calibration=calibration)
-    return FittedDetector(detector, category.preprocessing, config.description, made_of(made))
+    return FittedDetector(detector, category.preprocessing, config.description, about)
+
+
+def _choice(
+    category: Category, detector: Detector, evidence: Evidence, build: BuildSettings
+) -> Choice | None:
+    """What defects planted in the held-out images say; None where there is no choice.
+
+    Args:
+      category: whose images count.
+      detector: its banks filled.
+      evidence: of normal images, those that are held out first.
+      build: see `BuildSettings`.
+    """
+    heldout, seed = category.division[1], category.config.seed + OTHER_DEFECTS
+    if not build.planted or not can_choose(detector.settings, len(heldout)):
+        return None
+    images, planted = plant_in_set(heldout, build.planted, seed)
+    sets = [(detector, images.squares[len(heldout) :])]
+    of_planted = evidence_of_sets(sets, build.batch_size, category.mesh.local_mesh)
+    return choose(evidence, of_planted, [each.row for each in planted], detector.settings, seed)
 
 
 def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSettings) -> None:
@@ -186,6 +228,12 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
     """
     config, test = category.config, category.images["test"]
     fitted = _reconstructing(fitted, category)
+    weights = evidence_weights(fitted.detector.settings)
+    if config.evaluation.protocol == "paper" and not weights.keys() - {"patch"}:
+        raise UserError(
+            "evaluation.protocol: 'paper' is of the reconstruction's maps, which do not count in "
+            f"{category.name}, as planted defects decided; fit it with --config.build.planted=0"
+        )
     seen = contents_of(fitted)
     for sample, content in zip(test.samples, test.contents, strict=True):
         if content in seen:

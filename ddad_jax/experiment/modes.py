@@ -214,6 +214,8 @@ def _write_results(
     resampled = resample(predictions)
     metrics = compute_metrics(predictions, resampled, resized_masks)
     metrics |= {"calibration": fitted.calibrated, **(more or {})}
+    if "choice" in fitted.made_of:
+        metrics["choice"] = fitted.made_of["choice"]
     lost = metrics["counts"]["mask_lost"]
     if lost:
         logging.warning(

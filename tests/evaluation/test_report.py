@@ -1,3 +1,4 @@
+import html
 import json
 import re
 
@@ -66,6 +67,16 @@ def test_the_page_says_what_the_threshold_is_worth(make_part, tmp_path):
     write_report(tmp_path / "report.html", "plate", [part])
     page = (tmp_path / "report.html").read_text()
     assert "The threshold is from 12 good images: at most 2 % false alarms on average" in page
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_the_page_says_whose_reconstruction_does_not_count(make_part, tmp_path, dropped):
+    parts = [make_part(name, [0, 0, 1], [0.1, 0.2, 0.9]) for name in ("plate", "screw")]
+    parts[1].metrics["choice"] = {"dropped": dropped}
+    write_report(tmp_path / "report.html", "both", parts)
+    page = (tmp_path / "report.html").read_text()
+    said = "The reconstruction's maps of screw do not count: planted defects decided so"
+    assert (said in html.unescape(page)) == dropped
 
 
 def test_without_labels_the_page_counts_what_is_called_anomalous(make_part, tmp_path):

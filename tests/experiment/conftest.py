@@ -16,6 +16,7 @@ LEAST = (
     " 'attention_resolutions': (), 'num_heads': 1}",
     "denoiser.training.validate_every=2", "extractor.name=efficientnet_lite0",
     "extractor.network.depth=0.25", "build.calibration_size=0", "build.patch_bank_size=16",
+    "build.planted=0",
 )  # fmt: skip
 
 
