@@ -33,7 +33,8 @@ def detect(
     Args:
       detector: fitted, and laid over devices as `shard_detector` does.
       images: uint8, or floats in [-1, 1], of the detector's size, as its preprocessing makes them.
-        Over several devices their number must be a multiple of the devices'.
+        Over several devices their number must be a multiple of the devices'. On a CPU give one at a
+        time where several threads call it (docs/performance.md, "Threads").
 
     Returns:
       What the detector says of each image; an image's answer never depends on its batch, on a CPU
