@@ -34,7 +34,7 @@ def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -
     Its variance is the larger of DeLong's (1988), which the scores show, and Hanley and McNeil's
     (1982), which the AUROC and the numbers of images imply: few images may show too little.
     """
-    better = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
+    better = outranked(normal, anomalous)
     pairs, fewest = better.size, min(better.shape)
     value = float(better.mean())
     shown = sum(
@@ -51,6 +51,13 @@ def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -
     ) / pairs
     worth = max(value * (1.0 - value) / max(shown, implied), fewest)
     return _wilson(value, worth)
+
+
+def outranked(
+    normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, "m k"]:
+    """Whether each anomalous score is above each normal one, 0.5 where equal; the mean is AUROC."""
+    return (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
 
 
 def _wilson(value: float, count: float | int) -> Interval:

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.evidence import Evidence, evidence_weights, score_evidence
-from ddad_jax.evaluation.intervals import Interval, difference
+from ddad_jax.evaluation.bootstrap import RESAMPLES, draw_counts
+from ddad_jax.evaluation.intervals import Interval, difference, outranked
 
-RESAMPLES = 1000
 # Fewer photographs that are held out decide nothing.
 LEAST_PHOTOGRAPHS = 5
 # Takes defects that no run plants, whose seeds are below.
@@ -55,8 +55,8 @@ class Choice:
 
 def can_choose(settings: Settings, photographs: int) -> bool:
     """Whether there is a choice, and enough photographs to plant defects in."""
-    several = len(evidence_weights(settings)) > 1 and settings.scoring == "fused"
-    return several and settings.patch_weight > 0 and photographs >= LEAST_PHOTOGRAPHS
+    weights = evidence_weights(settings)
+    return "patch" in weights and len(weights) > 1 and photographs >= LEAST_PHOTOGRAPHS
 
 
 def patches_alone(settings: Settings) -> Settings:
@@ -81,15 +81,15 @@ def choose(
     both = _outdone(good, planted, settings)
     alone = _outdone(good, planted, patches_alone(settings))
     gain = alone - both
-    photographs = len(set(rows))
-    counts = _draws(gain.shape[1], np.asarray(rows), seed)
+    with_defects = np.isin(np.arange(gain.shape[1]), rows)
+    counts = draw_counts(with_defects, RESAMPLES, seed)
     drawn = np.einsum("rp,pg,rg->r", counts[:, rows], gain, counts)
     drawn /= counts[:, rows].sum(1) * counts.sum(1)
     return Choice(
         defects=len(gain),
         with_reconstruction=float(both.mean()),
         patches_alone=float(alone.mean()),
-        gain=difference(float(gain.mean()), drawn, photographs),
+        gain=difference(float(gain.mean()), drawn, int(with_defects.sum())),
     )
 
 
@@ -100,15 +100,4 @@ def _outdone(
     calibration = calibrate(good, settings, 0.5)
     scores = np.asarray(score_evidence(planted, calibration, settings)[1], np.float64)
     normal = np.asarray(calibration.scores, np.float64)
-    return (scores[:, None] > normal) + 0.5 * (scores[:, None] == normal)
-
-
-def _draws(good: int, rows: Int[np.ndarray, " p"], seed: int) -> Int[np.ndarray, "resamples good"]:
-    """How often each good image is drawn; those with defects and the others separately."""
-    rng = np.random.default_rng(seed)
-    counts = np.zeros((RESAMPLES, good), np.int64)
-    with_defects = np.isin(np.arange(good), rows)
-    for kind in (with_defects, ~with_defects):
-        if size := int(kind.sum()):
-            counts[:, kind] = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES)
-    return counts
+    return outranked(normal, scores)

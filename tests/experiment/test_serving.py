@@ -17,6 +17,7 @@ from ddad_jax.experiment.config import load_config, override, read_config
 from ddad_jax.experiment.serving import serve
 from tests.conftest import lacking
 from tests.deploy.conftest import fitted  # noqa: F401
+from tests.serving.container import instructions
 
 CONTAINER = Path(__file__).parents[2] / "docs/container"
 
@@ -28,8 +29,7 @@ def path(fitted, tmp_path):  # noqa: F811
 
 
 def entry_point():
-    text = (CONTAINER / "Containerfile").read_text().replace("\\\n", "")
-    return json.loads(re.search(r"ENTRYPOINT (\[.*\])", text)[1])
+    return json.loads(dict(instructions())["ENTRYPOINT"])
 
 
 def unit_command():
