@@ -26,7 +26,7 @@ setup(
         # The documents as a site.
         "docs": ["latex2mathml>=3.78", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
         "elpv": ["elpv-dataset>=1.0.0"],
-        # A TFDS data directory in a bucket.
+        # Buckets of Google Cloud Storage.
         "gcs": ["gcsfs>=2025.3"],
         # HEIC photographs, as phones take them.
         "heic": ["pillow-heif>=1.0"],
@@ -42,6 +42,8 @@ setup(
         "mutation": ["cosmic-ray>=8.4"],
         # Parquet manifests.
         "parquet": ["pyarrow>=18.0"],
+        # Buckets of Amazon S3, and of what speaks its protocol.
+        "s3": ["s3fs>=2025.3"],
         # Detectors over HTTP.
         "serve": [
             "h11>=0.16",
@@ -59,10 +61,13 @@ setup(
             "diffusers==0.42.0",
             "elpv-dataset>=1.0.0",
             "flatbuffers>=24.3.25",
+            "gcp-storage-emulator>=2024.8.3",
+            "gcsfs>=2025.3",
             "h11>=0.16",
             "import-linter>=2.3",
             "ipykernel>=6.29",
             "jsonschema>=4.20",
+            "moto[server]>=5.1",
             "mypy>=2.4",
             "pillow-heif>=1.0",
             "nbclient>=0.10",
@@ -73,6 +78,7 @@ setup(
             "pytest-xdist>=3.7",
             "pyyaml>=6.0",
             "ruff>=0.12",
+            "s3fs>=2025.3",
             "starlette>=0.46",
             "tifffile>=2024.8",
             "torch==2.13.0",

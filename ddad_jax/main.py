@@ -28,12 +28,16 @@ from ddad_jax.experiment.reference import settings_table
 from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.serving import serve
 from ddad_jax.experiment.submitting import submit
-from ddad_jax.machine import interrupts, kernels, processes, programs
+from ddad_jax.machine import copies, interrupts, kernels, processes, programs
 from ddad_jax.machine.description import source_hash
+from ddad_jax.machine.objects import is_url
 from ddad_jax.machine.storage import local_path, only_run
+from ddad_jax.machine.workdir import working_copy
 
 PACKAGE = Path(ddad_jax.__file__).parent
 INTERRUPTED = "interrupted: the same command continues"
+# Packages that log what they also raise.
+RAISING = ("/orbax/", "/gcsfs/", "/s3fs/")
 # Modes that several processes do not share.
 ONE_PROCESS = ("ablate", "benchmark", "submit")
 # Modes that need a detector and no config.
@@ -47,7 +51,7 @@ def _text(name: str, help_text: str) -> flags.FlagHolder:
 
 
 MODE = flags.DEFINE_enum("mode", "fit", list(modes.MODES), "What to do.", flag_values=FLAGS)
-WORKDIR = _text("workdir", "folder for everything that the run writes")
+WORKDIR = _text("workdir", "folder for everything that the run writes; may be gs://… or s3://…")
 IMAGES = _text("images", "predict: a folder of images, or one image; extend, export: good images")
 DETECTOR = _text(
     "detector",
@@ -78,6 +82,7 @@ NETWORK = flags.DEFINE_enum(
     "network", "denoiser", NETWORKS, "convert: autoencoder, denoiser or extractor",
     flag_values=FLAGS,
 )  # fmt: skip
+SCRATCH = _text("scratch", "folder on this machine for what is read from a bucket or goes to one")
 TRAIN_ON = flags.DEFINE_bool(
     "train_on", False, "fit, train, adapt: train further with the images and settings of now",
     flag_values=FLAGS,
@@ -90,7 +95,7 @@ PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
 )
 SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, BRIEF, RATE, VALUE, VARY, NETWORK,
-         TRAIN_ON, COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
+         TRAIN_ON, SCRATCH, COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
 
 HELP = """\
 ddad_jax {version}: finds defects in photographs of parts after seeing good parts only.
@@ -159,31 +164,46 @@ def main(argv: Sequence[str]) -> None:
     # Libraries look at absl's own flags, which nobody gives here.
     flags.FLAGS.mark_as_parsed()
     mode = MODE.value
+    if SCRATCH.value:
+        copies.use_scratch(_writable(local_path(SCRATCH.value, "--scratch"), "--scratch"))
+    with contextlib.ExitStack() as stack:
+        _carry_out(mode, rest[1:], name, assignments, stack)
+
+
+def _carry_out(
+    mode: str,
+    rest: Sequence[str],
+    name: str | None,
+    assignments: Sequence[tuple[str, str]],
+    stack: contextlib.ExitStack,
+) -> None:
+    """What the flags ask for; `stack` holds a folder of a bucket until it is done."""
     if mode == "compare":
-        written_to = None if WORKDIR.value is None else _writable(_workdir())
-        modes.compare(rest[1:], written_to)
+        written_to = _writable(_workdir(mode, stack)) if WORKDIR.value else None
+        found = [copies.readable_path(each, "--mode=compare", _is_of_training) for each in rest]
+        modes.compare(found, written_to)
         return
-    if len(rest) > 1:
-        raise UserError(f"'{rest[1]}' is not a flag; every setting is given as --config.name=value")
+    if rest:
+        raise UserError(f"'{rest[0]}' is not a flag; every setting is given as --config.name=value")
     _require_of_mode(mode)
     if name is None and mode not in WITH_DETECTOR:
         raise UserError("--config is missing; choose one, such as --config=demo; --help says more")
     config = _config(name or "default", assignments)
     if mode == "convert":
-        workdir = _workdir() if WORKDIR.value else None
-        modes.convert(config, workdir, NETWORK.value, _expanded(OUTPUT))
+        workdir = _workdir(mode, stack) if WORKDIR.value else None
+        modes.convert(config, workdir, NETWORK.value, _path(OUTPUT))
         return
     if mode in WITH_DETECTOR and (DETECTOR.value or WORKDIR.value):
-        _with_detector(mode, config, [setting for setting, _ in assignments])
+        _with_detector(mode, config, [setting for setting, _ in assignments], stack)
         return
     if WORKDIR.value is None:
         or_detector = f", or with --mode={mode} a --detector" if mode in WITH_DETECTOR else ""
         raise UserError(
             f"--workdir is missing; name the folder that the run may write to{or_detector}"
         )
-    workdir = _writable(_workdir())
     kernels.choose_cpu_kernels()
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    workdir = _writable(_workdir(mode, stack))
     _devices()
     if jax.process_count() > 1:
         _require_agreement(mode, config)
@@ -215,11 +235,13 @@ def _require_of_mode(mode: str) -> None:
                 )
 
 
-def _with_detector(mode: str, config: Config, given: list[str]) -> None:
+def _with_detector(
+    mode: str, config: Config, given: list[str], stack: contextlib.ExitStack
+) -> None:
     if NUM_PROCESSES.value or COORDINATOR.value:
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
-    workdir = _workdir() if WORKDIR.value else None
-    path = _path(DETECTOR)
+    workdir = _workdir(mode, stack) if WORKDIR.value else None
+    path = copies.readable_path(DETECTOR.value, "--detector") if DETECTOR.value else None
     if mode == "serve":
         place = path or workdir
         assert place is not None  # One of the two is given.
@@ -249,7 +271,7 @@ def _with_detector(mode: str, config: Config, given: list[str]) -> None:
     with only_run(home):
         _begin(mode, home)
         if mode == "extend":
-            changing.extend(_expanded(IMAGES), path, output, UNDO.value)
+            changing.extend(_images(), path, output, UNDO.value)
         else:
             changing.set_threshold(path, output, RATE.value, VALUE.value)
 
@@ -262,7 +284,7 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
     kernels.choose_cpu_kernels()
     with only_run(home):
         _begin("predict", home)
-        predict(_expanded(IMAGES), path, output, config, given, WATCH.value)
+        predict(_images(), path, output, config, given, WATCH.value)
 
 
 def _export(path: Path) -> None:
@@ -273,7 +295,7 @@ def _export(path: Path) -> None:
     kernels.choose_cpu_kernels()
     with only_run(home):
         _begin("export", home)
-        export(_expanded(IMAGES), path, output, BRIEF.value)
+        export(_images(), path, output, BRIEF.value)
 
 
 def _serve(place: Path, config: Config, given: list[str]) -> None:
@@ -341,12 +363,29 @@ def _config(name: str, assignments: Sequence[tuple[str, str]]) -> Config:
     return read_config(config)
 
 
-def _workdir() -> Path:
-    return local_path(WORKDIR.value, "--workdir")
+def _workdir(mode: str, stack: contextlib.ExitStack) -> Path:
+    """The working folder; of one in a bucket the copy, held where something is written to it."""
+    url = WORKDIR.value
+    if not is_url(url):
+        return local_path(url, "--workdir")
+    if mode in ("serve", "convert") or (mode in WITH_DETECTOR and OUTPUT.value):
+        return copies.fetched(url, "--workdir", _is_of_training)
+    leaves_out = _is_of_training if mode in WITH_DETECTOR else copies.needs_all
+    return stack.enter_context(working_copy(url, "--workdir", leaves_out))
 
 
-def _expanded(flag: flags.FlagHolder) -> str | None:
-    return str(local_path(flag.value, f"--{flag.name}")) if flag.value else flag.value
+def _is_of_training(name: str) -> bool:
+    """Whether a file of a working folder is of no use to who has the detector."""
+    return "checkpoints" in name.split("/")
+
+
+def _images() -> str | None:
+    if WATCH.value and is_url(IMAGES.value):
+        raise UserError(
+            f"--images={IMAGES.value}: is in a bucket, and --watch sees what appears in a folder "
+            "here; leave out --watch"
+        )
+    return str(copies.readable_path(IMAGES.value, "--images")) if IMAGES.value else IMAGES.value
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:
@@ -401,21 +440,29 @@ def _use_of_detector(folder: Path) -> str:
 def _log_to(path: Path) -> None:
     """Copies the log to a file, and keeps other libraries' chatter out of both."""
     handler = standard_logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.PythonFormatter())
     logging.use_absl_handler()
     logging.get_absl_logger().addHandler(handler)
     logging.set_verbosity(logging.INFO)
     # A line that a full disk does not take is lost, and that alone.
     standard_logging.raiseExceptions = False
     for each in (handler, logging.get_absl_handler()):
+        each.setFormatter(_Formatter())
         each.addFilter(_is_worth_a_line)
 
 
+class _Formatter(logging.PythonFormatter):
+    """Names files in a bucket as the user does, and not their copies."""
+
+    def format(self, record: standard_logging.LogRecord) -> str:
+        return copies.as_given(super().format(record))
+
+
 def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
-    """All that this package says, and others' warnings; what Orbax fails at, it also raises."""
+    """All that this package says, and others' warnings."""
     if record.pathname.startswith(str(PACKAGE)):
         return True
-    return record.levelno > standard_logging.INFO and "/orbax/" not in record.pathname
+    own = any(name in record.pathname for name in RAISING)
+    return record.levelno > standard_logging.INFO and not own
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -440,7 +487,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         main(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {copies.as_given(str(error))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)

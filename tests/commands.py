@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 # Seconds after which a command hangs.
@@ -28,40 +30,68 @@ class Ended:
     stderr: str
 
 
-def ddad(*arguments: object, devices: int = 1, cwd: Path = ROOT, platforms: str = "cpu") -> Ended:
-    """Runs a command to its end.
+class Started:
+    """A command that runs.
 
-    Args:
-      *arguments: of the command line.
-      devices: how many the CPU is taken for.
-      cwd: where it is run.
-      platforms: JAX_PLATFORMS.
+    Attributes:
+      process: its own.
     """
-    with tempfile.TemporaryDirectory() as said:
-        outputs = [Path(said, name) for name in ("out", "err")]
-        told = list(map(str, arguments))
-        process = _forks.Process(target=_run, args=(told, devices, cwd, platforms, outputs))
-        process.start()
-        process.join(MOST)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"{told} did not end: {outputs[1].read_text()}")
-        return Ended(process.exitcode, *(path.read_text() for path in outputs))
+
+    def __init__(
+        self,
+        *arguments: object,
+        devices: int = 1,
+        cwd: Path = ROOT,
+        platforms: str = "cpu",
+        environment: Mapping[str, str] | None = None,
+    ):
+        """Starts it.
+
+        Args:
+          *arguments: of the command line.
+          devices: how many the CPU is taken for.
+          cwd: where it is run.
+          platforms: JAX_PLATFORMS.
+          environment: more variables.
+        """
+        self._said = tempfile.TemporaryDirectory()
+        self._outputs = [Path(self._said.name, name) for name in ("out", "err")]
+        self._told = list(map(str, arguments))
+        variables = {"JAX_PLATFORMS": platforms, **(environment or {})}
+        self.process = _forks.Process(
+            target=_run, args=(self._told, devices, cwd, variables, self._outputs)
+        )
+        self.process.start()
+
+    def end(self) -> Ended:
+        """Waits until it has ended."""
+        self.process.join(MOST)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"{self._told} did not end: {self._outputs[1].read_text()}")
+        texts = [path.read_text() if path.exists() else "" for path in self._outputs]
+        self._said.cleanup()
+        return Ended(self.process.exitcode, *texts)
+
+
+def ddad(*arguments: object, **options: Any) -> Ended:
+    """Runs a command to its end; arguments as of `Started`."""
+    return Started(*arguments, **options).end()
 
 
 def _run(
-    arguments: list[str], devices: int, cwd: Path, platforms: str, outputs: list[Path]
+    arguments: list[str], devices: int, cwd: Path, variables: Mapping[str, str], outputs: list[Path]
 ) -> None:
     """What the console script does, in a fork."""
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
+    os.environ.update(variables)
     # JAX has read it when it was imported; the program names it in an error.
     import jax
 
-    os.environ["JAX_PLATFORMS"] = platforms
-    jax.config.update("jax_platforms", platforms)
+    jax.config.update("jax_platforms", variables["JAX_PLATFORMS"])
     sys.argv = ["ddad_jax", *arguments]
     from ddad_jax import main
 

@@ -621,10 +621,19 @@ def test_two_runs_in_one_workdir(config, data, tmp_path):
     assert_refused(result, f"--workdir={tmp_path}", "another command", f"process {os.getpid()}")
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run"])
-def test_a_url_is_refused_and_no_folder_made(config, tmp_path, url):
-    result = ddad(f"--config={config}", f"--workdir={url}", cwd=tmp_path)
-    assert_refused(result, f"--workdir: '{url}' is a URL")
+@pytest.mark.parametrize(
+    ("flag", "url"),
+    [("--workdir", "https://host/run"), ("--output", "gs://bucket/run"), ("--scratch", "s3://a")],
+)
+def test_a_url_that_cannot_be_is_refused_and_no_folder_made(config, tmp_path, flag, url):
+    result = ddad(
+        "--mode=convert",
+        f"--config={config}",
+        f"--workdir={tmp_path}",
+        f"{flag}={url}",
+        cwd=tmp_path,
+    )
+    assert_refused(result, f"{flag}: '{url}' is a URL")
     assert not list(tmp_path.iterdir())
 
 

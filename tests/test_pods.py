@@ -36,12 +36,13 @@ CONTAINER = fields(
         "items": fields({"name": NAME, "mountPath": {"type": "string"}}),
     },
 )
-VOLUME = fields({"name": NAME}, persistentVolumeClaim=fields({"claimName": NAME}))
+VOLUME = fields({"name": NAME}, emptyDir=fields({}, sizeLimit={"type": "string"}))
 POD = fields(
     {"containers": {"type": "array", "minItems": 1, "items": CONTAINER}},
     restartPolicy={"enum": ["Never", "OnFailure"]},
     terminationGracePeriodSeconds=COUNT,
     nodeSelector=STRINGS,
+    serviceAccountName=NAME,
     volumes={"type": "array", "items": VOLUME},
 )
 JOB = fields(

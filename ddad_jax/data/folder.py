@@ -31,7 +31,7 @@ from ddad_jax.data.labels import is_normal
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN, Sample
 from ddad_jax.errors import UserError
-from ddad_jax.machine.storage import local_path
+from ddad_jax.machine.copies import readable_path
 
 
 def folder_source(
@@ -84,8 +84,8 @@ def folder_source(
         for path in require_images(root, "data.root", hint, recursive)
     ]
     if str(test):
-        tests = local_path(test, "data.settings.test")
-        masks = local_path(masks, "data.settings.masks") if str(masks) else ""
+        tests = readable_path(test, "data.settings.test")
+        masks = readable_path(masks, "data.settings.masks") if str(masks) else ""
         samples += _test_samples(tests, str(masks), category, group_pattern)
     elif str(masks):
         raise UserError(

@@ -23,6 +23,7 @@ from ddad_jax.detection.calibration import with_thresholds
 from ddad_jax.detection.detector import Calibration, Detector
 from ddad_jax.detection.threshold import fit_threshold, promised_rate
 from ddad_jax.errors import UserError
+from ddad_jax.machine.copies import readable_path
 
 RATE, VALUE, BEFORE = "false_alarm_rate", "threshold", "before"
 WITHOUT_SCORES = (
@@ -336,13 +337,13 @@ def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
     """Reads a detector; nothing in the file is executed.
 
     Args:
-      path: the file.
+      path: the file; may be gs://… or s3://….
       **lacking: as of `artifact.read`.
 
     Raises:
       UserError: no such file, it holds no detector, or it is lacking what is not given.
     """
-    detector, preprocessing, about = artifact.read(Path(path).expanduser(), **lacking)
+    detector, preprocessing, about = artifact.read(readable_path(path, "detector"), **lacking)
     return FittedDetector(
         detector, preprocessing, about["networks"], about["made_of"], about["wish"]
     )

@@ -1,6 +1,7 @@
 """One category of an experiment: its images, how they are divided, and what was made of them."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -26,7 +27,8 @@ from ddad_jax.errors import UserError
 from ddad_jax.evaluation import d3ad
 from ddad_jax.experiment.identity import check_settings, read_record
 from ddad_jax.experiment.schema import NETWORKS, Config
-from ddad_jax.machine import processes
+from ddad_jax.machine import copies, processes
+from ddad_jax.machine.objects import is_url
 from ddad_jax.machine.storage import write_json
 from ddad_jax.training import mesh as meshes
 
@@ -43,6 +45,7 @@ class Category:
       config: every setting, as they are for this category.
       name: the category's, or the working directory's.
       workdir: all that is written of it is in this folder.
+      root: where they lie: data.root, or a copy of it here.
       source: its photographs.
       preprocessing: how they become the networks' input.
       shared: folder of networks that its detector shares with those of other categories; None: its
@@ -52,6 +55,7 @@ class Category:
     config: Config
     name: str
     workdir: Path
+    root: str | Path
     source: Source
     preprocessing: Preprocessing
     shared: Path | None = None
@@ -242,18 +246,37 @@ def open_categories(config: Config, workdir: Path) -> list[Category]:
     Raises:
       UserError: naming the setting or the folder that cannot be.
     """
-    chosen = config.data.category
-    check_recognised(config.data.source, config.data.root)
-    names = [chosen] if chosen else find_categories(config.data.source, config.data.root)
+    chosen, root = config.data.category, _root(config)
+    check_recognised(config.data.source, root)
+    names = [chosen] if chosen else find_categories(config.data.source, root)
     if len(names) == 1:
-        return [_open(config, names[0], workdir)]
+        return [_open(config, root, names[0], workdir)]
     shared = workdir / SHARED if config.build.share_networks else None
-    return [replace(_open(config, name, workdir / name), shared=shared) for name in names]
+    return [replace(_open(config, root, name, workdir / name), shared=shared) for name in names]
 
 
-def _open(config: Config, category: str, workdir: Path) -> Category:
+def _root(config: Config) -> str | Path:
+    """data.root, or of one in a bucket a copy here without the categories that are not chosen."""
     d = config.data
-    source = build_source(d.source, d.root, category, **d.settings)
+    # TFDS reads its own data from buckets.
+    if d.source == "tfds" or not is_url(d.root):
+        return d.root
+    if d.source == "manifest":
+        # Its images lie beside it.
+        home, _, table = d.root.rpartition("/")
+        return copies.fetched(home, "data.root") / table
+    others = set()
+    if d.category:
+        with tempfile.TemporaryDirectory() as empty:
+            for each in copies.folders_of(d.root, "data.root"):
+                Path(empty, each).mkdir(parents=True)
+            others = {*find_categories(d.source, empty)} - {d.category}
+    return copies.fetched(d.root, "data.root", lambda name: name.split("/")[0] in others)
+
+
+def _open(config: Config, root: str | Path, category: str, workdir: Path) -> Category:
+    d = config.data
+    source = build_source(d.source, root, category, **d.settings)
     preprocessing = preprocessing_of(config)
     of_category = config.of_category(source.category)
     check_batches(of_category)
@@ -261,6 +284,7 @@ def _open(config: Config, category: str, workdir: Path) -> Category:
         config=of_category,
         name=source.category or workdir.resolve().name,
         workdir=workdir,
+        root=root,
         source=source,
         preprocessing=preprocessing,
     )

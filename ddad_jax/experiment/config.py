@@ -16,7 +16,8 @@ from ml_collections.config_dict import placeholder
 import ddad_jax
 from ddad_jax import settings
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.schema import PRESETS, Config, DataSettings
+from ddad_jax.experiment.schema import PRESETS, Config
+from ddad_jax.machine.objects import is_url
 from ddad_jax.machine.storage import local_path
 from ddad_jax.settings import Checked, SettingError, near
 
@@ -252,13 +253,12 @@ def _expanded(of: Checked, prefix: str = "") -> Any:
         if isinstance(value, Checked):
             changed[field.name] = _expanded(value, f"{name}.")
         elif field.metadata.get("path") and value:
-            changed[field.name] = _path(name, value, of)
+            changed[field.name] = _path(name, value)
     return replace(of, **changed)
 
 
-def _path(name: str, value: str, of: Checked) -> str:
-    # TFDS reads its own data from buckets.
-    from_tfds = isinstance(of, DataSettings) and of.source == "tfds"
-    if name == "data.root" and from_tfds and "://" in value:
+def _path(name: str, value: str) -> str:
+    # The others are read from a copy here; this one is written to.
+    if is_url(value) and name != "data.cache":
         return value
     return str(local_path(value, name)) if value.startswith("~") or "://" in value else value

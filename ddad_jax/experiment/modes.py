@@ -45,7 +45,7 @@ from ddad_jax.experiment.fitting import (
 from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.trained import Trained, load_networks
 from ddad_jax.experiment.training import train_networks
-from ddad_jax.machine import processes
+from ddad_jax.machine import copies, processes
 from ddad_jax.machine.storage import write_atomically
 
 VALIDATION = "validation"
@@ -104,6 +104,7 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
             trained = _train(group, TRAINED[mode], train_on)
             for made in trained if mode == "fit" and processes.is_first() else ():
                 parts += _score(made.category, fitted_detector(made))
+        copies.publish()
         processes.wait_for_all("stage")
     if len(parts) > 1:
         write_report(workdir / "report.html", workdir.resolve().name, parts)
@@ -141,7 +142,7 @@ def _train(group: Sequence[Category], networks: Sequence[str], train_on: bool) -
 def _prepare(categories: Sequence[Category]) -> None:
     """Prints what is in each, and then says whether something would spoil a result."""
     data = categories[0].config.data
-    recognised = recognise(data.source, data.root)
+    recognised = recognise(data.source, categories[0].root)
     if recognised:
         print(f"{data.root} is laid out as {DATASETS[recognised].title}\n")
     for category in categories:
@@ -302,7 +303,7 @@ def benchmark(config: Config, workdir: Path) -> None:
     print(text, end="")
 
 
-def compare(paths: Sequence[str], workdir: Path | None) -> None:
+def compare(paths: Sequence[Path], workdir: Path | None) -> None:
     """Prints how two runs or two benchmarks differ, and writes it where a workdir is named.
 
     Raises:
@@ -314,7 +315,7 @@ def compare(paths: Sequence[str], workdir: Path | None) -> None:
             f"--mode=compare: takes two run folders or two benchmark.json, found {len(paths)}; for "
             "example --mode=compare runs/a runs/b"
         )
-    first, second = map(Path, paths)
+    first, second = paths
     if first.is_file() and second.is_file():
         text = compare_benchmarks(first, second)
     else:
@@ -324,7 +325,7 @@ def compare(paths: Sequence[str], workdir: Path | None) -> None:
         (workdir / "compare.md").write_text(text, encoding="utf-8")
 
 
-def convert(config: Config, workdir: Path | None, network: str, output: str | None) -> None:
+def convert(config: Config, workdir: Path | None, network: str, output: Path | None) -> None:
     """Writes a network's weights as a PyTorch state dict under the published names.
 
     Args:
@@ -338,15 +339,15 @@ def convert(config: Config, workdir: Path | None, network: str, output: str | No
     """
     if not output:
         raise UserError("--output is missing; with --mode=convert name a .safetensors or .pth file")
-    pretrained.check_target(Path(output))
+    pretrained.check_target(output)
     weights = getattr(config, network).weights
     # An extractor's setting names where it started from; the fitted one may have been adapted.
     if weights and (workdir is None or network != "extractor"):
-        pretrained.convert(weights, getattr(config.networks(), network), Path(output))
+        pretrained.convert(weights, getattr(config.networks(), network), output)
     elif workdir is not None:
         detector = load_detector(detector_in(workdir)).detector
         module = getattr(detector.networks, network)
-        pretrained.save(getattr(detector, network), module, Path(output))
+        pretrained.save(getattr(detector, network), module, output)
     else:
         raise UserError(
             f"{network}.weights: is empty; name the weights to convert, or with --workdir a fitted "

@@ -19,7 +19,9 @@ from ddad_jax.errors import UserError
 from ddad_jax.experiment import modes
 from ddad_jax.experiment.category import DETECTOR, preprocessing_of
 from ddad_jax.experiment.config import load_config, override, read_config
+from ddad_jax.machine.objects import is_url
 from ddad_jax.machine.storage import only_run, write_csv
+from ddad_jax.machine.workdir import working_copy
 
 TABLE, SAVED = "photographs.csv", "photographs"
 # Of a config's own, those that are of any photographs.
@@ -40,6 +42,8 @@ def fit(
     with contextlib.ExitStack() as stack:
         if workdir is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddad_jax_")))
+        elif is_url(workdir):
+            folder = stack.enter_context(working_copy(str(workdir), "workdir"))
         else:
             folder = Path(workdir).expanduser()
             folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from ddad_jax.detection.detector import shard_detector, with_reconstruct
 from ddad_jax.errors import UserError, readable
 from ddad_jax.experiment.identity import digest_of, settings_of
 from ddad_jax.experiment.schema import PRESETS, Config
-from ddad_jax.machine import interrupts
+from ddad_jax.machine import copies, interrupts
 from ddad_jax.machine.storage import LOCK, write_json
 from ddad_jax.training.mesh import make_mesh
 
@@ -47,6 +47,8 @@ PREDICTING = (
 )  # fmt: skip
 # What is written while photographs are scored; all else can be made of the rows.
 BY_ROW = ("maps", "masks", "pictures", "coco")
+# Seconds between the moments at which rows are seen in a bucket.
+PUBLISHED_EVERY = 60.0
 # A file that is gone.
 GONE = Stamp(0, 0, 0)
 
@@ -186,6 +188,7 @@ class _Run:
                     row = row_of(found, self._stamp(found.name), settings.coco)
                     self._keep_for_report(found)
                 rows.add(row)
+                copies.publish(at_most_every=PUBLISHED_EVERY)
                 bar.update()
 
     def _predictions(

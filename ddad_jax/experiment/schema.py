@@ -74,7 +74,7 @@ class DataSettings(Checked):
       source: the kind of data set, of docs/datasets.md: "mvtec", "mvtec_ad2", "mvtec_loco",
         "mvtec_3d", "visa", "real_iad", "btad", "ksdd", "ksdd2", "dagm" or "elpv"; or "folder",
         "manifest", "tfds" or "synthetic".
-      root: the folder, or the table, that holds it.
+      root: the folder, or the table, that holds it; may be gs://… or s3://….
       category: the product; empty: every category under the root, one after the other, each in a
         folder of its own.
       size: side in pixels of the square images that the networks see; extractor.size may be another

@@ -83,9 +83,9 @@ def train_networks(
 def _with(made: Trained, network: str, params: PyTree) -> Trained:
     """The same with a network whose training has ended."""
     folder = made.category.workdir / network
-    if processes.is_first():
-        finish_record(folder)
-    processes.wait_for_all("finished")
+    with processes.first_then_others("finished"):
+        if processes.is_first():
+            finish_record(folder)
     statistics = made.pretrained_extractor if network == "extractor" else {}
     record = begun_record(folder)
     trained: dict[str, Any] = {network: {**statistics, "params": params}}

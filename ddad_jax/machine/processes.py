@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from ddad_jax.errors import EXIT_INTERRUPTED, UserError
-from ddad_jax.machine import memory
+from ddad_jax.machine import copies, memory
 
 # Seconds without a sign of life after which a process counts as gone.
 LOST_AFTER = 30
@@ -106,12 +106,15 @@ def compile_together(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def first_then_others(name: str) -> Iterator[None]:
     """What is inside is done by the first process, then by the others, who find what it wrote.
 
-    Where it fails there, the others still try it, and fail in the same way.
+    Where it fails there, the others still try it, and fail in the same way. What is found lies in a
+    folder that all see, or was published in a bucket.
     """
     if not is_first():
         wait_for_all(name)
+        copies.refresh()
     try:
         yield
+        copies.publish()
     finally:
         if is_first():
             wait_for_all(name)

@@ -1,6 +1,7 @@
 """Files that are whole or not there, and a folder that one command at a time writes to."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -60,6 +61,12 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_atomically(path, text.getvalue())
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def local_path(text: str | os.PathLike[str], setting: str) -> Path:

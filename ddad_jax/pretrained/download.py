@@ -1,6 +1,5 @@
 """Files from the network: with progress, resumed, checked, and kept."""
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -14,7 +13,7 @@ import huggingface_hub.constants
 import tqdm
 
 from ddad_jax.errors import UserError
-from ddad_jax.machine.storage import cache_folder
+from ddad_jax.machine.storage import cache_folder, checksum
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 30.0
@@ -55,7 +54,7 @@ def fetch_url(
         if not target.is_file():
             part = target.with_name(f"{target.name}.part")
             _download(url, part, weights, target, megabytes)
-            found = _sha256(part)
+            found = checksum(part)
             if not found.startswith(sha256):
                 part.unlink()
                 raise UserError(
@@ -111,7 +110,7 @@ def fetch_hugging_face(
             f"{agree}run `hf download {repository} {file} --revision {revision}` where there is a "
             "network, or give the path of a local copy"
         ) from problem
-    found = _sha256(Path(cached)) if sha256 else ""
+    found = checksum(Path(cached)) if sha256 else ""
     if not found.startswith(sha256):
         raise UserError(
             f"weights {weights!r}: {cached} has SHA-256 {found}, expected {sha256}; delete it and "
@@ -180,8 +179,3 @@ def _continue(url: str, part: Path) -> bool:
                 have += len(chunk)
                 bar.update(len(chunk))
     return total is None or have == total
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ddad_jax import models
 from ddad_jax.errors import UserError
+from ddad_jax.machine import copies
+from ddad_jax.machine.objects import is_url
 from ddad_jax.models.published import File, HuggingFace, Package, Url, Weights
 from ddad_jax.pretrained import download
 
@@ -18,8 +20,8 @@ def locate(
     """The files that a name or a path stands for, fetched where needed.
 
     Args:
-      weights: a registered name, or the path of a file or folder; a path beats the registry only
-        if it does not look like a registered name, so write ./name for a file called so.
+      weights: a registered name, or the path or URL of a file or folder; a path beats the registry
+        only if it does not look like a registered name, so write ./name for a file called so.
       cache_dir: folder for files behind plain addresses; Hugging Face keeps its own.
       registry: the registered weights.
 
@@ -33,6 +35,8 @@ def locate(
         files = registry[weights].files
         licence = registry[weights].licence
         return {file.prefix: _obtain(file, weights, licence, cache_dir) for file in files}
+    if is_url(weights):
+        return copies.fetched(weights, "weights")
     # An empty path would be the folder where the command runs.
     if weights and Path(weights).exists():
         return Path(weights)

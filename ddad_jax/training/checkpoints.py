@@ -17,13 +17,15 @@ from jaxtyping import Array, PyTree, UInt32
 
 from ddad_jax.errors import UserError
 from ddad_jax.machine import processes
+from ddad_jax.training import mesh as meshes
 from ddad_jax.training.state import TrainSettings, TrainState
 
 
 class Checkpoints:
     """The checkpoints of one training, written in the background, the two newest kept.
 
-    A state is that of a group of one: each of its arrays leads with an axis of length 1.
+    A state is that of a group of one: each of its arrays leads with an axis of length 1. Process 0
+    writes all of it, and every process reads what it needs: no two of them need a folder in common.
 
     A half-written checkpoint is never seen: Orbax gives a checkpoint its name when it is whole. An
     older one is removed when a newer one is whole.
@@ -31,9 +33,22 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            create=False,
+            cleanup_tmp_directories=processes.is_first(),
+            multiprocessing_options=alone,
+        )
         # Named here so that a checkpoint's shapes can be read before it is restored.
-        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            "data": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        }
         self._manager = ocp.CheckpointManager(
             folder.resolve(), options=options, item_handlers=handlers
         )
@@ -51,10 +66,13 @@ class Checkpoints:
             )
         with self._reported():
             data = {"iterator": data_state, "checksum": int(_checksum(state))}
+            whole = state if jax.process_count() == 1 else meshes.to_host(state)
+            if not processes.is_first():
+                return
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+                    state=ocp.args.StandardSave(whole), data=ocp.args.JsonSave(data)
                 ),
             )
 
@@ -128,15 +146,15 @@ class Checkpoints:
 
     def _set_aside(self, damaged: dict[int, Exception], whole: int) -> None:
         processes.wait_for_all("damaged checkpoints are read")
-        for step, error in damaged.items() if processes.is_first() else ():
-            aside = self.folder.with_name(f"damaged-{step}")
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
-            logging.warning(
-                "%s: cannot be read (%s), moved to %s; the checkpoint of step %d is taken",
-                self.folder / str(step), _reason(error), aside, whole,
-            )  # fmt: skip
-        processes.wait_for_all("damaged checkpoints are aside")
+        with processes.first_then_others("damaged checkpoints are aside"):
+            for step, error in damaged.items() if processes.is_first() else ():
+                aside = self.folder.with_name(f"damaged-{step}")
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+                logging.warning(
+                    "%s: cannot be read (%s), moved to %s; the checkpoint of step %d is taken",
+                    self.folder / str(step), _reason(error), aside, whole,
+                )  # fmt: skip
         self._manager.reload()
 
     def _check_architecture(self, step: int, template: TrainState) -> None:

@@ -1,6 +1,7 @@
 """A group of trainings on the mesh: their states, data and checkpoints, advanced together."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, PyTree
 
-from ddad_jax.machine import processes
+from ddad_jax.machine import copies, processes
 from ddad_jax.machine.cost import operations
 from ddad_jax.machine.division import AXIS, keep_divided
 from ddad_jax.training import mesh as meshes
@@ -140,6 +141,8 @@ class Group:
             raise ValueError(f"{len(trainings)} trainings, {slices} slices, settings: {shared}")
         self._mesh = mesh
         self._checkpoints, self._streams = [], []
+        self._publisher = ThreadPoolExecutor(1, "publish")
+        self._publishing: Future[None] | None = None
         for training in trainings:
             training.folder.mkdir(parents=True, exist_ok=True)
             self._checkpoints.append(Checkpoints(training.folder / "checkpoints"))
@@ -279,9 +282,21 @@ class Group:
 
     def save(self, due: Bool[np.ndarray, " group"]) -> None:
         """Starts writing checkpoints of those that are due."""
+        self._wait_until_published()
         for i in np.flatnonzero(due).tolist():
             state = meshes.training_slice(self._mesh, self.state, i)
             self._checkpoints[i].save(int(self.taken[i]), state, self._streams[i].get_state())
+        if due.any() and copies.is_in_bucket():
+            self._publishing = self._publisher.submit(self._publish)
+
+    def _publish(self) -> None:
+        for each in self._checkpoints:
+            each.wait()
+        copies.publish()
+
+    def _wait_until_published(self) -> None:
+        if self._publishing is not None:
+            self._publishing.result()
 
     def parameters(self, number: int) -> PyTree:
         """What a training would be for if it ended now, on the host."""
@@ -301,10 +316,12 @@ class Group:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits until all checkpoints are written."""
+        """Waits until all checkpoints are written, and seen where others look for them."""
         with ExitStack() as stack:
+            stack.enter_context(self._publisher)
             for checkpoints in self._checkpoints:
                 stack.enter_context(checkpoints)
+            self._wait_until_published()
 
 
 def _only(group: PyTree) -> PyTree:

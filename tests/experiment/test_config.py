@@ -253,7 +253,8 @@ def test_values_of_every_type():
         ("benchmark.dtypes=float16", "benchmark.dtypes: 'float16' is not one of"),
         ("benchmark.repeats=0", "benchmark.repeats: 0 must be at least 1"),
         ("benchmark.model=2", "benchmark.model: 2 divides none of devices"),
-        ("data.root=gs://bucket", "data.root: 'gs://bucket' is a URL"),
+        ("data.root=https://host/data", "data.root: 'https://host/data' is a URL"),
+        ("data.cache=gs://bucket", "data.cache: 'gs://bucket' is a URL"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(assignment, message):
@@ -287,8 +288,9 @@ def test_a_tilde_in_any_path_is_the_home_folder(monkeypatch):
     assert changed("data.root=photos/~").data.root == "photos/~"
 
 
-def test_only_tfds_reads_from_buckets():
-    assert changed("data.source=tfds", "data.root=gs://tfds").data.root == "gs://tfds"
+def test_buckets_stay_as_they_were_given():
+    assert changed("data.root=gs://b/data").data.root == "gs://b/data"
+    assert changed("denoiser.weights=s3://b/w.pth").denoiser.weights == "s3://b/w.pth"
 
 
 def test_a_category_may_be_augmented_in_its_own_way():

@@ -19,7 +19,7 @@ from ddad_jax.experiment.identity import digest_of, first_difference
 
 def test_defects_are_planted_in_held_out_images_alone(tmp_path):
     config = read_config(load_config("demo"))
-    category = Category(config, "part", tmp_path, synthetic_source(), preprocessing_of(config))
+    category = Category(config, "part", tmp_path, "", synthetic_source(), preprocessing_of(config))
     vars(category)["division"] = ((), ())
     with pytest.raises(UserError, match="data.heldout_fraction: 0.2 holds no good image out"):
         plant_defects(category)

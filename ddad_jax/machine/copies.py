@@ -1,0 +1,346 @@
+"""Folders of a bucket and their copies on this machine, where the work is done.
+
+A run's folder holds memory maps, files that grow, and folders that are renamed; a bucket has none
+of these. So a run works in a copy on a local disk. What it has written becomes visible in the
+bucket at certain moments, all of it or nothing: an index names the files of the last of these
+moments. A new file is written before the index names it. One that takes the place of another is
+written under its checksum, named, and then moved to its place.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import jax
+
+from ddad_jax.errors import UserError
+from ddad_jax.machine.lease import Lease
+from ddad_jax.machine.objects import Store, is_url
+from ddad_jax.machine.storage import cache_folder, checksum, local_path, write_json
+
+# In the bucket: what is whole, and files on their way to their place. Here: what is in the copy.
+INDEX, PENDING, KNOWN = ".ddad_jax.files.json", ".ddad_jax.pending/", ".ddad_jax.copy.json"
+# Folders of a run that are of one machine.
+OF_MACHINE = ("cache", "compilation_cache")
+# Times that what is being replaced is looked at again, and seconds in between.
+ATTEMPTS, PAUSE = 5, 2.0
+
+_scratch: Path | None = None
+# The URLs of the copies that this command made, by their folders.
+_urls: dict[str, str] = {}
+# The copies that this command works in.
+_open: list["Copy"] = []
+
+
+def needs_all(name: str) -> bool:
+    """Leaves no file out of a copy."""
+    return False
+
+
+def use_scratch(folder: Path) -> None:
+    """Has copies made there, and not in the user's cache folder."""
+    global _scratch
+    _scratch = folder
+
+
+def copy_folder(url: str) -> Path:
+    """Where this process keeps its copy of a URL's folder."""
+    number = jax.process_index() if jax.distributed.is_initialized() else 0
+    scratch = _scratch or cache_folder() / "copies"
+    key = hashlib.blake2b(url.rstrip("/").encode(), digest_size=6).hexdigest()
+    return scratch / f"{number}-{key}" / url.rstrip("/").rpartition("/")[2]
+
+
+@dataclass
+class Stamp:
+    """A file of a copy as it was when bucket and copy agreed.
+
+    Attributes:
+      version: its object's.
+      size: in bytes.
+      changed: when it was changed last, in nanoseconds.
+    """
+
+    version: str
+    size: int
+    changed: int
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a file is unchanged since."""
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return False
+        return (found.st_size, found.st_mtime_ns) == (self.size, self.changed)
+
+
+@dataclass
+class Index:
+    """What a folder of a bucket holds.
+
+    Attributes:
+      files: of each the checksum.
+      stray: names of objects that count no more, or not yet.
+    """
+
+    files: dict[str, str] = field(default_factory=dict)
+    stray: list[str] = field(default_factory=list)
+
+
+class Copy:
+    """A folder of a bucket and its copy here.
+
+    Attributes:
+      published: when both agreed last, by `time.monotonic`.
+    """
+
+    def __init__(self, store: Store, folder: Path, leaves_out: Callable[[str], bool]):
+        """Nothing is read or written yet.
+
+        Args:
+          store: the folder.
+          folder: of the copy.
+          leaves_out: whether a file is not needed here, by its name; it stays in the bucket.
+        """
+        self._store, self._folder, self._leaves_out = store, folder, leaves_out
+        _urls[str(folder)] = store.url
+        known = folder / KNOWN
+        found = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+        self._known = {name: Stamp(*stamp) for name, stamp in found.items()}
+        self._lease: Lease | None = None
+        self._publishing = threading.Lock()
+        self.published = time.monotonic()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Has the folder held for this command, and what an earlier one left cleared up."""
+        with Lease(self._store) as self._lease:
+            index = self._index()
+            if index is not None:
+                self._settle(index, self._pending())
+            yield
+        self._lease = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process may publish."""
+        return self._lease is not None
+
+    def refresh(self) -> int:
+        """Makes the copy what the bucket holds; files that only the copy has are removed.
+
+        Returns:
+          How many files the bucket holds.
+
+        Raises:
+          UserError: it cannot be read, or is damaged.
+        """
+        for attempt in range(ATTEMPTS):
+            index = self._index()
+            found = self._store.versions() if index is None else index.files
+            wanted = {name: version for name, version in found.items() if _is_whole(name)}
+            if not self._download(wanted, index is not None, attempt == ATTEMPTS - 1):
+                break
+            # Another command is replacing files.
+            time.sleep(PAUSE)
+        for name in self._present():
+            if name not in wanted:
+                (self._folder / name).unlink(missing_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._remember({name: wanted[name] for name in wanted if not self._leaves_out(name)})
+        return len(wanted)
+
+    def _download(self, wanted: Mapping[str, str], checked: bool, last: bool) -> bool:
+        """Reads what the copy lacks; returns whether something did not have its checksum."""
+        missing = {
+            name: version
+            for name, version in wanted.items()
+            if not self._leaves_out(name) and not self._has(name, version)
+        }
+        pending = self._pending() if checked and missing else set()
+        sources = {
+            PENDING + version if version in pending else name: name
+            for name, version in missing.items()
+        }
+        self._store.download({source: self._folder / name for source, name in sources.items()})
+        if not checked:
+            return False
+        wrong = [name for name in missing if checksum(self._folder / name) != missing[name]]
+        if wrong and last:
+            raise UserError(
+                f"{self._store.setting}={self._store.url}: {wrong[0]} is damaged: its checksum is "
+                "another; remove it there, and what it was made from is used again"
+            )
+        return bool(wrong)
+
+    def publish(self) -> None:
+        """Makes the bucket hold what the copy does; until that is whole, what was there counts.
+
+        Raises:
+          UserError: it cannot be written, or another command holds the folder.
+        """
+        with self._publishing:
+            self._publish()
+            self.published = time.monotonic()
+
+    def _publish(self) -> None:
+        assert self._lease is not None  # Only who holds a folder writes to it.
+        index = self._index() or Index()
+        present = self._present()
+        digests = {
+            name: checksum(self._folder / name)
+            for name in present
+            if not self._has(name, index.files.get(name, ""))
+        }
+        digests = {n: digest for n, digest in digests.items() if index.files.get(n) != digest}
+        gone = [n for n in index.files if n not in present and not self._leaves_out(n)]
+        if not digests and not gone:
+            return
+        new = [name for name in digests if name not in index.files]
+        replaced = {name: digest for name, digest in digests.items() if name in index.files}
+        self._lease.check()
+        self._write(replace(index, stray=new))
+        self._store.upload(
+            {name: self._folder / name for name in new}
+            | {PENDING + digest: self._folder / name for name, digest in replaced.items()}
+        )
+        files = {n: digest for n, digest in (index.files | digests).items() if n not in gone}
+        index = Index(files, gone)
+        self._lease.check()
+        self._write(index)
+        self._settle(index, set(replaced.values()))
+        self._remember({name: index.files[name] for name in present})
+
+    def _settle(self, index: Index, pending: set[str]) -> None:
+        """Moves files to their places, and removes what does not count."""
+        self._store.copy(
+            {PENDING + digest: name for name, digest in index.files.items() if digest in pending}
+        )
+        self._store.remove([PENDING + digest for digest in pending])
+        self._store.remove([name for name in index.stray if name not in index.files])
+
+    def _index(self) -> Index | None:
+        """What the folder holds; None where it was not written by a command like this one."""
+        content = self._store.read(INDEX)
+        return None if content is None else Index(**json.loads(content))
+
+    def _write(self, index: Index) -> None:
+        self._store.write(INDEX, json.dumps(vars(index)).encode())
+
+    def _pending(self) -> set[str]:
+        """The checksums of files that are on their way."""
+        below = Store(f"{self._store.url}/{PENDING}", self._store.setting)
+        return set(below.versions())
+
+    def _present(self) -> list[str]:
+        """The copy's files that belong in the bucket."""
+        found = []
+        for folder, folders, files in os.walk(self._folder):
+            folders[:] = [name for name in folders if _belongs(name)]
+            for name in files:
+                if _belongs(name):
+                    found.append((Path(folder) / name).relative_to(self._folder).as_posix())
+        return sorted(found)
+
+    def _has(self, name: str, version: str) -> bool:
+        known = self._known.get(name)
+        return known is not None and known.version == version and known.is_of(self._folder / name)
+
+    def _remember(self, versions: Mapping[str, str]) -> None:
+        self._known = {}
+        for name, version in versions.items():
+            found = (self._folder / name).stat()
+            self._known[name] = Stamp(version, found.st_size, found.st_mtime_ns)
+        stamps = {name: list(vars(stamp).values()) for name, stamp in self._known.items()}
+        write_json(self._folder / KNOWN, stamps)
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file or folder of this name is for others: whole, and no matter of this machine."""
+    hidden, unfinished = name.startswith("."), "orbax-checkpoint-tmp" in name
+    return not hidden and not unfinished and name not in OF_MACHINE
+
+
+def _is_whole(name: str) -> bool:
+    """Whether an object is a file of the folder: not one of the index, nor outside of it."""
+    return not any(part.startswith(".") or not part for part in name.split("/"))
+
+
+def as_given(text: str) -> str:
+    """A text in which a copy's folder is what the user calls it."""
+    for folder, url in _urls.items():
+        text = text.replace(folder, url)
+    return text
+
+
+def is_in_bucket() -> bool:
+    """Whether this command works for a folder in a bucket."""
+    return bool(_open)
+
+
+def publish(at_most_every: float = 0.0) -> None:
+    """Makes what this command wrote visible in its bucket, where it works for one.
+
+    Args:
+      at_most_every: does nothing where fewer seconds than these have passed since the last time.
+    """
+    for each in _open:
+        if each.is_held and time.monotonic() - each.published >= at_most_every:
+            each.publish()
+
+
+def refresh() -> None:
+    """Has what process 0 wrote here as well, where there is a bucket between them."""
+    for each in _open:
+        if not each.is_held:
+            each.refresh()
+
+
+@contextlib.contextmanager
+def opened(copy: Copy) -> Iterator[None]:
+    """Has `publish` and `refresh` look after a copy."""
+    _open.append(copy)
+    try:
+        yield
+    finally:
+        _open.remove(copy)
+
+
+def fetched(url: str, setting: str, leaves_out: Callable[[str], bool] = needs_all) -> Path:
+    """A file or folder of a bucket as one here; what was read before is not read again.
+
+    Args:
+      url: of an object, or of what objects' names begin with.
+      setting: names it in errors.
+      leaves_out: see `Copy`.
+
+    Raises:
+      UserError: there is nothing, or it cannot be read.
+    """
+    store, folder = Store(url, setting), copy_folder(url)
+    if store.is_object():
+        home, _, name = store.url.rpartition("/")
+        Copy(Store(home, setting), folder, lambda other: other != name).refresh()
+        return folder / name
+    if not Copy(store, folder, leaves_out).refresh():
+        raise UserError(f"{setting}={url}: there is nothing; name a file or a folder in a bucket")
+    return folder
+
+
+def readable_path(
+    text: str | os.PathLike[str], setting: str, leaves_out: Callable[[str], bool] = needs_all
+) -> Path:
+    """A path that is read, as a user wrote it: `fetched` of a URL, or `local_path`."""
+    return fetched(str(text), setting, leaves_out) if is_url(text) else local_path(text, setting)
+
+
+def folders_of(url: str, setting: str) -> list[str]:
+    """The folders below a URL, without their files, as paths from there."""
+    names = Store(url, setting).versions()
+    return sorted({str(above) for name in names for above in PurePosixPath(name).parents} - {"."})

@@ -1,0 +1,170 @@
+"""Objects of a bucket: gs:// by gcsfs and s3:// by s3fs, with the credentials that these find."""
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from tqdm import tqdm
+
+from ddad_jax.errors import UserError
+from ddad_jax.machine.storage import whole_file
+
+# The stores there are, and the extra that each needs.
+SCHEMES = {"gs": "gcs", "s3": "s3"}
+# Objects that are read or written at a time.
+AT_A_TIME = 8
+
+T = TypeVar("T")
+
+
+def is_url(text: object) -> bool:
+    """Whether a path is that of a bucket, such as gs://bucket/runs."""
+    return str(text).partition("://")[0] in SCHEMES and "://" in str(text)
+
+
+class Store:
+    """The objects below a URL, each by its path from there.
+
+    An object is whole or not there: the store takes it all at once. What fails for a moment is
+    tried again by the clients themselves.
+
+    Attributes:
+      url: such as "s3://bucket/runs/mine".
+      setting: names it in errors.
+    """
+
+    def __init__(self, url: str, setting: str):
+        """Raises UserError: no bucket is named, or the client of this store is not installed."""
+        scheme, _, path = url.partition("://")
+        self.url, self.setting = f"{scheme}://{path.strip('/')}", setting
+        if not path.strip("/"):
+            raise UserError(f"{setting}={url}: names no bucket; write {scheme}://<bucket>/<folder>")
+        try:
+            self._files = fsspec.filesystem(scheme, use_listings_cache=False)
+        except ImportError as error:
+            raise UserError(
+                f"{setting}={url}: {scheme}:// needs a client; pip install "
+                f"'ddad_jax[{SCHEMES[scheme]}]'"
+            ) from error
+        except Exception as error:  # The clients have no common type of error.
+            raise self._failed("reached", error) from error
+
+    def versions(self) -> dict[str, str]:
+        """All objects, and for each what changes with its content.
+
+        Raises:
+          UserError: there is no such bucket, or it cannot be listed.
+        """
+        found = self._tried("listed", lambda: self._files.find(self.url, detail=True))
+        start = len(self.url.partition("://")[2]) + 1
+        # A name that ends with a slash is a folder's, as web consoles make them.
+        return {
+            name[start:]: _version(about)
+            for name, about in found.items()
+            if name[start:] and not name.endswith("/")
+        }
+
+    def is_object(self) -> bool:
+        """Whether the URL is that of an object, and not of a folder of them."""
+        return self._tried("read", lambda: self._files.isfile(self.url))
+
+    def read(self, name: str) -> bytes | None:
+        """An object's content; None where there is none of that name."""
+
+        def read() -> bytes | None:
+            try:
+                return self._files.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+
+        return self._tried("read", read)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Puts an object there, in place of what was there."""
+        self._tried("written", lambda: self._files.pipe_file(self._path(name), content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Puts an object there unless one is there; returns whether it did."""
+
+        def create() -> bool:
+            try:
+                self._files.pipe_file(self._path(name), content, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+        return self._tried("written", create)
+
+    def download(self, files: Mapping[str, Path]) -> None:
+        """Reads objects into files, which appear when they are whole."""
+
+        def one(name: str) -> None:
+            files[name].parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(files[name]) as unfinished:
+                self._tried("read", lambda: self._files.get_file(self._path(name), str(unfinished)))
+
+        self._each("download", one, files)
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        """Writes files as objects."""
+
+        def one(name: str) -> None:
+            source, target = str(files[name]), self._path(name)
+            self._tried("written", lambda: self._files.put_file(source, target))
+
+        self._each("upload", one, files)
+
+    def copy(self, names: Mapping[str, str]) -> None:
+        """Copies objects within the bucket; of each, from where and to where."""
+
+        def one(name: str) -> None:
+            source, target = self._path(name), self._path(names[name])
+            self._tried("written", lambda: self._files.cp_file(source, target))
+
+        self._each("copy", one, names)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes objects, where they are there."""
+
+        def remove(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self._path(name))
+
+        self._each("remove", lambda name: self._tried("removed", lambda: remove(name)), names)
+
+    def _each(self, what: str, one: Callable[[str], None], names: Iterable[str]) -> None:
+        """Does something for each of several objects, a few at a time."""
+        todo = list(names)
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            done = pool.map(one, todo)
+            # Few are done before a bar would be seen.
+            few = len(todo) < 2 * AT_A_TIME
+            for _ in tqdm(done, what, len(todo), unit="file", disable=True if few else None):
+                pass
+
+    def _path(self, name: str) -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+    def _tried(self, what: str, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except Exception as error:  # The clients have no common type of error.
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise self._failed(what, error) from error
+
+    def _failed(self, what: str, error: Exception) -> UserError:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        return UserError(
+            f"{self.setting}={self.url}: cannot be {what} ({reason}); check that the bucket is "
+            "there, that it may be read and written, and the network; the same command continues"
+        )
+
+
+def _version(about: Mapping[str, Any]) -> str:
+    """What a store says of an object that changes with its content."""
+    return f"{about.get('ETag') or about.get('etag')} {about['size']}"

@@ -1,0 +1,146 @@
+"""Runs whose folder, images and weights are in a bucket, of real servers on loopback."""
+
+import csv
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from ddad_jax.data.synthetic import synthetic_source, write_mvtec
+from ddad_jax.machine import copies
+from ddad_jax.machine.copies import fetched
+from ddad_jax.machine.objects import Store
+from tests.commands import Started, ddad
+from tests.machine import stores
+from tests.machine.test_processes import curve, free_address
+from tests.tiny import write_tiny
+
+STEPS = 24
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A config, and fourteen photographs to train on and some to test."""
+    folder = tmp_path_factory.mktemp("here")
+    write_tiny(folder)
+    source = synthetic_source(
+        category="plate", image_size=64, num_train=12, num_test_good=4, num_test_per_defect=1
+    )
+    write_mvtec(source, folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request, here, tmp_path_factory):
+    """The URL of a bucket that holds the same images, and what its clients are told."""
+    scheme = request.param
+    with stores.served(scheme) as port, pytest.MonkeyPatch.context() as patch:
+        environment = stores.environment(scheme, port)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(copies, "_scratch", tmp_path_factory.mktemp("scratch"))
+        stores.forget_clients()
+        data = here / "data"
+        files = [path for path in data.rglob("*") if path.is_file()]
+        Store(f"{scheme}://runs/data", "").upload(
+            {path.relative_to(data).as_posix(): path for path in files}
+        )
+        yield f"{scheme}://runs", environment
+        stores.forget_clients()
+
+
+def settings(here, root):
+    return [
+        f"--config={here}/tiny.py", f"--config.data.root={root}",
+        "--config.autoencoder.training.steps=4", "--config.autoencoder.training.checkpoint_every=2",
+        f"--config.denoiser.training.steps={STEPS}", "--config.denoiser.training.log_every=1",
+        "--config.denoiser.training.checkpoint_every=3", "--config.extractor.training.steps=0",
+    ]  # fmt: skip
+
+
+def parameters(workdir, network, step):
+    state = workdir.resolve() / f"{network}/checkpoints/{step}/state"
+    return ocp.StandardCheckpointer().restore(state)["params"]
+
+
+def scores(path):
+    return {row["path"]: row["score"] for row in csv.DictReader(path.open())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with_a_disk(
+    here, bucket, tmp_path
+):
+    url, environment = bucket
+    one = ddad(*settings(here, here / "data"), f"--workdir={tmp_path}/one", devices=2)
+    assert one.returncode == 0, one.stderr
+
+    def begin(*more):
+        address = free_address()
+        return [
+            Started(
+                *settings(here, f"{url}/data"), f"--workdir={url}/two", f"--coordinator={address}",
+                "--num_processes=2", f"--process_id={number}", f"--scratch={tmp_path}/{number}",
+                *more, environment=environment,
+            )
+            for number in range(2)
+        ]  # fmt: skip
+
+    (copy,) = {copies.copy_folder(f"{url}/two").relative_to(copies._scratch)}
+    draw = np.random.default_rng(0)
+    for number, moment in enumerate(sorted(draw.integers(1, STEPS, 5))):
+        pair = begin()
+        killed = pair[draw.integers(2)]
+        steps = tmp_path / "0" / copy / "denoiser"
+        while max(curve(steps, "loss"), default=0) < moment:
+            assert all(each.process.is_alive() for each in pair), [each.end() for each in pair]
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.2))
+        killed.process.kill()
+        (other,) = (each for each in pair if each is not killed)
+        if number:
+            other.process.kill()
+        # Once it is left to see for itself that it is alone.
+        code = other.end().returncode
+        assert code == (-signal.SIGKILL if number else 75)
+        assert killed.end().returncode == -signal.SIGKILL
+    for ended in [each.end() for each in begin()]:
+        assert ended.returncode == 0, ended.stderr
+        assert "Error" not in ended.stderr
+
+    two = fetched(f"{url}/two", "")
+    assert "continuing from step" in (two / "log.txt").read_text()
+    for network, step in (("autoencoder", 4), ("denoiser", STEPS)):
+        expected = parameters(tmp_path / "one", network, step)
+        found = parameters(two, network, step)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert list(curve(two / "denoiser", "loss")) == list(range(1, STEPS + 1))
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (tmp_path / "one", two)]
+    for name in ("image_auroc", "pixel_auroc", "aupro", "calibration"):
+        assert metrics[0][name] == metrics[1][name]
+
+    for ended in [each.end() for each in begin("--mode=evaluate")]:
+        assert ended.returncode == 0, ended.stderr
+    for workdir, images, scratch in (
+        (tmp_path / "one", here / "data/plate/test", "none"),
+        (f"{url}/two", f"{url}/data/plate/test", "third"),
+    ):
+        ended = ddad(
+            "--mode=predict", f"--workdir={workdir}", f"--images={images}",
+            f"--scratch={tmp_path}/{scratch}", environment=environment,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+    again = fetched(f"{url}/two", "")
+    assert scores(again / "predictions/scores.csv") == scores(
+        tmp_path / "one/predictions/scores.csv"
+    )
+    for path in again.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(environment[name].encode() in content for name in SECRETS), path
