@@ -28,6 +28,7 @@ from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
+from ddad_jax.detection.normal import normal_evidence
 from ddad_jax.detection.reconstruction import encode, to_network_range
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.machine.kernels import choose_cpu_kernels
@@ -144,7 +145,7 @@ def calibrated_detector(
         seed=seed,
         **trained,
     )
-    evidence = banks.normal_evidence(build, train_images, train_parts, heldout_images, seed)
+    evidence = normal_evidence(banks, build, train_images, train_parts, heldout_images, seed)
     calibration = calibrate(evidence, settings, build.false_alarm_rate, build.pixel_alarm_rate)
     return banks.detector.replace(calibration=calibration)
 

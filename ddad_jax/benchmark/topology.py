@@ -8,7 +8,7 @@ import importlib.util
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddad_jax.benchmark.programs import WHOLE, Objective, step_arguments, step_objectives
 from ddad_jax.benchmark.run import BenchmarkSettings, begun
+from ddad_jax.benchmark.topology_tables import topology_markdown
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector, outline_detector
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.tables import markdown_table
 from ddad_jax.machine import description, peaks
 from ddad_jax.machine.cost import operations
 from ddad_jax.machine.hlo import KINDS, Program
@@ -313,68 +313,3 @@ def bound(operations: float, traffic: float, kind: str, dtype: str) -> dict[str,
         "utilisation": seconds["operations"] / seconds[limit],
         "limit": limit,
     }
-
-
-def topology_markdown(document: Mapping[str, Any]) -> str:
-    """The document as tables."""
-    chip, shape = document["chip"], document["mesh"]
-    memory = "unknown" if chip["memory"] is None else f"{chip['memory'] / 2**30:.0f} GiB"
-    sizes = " × ".join(f"{name} {size}" for name, size in shape.items())
-    parts = [
-        f"Compiled for {chip['kind']} ({memory} a chip), mesh {sizes}; nothing was run. All "
-        "figures are of one chip.",
-        _programs(document["rows"]),
-        _exchanges(document["rows"]),
-        "Memory: arguments, results that take no argument's place, temporaries and the program. "
-        "Operations are those of the program as written for a TPU; traffic is the compiler's "
-        "estimate; of both, loops count as often as they run. The bound is no measurement: no step "
-        "takes less than operations at the data sheet's peak, or traffic at its bandwidth; waiting "
-        "for collectives is not in it. Waiting: bytes of collectives that are not asynchronous, "
-        "during which the chip does nothing else.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _programs(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = [
-        "program", "type", "batch", "chips", "arguments, MB", "temporaries, MB", "in all, MB",
-        "of memory", "GFLOP", "traffic, MB", "at least, ms", "utilisation at most", "limit",
-        "compile, s",
-    ]  # fmt: skip
-    return markdown_table(header, [_program(row) for row in rows])
-
-
-def _program(row: Mapping[str, Any]) -> list[str]:
-    about = [row["program"], row["dtype"], str(row["batch_size"]), str(row["chips"])]
-    if not row["fits"]:
-        return [*about, *[""] * 3, "does not fit", *[""] * 6]
-    memory, least = row["memory"], row["bound"]
-    share = memory["of_chip"]
-    return [
-        *about,
-        *(f"{memory[name] / 1e6:.1f}" for name in ("arguments", "temporaries", "whole")),
-        "unknown" if share is None else f"{share:.1%}",
-        f"{row['operations'] / 1e9:.4g}",
-        f"{row['traffic'] / 1e6:.4g}",
-        "unknown" if least is None else f"{1e3 * least['seconds']:.4g}",
-        "unknown" if least is None else f"{least['utilisation']:.1%}",
-        "" if least is None else least["limit"],
-        f"{row['compilation']:.0f}",
-    ]
-
-
-def _exchanges(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = [
-        "program", "type", "batch", "collective", "number", "runs", "MB", "asynchronous",
-        "waiting, MB", "across categories",
-    ]  # fmt: skip
-    cells = [
-        [
-            row["program"], row["dtype"], str(row["batch_size"]), kind, str(each["number"]),
-            str(each["runs"]), f"{each['bytes'] / 1e6:.4g}",
-            f"{each['asynchronous']} of {each['number']}", f"{each['waiting_bytes'] / 1e6:.4g}",
-            str(each["across_categories"]),
-        ]
-        for row in rows if row["fits"] for kind, each in row["collectives"].items()
-    ]  # fmt: skip
-    return markdown_table(header, cells) if cells else ""

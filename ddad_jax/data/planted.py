@@ -10,7 +10,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from ddad_jax.data.defect_kinds import KINDS, Scene
-from ddad_jax.data.prepare import ImageSet
+from ddad_jax.data.image_set import ImageSet
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.data.synthetic import visible_difference
 from ddad_jax.machine.parallel import map_in_threads

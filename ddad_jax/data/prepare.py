@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, UInt8
 from tqdm import tqdm
 
 from ddad_jax.data.files import examples
+from ddad_jax.data.image_set import ImageSet, content_of
 from ddad_jax.data.preprocessing import Preprocessing
-from ddad_jax.data.report import DatasetReport
+from ddad_jax.data.report import DatasetReport, report_of
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample, Source
 from ddad_jax.errors import UserError
 from ddad_jax.machine.parallel import map_in_threads
@@ -31,54 +31,6 @@ from ddad_jax.machine.parallel import map_in_threads
 SPLITS = ("train", "test")
 # Part of the key: raise it whenever something else is kept.
 _CACHE_VERSION = 4
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """The photographs of one split as the networks see them.
-
-    Attributes:
-        samples: what is known of each photograph.
-        squares: the networks' input, RGB, 0 to 255; memory-mapped, read-only. One a photograph, or
-            its tiles.
-        starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
-        masks: the pixels of the defect in each photograph's square; all False where it is normal,
-            unknown or without mask, and where photographs are tiled, whose masks are looked at in
-            their own size alone.
-        has_mask: where the mask is known: every normal image, and defects with a mask file.
-        sizes: height and width of each photograph, in pixels.
-        contents: of each photograph, a digest of its squares.
-    """
-
-    samples: tuple[Sample, ...]
-    squares: UInt8[np.ndarray, "m size size 3"]
-    starts: Int[np.ndarray, "n1"]
-    masks: Bool[np.ndarray, "n size size"]
-    has_mask: Bool[np.ndarray, "n"]
-    sizes: Int[np.ndarray, "n 2"]
-    contents: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def labels(self) -> Int[np.ndarray, "n"]:
-        """0 normal, 1 anomalous, -1 unknown."""
-        return np.array([sample.label for sample in self.samples], int)
-
-    def take(self, indices: Int[np.ndarray, "k"]) -> "ImageSet":
-        """The photographs at `indices`, copied into memory."""
-        counts = np.diff(self.starts)[indices]
-        rows = [np.arange(self.starts[i], self.starts[i + 1]) for i in indices]
-        return ImageSet(
-            samples=tuple(self.samples[index] for index in indices),
-            squares=np.asarray(self.squares[np.concatenate(rows) if rows else []]),
-            starts=np.append(0, np.cumsum(counts)),
-            masks=np.asarray(self.masks[indices]),
-            has_mask=self.has_mask[indices],
-            sizes=self.sizes[indices],
-            contents=tuple(self.contents[index] for index in indices),
-        )
 
 
 def prepare(
@@ -129,7 +81,7 @@ def examine(
             index = _write_cache(source, preprocessing, on_unreadable, folder)
     except OSError as error:
         raise UserError(f"data.cache: cannot write '{folder}' ({error.strerror})") from error
-    report = _report(source, index, on_unreadable == "skip")
+    report = report_of(source, index, on_unreadable == "skip")
     if not _is_usable(index, on_unreadable):
         return report, None
     if report.unreadable:
@@ -153,12 +105,6 @@ def forget_others(cache_dir: Path, images: ImageSet) -> None:
     for folder in cache_dir.glob("*-*/") if kept else ():
         if folder != kept and (folder / "index.json").is_file():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def content_of(squares: UInt8[np.ndarray, "n size size 3"]) -> str:
-    """What a photograph is known by, whatever it is called: a digest of its squares."""
-    about = str(squares.shape).encode()
-    return hashlib.blake2b(about + squares.tobytes(), digest_size=12).hexdigest()
 
 
 def require_equal_sizes(
@@ -221,50 +167,6 @@ def _is_usable(index: dict[str, Any], on_unreadable: str) -> bool:
     """Whether no image or mask was met that cannot be used."""
     unreadable = on_unreadable == "error" and any(each["unreadable"] for each in index.values())
     return not unreadable and not any(each["bad_masks"] for each in index.values())
-
-
-def _report(source: Source, index: dict[str, Any], skips: bool) -> DatasetReport:
-    def all_of(name: str) -> tuple[Any, ...]:
-        return tuple(found for entry in index.values() for found in entry[name])
-
-    masked = {
-        name
-        for entry in index.values()
-        for name, has_mask in zip(entry["names"], entry["has_mask"], strict=True)
-        if has_mask
-    }
-    read = {*all_of("names")}
-    defective = [s for s in source.samples if s.label == ANOMALOUS]
-    masks = Counter((s.category, s.split, s.defect) for s in defective if s.name in masked)
-    images = Counter(
-        (s.category, "validation" if s.validation else s.split, s.defect) for s in source.samples
-    )
-    train, test = (index[split] for split in SPLITS)
-    first: dict[str, str] = {}
-    copies = []
-    for name, content in zip(train["names"], train["contents"], strict=True):
-        original = first.setdefault(content, name)
-        if original is not name:
-            copies.append((original, name))
-    return DatasetReport(
-        counts={key: (count, masks[key]) for key, count in images.items()},
-        sizes=dict(Counter((width, height) for height, width in all_of("sizes"))),
-        unreadable=all_of("unreadable"),
-        # Several images may share one.
-        bad_masks=tuple(dict.fromkeys(all_of("bad_masks"))),
-        empty_masks=all_of("empty_masks"),
-        vanishing_masks=all_of("vanishing_masks"),
-        missing_masks=tuple(
-            s.name for s in defective if masks and s.name in read and s.name not in masked
-        ),
-        duplicates=tuple(
-            (first[content], name)
-            for name, content in zip(test["names"], test["contents"], strict=True)
-            if content in first
-        ),
-        copies=tuple(copies),
-        unreadable_is_skipped=skips,
-    )
 
 
 @dataclass(frozen=True)

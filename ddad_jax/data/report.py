@@ -1,8 +1,11 @@
 """What is in a data set, and what in it would spoil a result."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ddad_jax.data.sample import ANOMALOUS, Source
 from ddad_jax.errors import UserError
 
 # Lines that are shown on a screen at most for sizes, and for each kind of problem.
@@ -104,6 +107,58 @@ class DatasetReport:
                 text += ["", f"{kind} ({fate}): {len(found)}", *lines]
         verdict = "would spoil results" if self.is_spoiled else "ready"
         return "\n".join([*text, "", f"verdict: {verdict}"])
+
+
+def report_of(source: Source, index: Mapping[str, Any], skips: bool) -> DatasetReport:
+    """What there is, by what was written down when it was prepared.
+
+    Args:
+        source: the data set.
+        index: what `prepare` keeps of "train" and "test".
+        skips: whether images that cannot be read are left out by choice.
+    """
+
+    def all_of(name: str) -> tuple[Any, ...]:
+        return tuple(found for entry in index.values() for found in entry[name])
+
+    masked = {
+        name
+        for entry in index.values()
+        for name, has_mask in zip(entry["names"], entry["has_mask"], strict=True)
+        if has_mask
+    }
+    read = {*all_of("names")}
+    defective = [s for s in source.samples if s.label == ANOMALOUS]
+    masks = Counter((s.category, s.split, s.defect) for s in defective if s.name in masked)
+    images = Counter(
+        (s.category, "validation" if s.validation else s.split, s.defect) for s in source.samples
+    )
+    train, test = index["train"], index["test"]
+    first: dict[str, str] = {}
+    copies = []
+    for name, content in zip(train["names"], train["contents"], strict=True):
+        original = first.setdefault(content, name)
+        if original is not name:
+            copies.append((original, name))
+    return DatasetReport(
+        counts={key: (count, masks[key]) for key, count in images.items()},
+        sizes=dict(Counter((width, height) for height, width in all_of("sizes"))),
+        unreadable=all_of("unreadable"),
+        # Several images may share one.
+        bad_masks=tuple(dict.fromkeys(all_of("bad_masks"))),
+        empty_masks=all_of("empty_masks"),
+        vanishing_masks=all_of("vanishing_masks"),
+        missing_masks=tuple(
+            s.name for s in defective if masks and s.name in read and s.name not in masked
+        ),
+        duplicates=tuple(
+            (first[content], name)
+            for name, content in zip(test["names"], test["contents"], strict=True)
+            if content in first
+        ),
+        copies=tuple(copies),
+        unreadable_is_skipped=skips,
+    )
 
 
 def _first(lines: Sequence[str], most: int | None) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ddad_jax
-from ddad_jax.data.prepare import content_of
+from ddad_jax.data.image_set import content_of
 from ddad_jax.data.preprocessing import Photograph
 from ddad_jax.data.read import SMALLEST_SIDE
 from ddad_jax.deploy import onnx_file, stablehlo_file

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from ddad_jax.data.prepare import content_of
+from ddad_jax.data.image_set import content_of
 from ddad_jax.data.preprocessing import Preprocessing
-from ddad_jax.detection.build import Banks, BuildSettings, extend_banks
+from ddad_jax.detection.build import Banks, BuildSettings
 from ddad_jax.detection.calibration import calibrate
 from ddad_jax.detection.detector import Detector, Kind, with_reconstruct
+from ddad_jax.detection.extend import extend_banks
+from ddad_jax.detection.normal import normal_evidence
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.find import Finder
 
@@ -106,7 +108,7 @@ def extend(
     images, seed, parts = np.concatenate(squares), settings["seed"], np.arange(len(new))
     banks = extend_banks(detector, build, images, seed)
     of_all = replace(build, calibration_size=len(images))
-    evidence = banks.normal_evidence(of_all, images, np.repeat(parts, counts), images[:0], seed)
+    evidence = normal_evidence(banks, of_all, images, np.repeat(parts, counts), images[:0], seed)
     rates = build.false_alarm_rate, build.pixel_alarm_rate
     calibration = calibrate(evidence, detector.settings, *rates)
 

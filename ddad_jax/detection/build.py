@@ -1,4 +1,4 @@
-"""Building a detector from trained networks and normal images: banks, bins, calibration."""
+"""The banks and the bins of a detector, from trained networks and normal images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,23 +7,18 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
-from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
+from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.detector import (
     Calibration,
     Detector,
     Networks,
     Settings,
     Variables,
-    shard_detector,
-    with_reconstruct,
 )
-from ddad_jax.detection.evidence import Evidence, gather_evidence
-from ddad_jax.detection.reconstruction import encode, extract, to_network_range
-from ddad_jax.machine.programs import compiled
+from ddad_jax.detection.reconstruction import extract, to_network_range
 from ddad_jax.settings import Checked, setting
 
 # Parts that training images are divided into where they are calibrated on.
@@ -116,32 +111,6 @@ class Banks:
             patch_bank=jnp.where(of_patches[:, None], jnp.nan, d.patch_bank),
         )
 
-    def normal_evidence(
-        self,
-        build: BuildSettings,
-        train_images: UInt8[np.ndarray, "n h w 3"],
-        train_parts: Int[np.ndarray, " n"],
-        heldout_images: UInt8[np.ndarray, "m h w 3"],
-        seed: int,
-        mesh: Mesh | None = None,
-    ) -> Evidence:
-        """Of the held-out images and, where they are few, of training images after them.
-
-        Args:
-          build: see `BuildSettings`.
-          train_images: normal images that the banks are made of.
-          train_parts: a number for each of them; images of the same part share it.
-          heldout_images: normal images that neither networks nor banks know.
-          seed: of the choice of training images.
-          mesh: devices that share the images, None for one.
-        """
-        detector = self.detector
-        wanted = build.calibration_size - len(heldout_images)
-        others = self.cross_fitted(train_parts, wanted, seed, calibration=detector.calibration)
-        sets = [(detector, heldout_images)]
-        sets += [(fold, train_images[chosen]) for fold, chosen in others]
-        return evidence_of_sets(sets, build.batch_size, mesh)
-
 
 def fill_banks(
     networks: Networks,
@@ -177,7 +146,7 @@ def fill_banks(
     views = [np.rot90(train_images, turn, axes=(1, 2)) for turn in range(4)]
     if not build.quarter_turns:
         views = views[:1]
-    pooled, candidates, norm = _of_views(networks, settings, build, extractor, views, seed)
+    pooled, candidates, norm = features_of_views(networks, settings, build, extractor, views, seed)
     patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
     distances = _training_distances(pooled, settings)
     patch_bank, origins = _patch_bank(candidates * patch_scale, build.patch_bank_size, seed)
@@ -195,7 +164,7 @@ def fill_banks(
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
         patch_bank=patch_bank,
         patch_scale=patch_scale,
-        latent_bank=_some(latents, build.latent_bank_size, seed),
+        latent_bank=drawn_latents(latents, build.latent_bank_size, seed),
         calibration=Calibration({}, {}, unit, unit, unit, unit, jnp.zeros(0), unit),
         kinds=(),
         networks=networks,
@@ -204,86 +173,12 @@ def fill_banks(
     return Banks(detector, origins % len(train_images))
 
 
-def extend_banks(
-    detector: Detector, build: BuildSettings, images: UInt8[np.ndarray, "n h w 3"], seed: int
-) -> Banks:
-    """Adds normal images of a new kind to a detector's banks; all that they held stays, in front.
-
-    So few images show the patches of their kind in few places. So each is looked at four times,
-    moved by half a patch to the right, down and both.
-
-    Args:
-      detector: a fitted one.
-      build: see `BuildSettings`; as many patches are added as its bank has at most.
-      images: normal images of its size.
-      seed: of the choice of patches.
-    """
-    half = _patch_side(detector) // 2
-    views = [_moved(images, *by) for by in ((0, 0), (0, half), (half, 0), (half, half))]
-    pooled, candidates, _ = _of_views(
-        detector.networks, detector.settings, build, detector.extractor, views, seed
-    )
-    points, origins = _flat(candidates * detector.patch_scale)
-    latents = detector.latent_bank
-    if detector.settings.restores:
-        some = _some(_latents(detector, images, build.batch_size), build.latent_bank_size, seed)
-        latents = jnp.concatenate([latents, some])
-    kept, size = len(detector.patch_bank), min(build.patch_bank_size, len(points))
-    if size:
-        choose = jax.jit(patches.extend_coreset, static_argnums=2)
-        chosen = choose(detector.patch_bank, points, size, jax.random.key(seed))
-        points, origins = points[chosen], origins[np.asarray(chosen)] % len(images)
-    return Banks(
-        detector.replace(
-            bank=jnp.concatenate([detector.bank, pooled]),
-            bank_kind=jnp.concatenate(
-                [detector.bank_kind, jnp.full(len(pooled), len(detector.kinds) + 1, jnp.int32)]
-            ),
-            patch_bank=jnp.concatenate([detector.patch_bank, points]),
-            latent_bank=latents,
-        ),
-        np.append(np.full(kept, -1), origins),
-        before=len(detector.bank),
-    )
-
-
-def _latents(
-    detector: Detector, images: UInt8[np.ndarray, "n size size 3"], batch_size: int
-) -> Float[np.ndarray, "n h w c"]:
-    d = detector
-
-    @jax.jit
-    def encoded(variables, batch):
-        pixels = to_network_range(batch, d.settings.image_size)
-        return encode(d.networks.autoencoder, variables, d.latent_shift, d.latent_scale, pixels)
-
-    size = fitted_batch_size(batch_size, len(images))
-    return np.concatenate(list(batched(partial(encoded, d.autoencoder), images, size, "encode")))
-
-
-def _some(latents: Float[np.ndarray, "n h w c"], most: int, seed: int) -> Float[Array, "m h w c"]:
-    """As many of the latents as are kept, drawn."""
+def drawn_latents(
+    latents: Float[np.ndarray, "n h w c"], most: int, seed: int
+) -> Float[Array, "m h w c"]:
+    """As many of the latents as are kept, drawn by `seed`, in their order."""
     drawn = np.random.default_rng(seed).permutation(len(latents))[:most]
     return jnp.asarray(latents[np.sort(drawn)], jnp.float32)
-
-
-def _patch_side(detector: Detector) -> int:
-    """Pixels between two patches."""
-    size, stage = detector.settings.image_size, detector.settings.patch_stages[0]
-    shape = jax.eval_shape(
-        lambda variables: extract(
-            detector.networks.extractor, variables, jnp.zeros((1, size, size, 3))
-        )[stage - 1],
-        detector.extractor,
-    ).shape
-    return size // shape[1]
-
-
-def _moved(images: UInt8[np.ndarray, "n h w 3"], down: int, right: int) -> np.ndarray:
-    """The images moved by so many pixels, their edges repeated."""
-    height, width = images.shape[1:3]
-    padded = np.pad(images, [(0, 0), (down, 0), (right, 0), (0, 0)], mode="edge")
-    return padded[:, :height, :width]
 
 
 def _folds(
@@ -304,33 +199,7 @@ def _folds(
     ]
 
 
-def evidence_of_sets(
-    sets: Sequence[tuple[Detector, UInt8[np.ndarray, "_ h w 3"]]],
-    batch_size: int,
-    mesh: Mesh | None,
-) -> Evidence:
-    """What each detector says of its images, without reconstructions.
-
-    Args:
-      sets: detectors of the same shapes, each with its images.
-      batch_size: images at a time.
-      mesh: devices that share them, None for one.
-    """
-    most = max(len(images) for _, images in sets)
-
-    def results():
-        for detector, images in sets:
-            brief = with_reconstruct(detector, False)
-            laid = brief if mesh is None else shard_detector(brief, mesh)
-            size = fitted_batch_size(batch_size, most, laid.device_count)
-            batch = np.zeros((size, *images.shape[1:]), np.uint8)
-            gather = compiled(gather_evidence, laid, batch)
-            yield from batched(partial(gather, laid), images, size, "calibrate")
-
-    return jax.tree.map(jnp.asarray, concatenate(results()))
-
-
-def _of_views(
+def features_of_views(
     networks: Networks,
     settings: Settings,
     build: BuildSettings,
@@ -338,7 +207,20 @@ def _of_views(
     views: Sequence[UInt8[np.ndarray, "n h w 3"]],
     seed: int,
 ) -> tuple[Float[Array, "n d"], Float[Array, "_ m p"], Float[Array, " p"]]:
-    """`_features` of images seen in several ways, as many patches of each; pooled of the first."""
+    """Features of images that are seen in several ways.
+
+    Args:
+      networks: the modules.
+      settings: of the detector.
+      build: see `BuildSettings`; of each view as many patches are drawn as it says.
+      extractor: variables of the extractor.
+      views: the images, and the same moved or turned.
+      seed: of the choice of patches.
+
+    Returns:
+      Pooled features of every image, of its first view; patches of every view that may enter the
+      bank, the views one after the other; the usual norm of a patch's parts.
+    """
     pooled, candidates, norm = _features(
         networks,
         settings,
@@ -404,14 +286,14 @@ def _patch_bank(
     candidates: Float[Array, "n m p"], size: int, seed: int
 ) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
     """The bank of normal patches, and the training image that each of them is from."""
-    points, origins = _flat(candidates)
+    points, origins = flattened(candidates)
     if len(points) <= size:
         return points, origins
     chosen = jax.jit(patches.coreset, static_argnums=1)(points, size, jax.random.key(seed))
     return points[chosen], origins[np.asarray(chosen)]
 
 
-def _flat(
+def flattened(
     candidates: Float[Array, "n m p"],
 ) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
     """Patches of images one below the other, and the image that each of them is from."""

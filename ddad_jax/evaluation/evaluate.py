@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ddad_jax.data.prepare import ImageSet
+from ddad_jax.data.image_set import ImageSet
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.sample import Source
 from ddad_jax.detection.build import BuildSettings

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from ddad_jax.data.augment import build_augmentations
+from ddad_jax.data.image_set import ImageSet
 from ddad_jax.data.loader import Augmentation
-from ddad_jax.data.prepare import ImageSet, examine, forget_others
+from ddad_jax.data.prepare import examine, forget_others
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.data.read import FULL_RANGE
 from ddad_jax.data.report import DatasetReport

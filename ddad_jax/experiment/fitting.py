@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from absl import logging
 
+from ddad_jax.data.image_set import ImageSet
 from ddad_jax.data.planted import Planted, plant_in_set
-from ddad_jax.data.prepare import ImageSet
 from ddad_jax.deploy.fitted import FittedDetector
-from ddad_jax.detection.build import BuildSettings, evidence_of_sets, fill_banks
+from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import VERSION, calibrate
 from ddad_jax.detection.detector import (
     Calibration,
@@ -20,6 +20,7 @@ from ddad_jax.detection.detector import (
     with_reconstruct,
 )
 from ddad_jax.detection.evidence import Evidence, evidence_weights
+from ddad_jax.detection.normal import evidence_of_sets, normal_evidence
 from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
@@ -163,8 +164,8 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
     parts = category.train_parts
     train, heldout = category.division
     counts = np.diff(train.starts)
-    evidence = banks.normal_evidence(
-        build, train.squares, np.repeat(parts, counts), squares, seed, mesh
+    evidence = normal_evidence(
+        banks, build, train.squares, np.repeat(parts, counts), squares, seed, mesh
     )
     about = made_of(made)
     choice = None if tiled else _choice(category, banks.detector, evidence, build)

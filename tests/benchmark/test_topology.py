@@ -8,7 +8,8 @@ import pytest
 
 from ddad_jax.benchmark.run import BenchmarkSettings
 from ddad_jax.benchmark.seeded import seeded_detector
-from ddad_jax.benchmark.topology import bound, compile_for_topology, topology_markdown
+from ddad_jax.benchmark.topology import bound, compile_for_topology
+from ddad_jax.benchmark.topology_tables import topology_markdown
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar

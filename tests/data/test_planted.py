@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ddad_jax.data.defect_kinds import KINDS
+from ddad_jax.data.image_set import ImageSet
 from ddad_jax.data.planted import ENOUGH, SIZES, find_part, plant, plant_in_set
-from ddad_jax.data.prepare import ImageSet
 from ddad_jax.data.sample import ANOMALOUS, NORMAL
 from ddad_jax.data.synthetic import VISIBLE, synthetic_source
 

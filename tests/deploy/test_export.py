@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ddad_jax.data.prepare import content_of
+from ddad_jax.data.image_set import content_of
 from ddad_jax.deploy import export as exporting
 from ddad_jax.deploy.program import program
 from ddad_jax.errors import UserError

@@ -1,0 +1,63 @@
+"""The photographs of a split as the networks see them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from ddad_jax.data.sample import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The photographs of one split as the networks see them.
+
+    Attributes:
+        samples: what is known of each photograph.
+        squares: the networks' input, RGB, 0 to 255; memory-mapped, read-only. One a photograph, or
+            its tiles.
+        starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
+        masks: the pixels of the defect in each photograph's square; all False where it is normal,
+            unknown or without mask, and where photographs are tiled, whose masks are looked at in
+            their own size alone.
+        has_mask: where the mask is known: every normal image, and defects with a mask file.
+        sizes: height and width of each photograph, in pixels.
+        contents: of each photograph, a digest of its squares.
+    """
+
+    samples: tuple[Sample, ...]
+    squares: UInt8[np.ndarray, "m size size 3"]
+    starts: Int[np.ndarray, "n1"]
+    masks: Bool[np.ndarray, "n size size"]
+    has_mask: Bool[np.ndarray, "n"]
+    sizes: Int[np.ndarray, "n 2"]
+    contents: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> Int[np.ndarray, "n"]:
+        """0 normal, 1 anomalous, -1 unknown."""
+        return np.array([sample.label for sample in self.samples], int)
+
+    def take(self, indices: Int[np.ndarray, "k"]) -> "ImageSet":
+        """The photographs at `indices`, copied into memory."""
+        counts = np.diff(self.starts)[indices]
+        rows = [np.arange(self.starts[i], self.starts[i + 1]) for i in indices]
+        return ImageSet(
+            samples=tuple(self.samples[index] for index in indices),
+            squares=np.asarray(self.squares[np.concatenate(rows) if rows else []]),
+            starts=np.append(0, np.cumsum(counts)),
+            masks=np.asarray(self.masks[indices]),
+            has_mask=self.has_mask[indices],
+            sizes=self.sizes[indices],
+            contents=tuple(self.contents[index] for index in indices),
+        )
+
+
+def content_of(squares: UInt8[np.ndarray, "n size size 3"]) -> str:
+    """What a photograph is known by, whatever it is called: a digest of its squares."""
+    about = str(squares.shape).encode()
+    return hashlib.blake2b(about + squares.tobytes(), digest_size=12).hexdigest()

@@ -1,0 +1,103 @@
+"""What is found in the images of a category, measured and written to its folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from ddad_jax.deploy.fitted import FittedDetector
+from ddad_jax.evaluation.bootstrap import resample
+from ddad_jax.evaluation.compare import write_resampled
+from ddad_jax.evaluation.curves import compute_curves
+from ddad_jax.evaluation.figures import write_figures, write_training_loss
+from ddad_jax.evaluation.metrics import compute_metrics
+from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_scores
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.evaluation.report import ReportPart, report_part, write_report
+from ddad_jax.evaluation.restoration import restoration_figures
+from ddad_jax.experiment.category import Category
+from ddad_jax.experiment.fitting import evaluate_detector, plant_defects, validate_detector
+
+VALIDATION = "validation"
+
+
+def score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
+    """Scores the test images, where there are any."""
+    if len(category.images["test"]) == 0:
+        logging.info("no test images; the detector is ready for --mode=predict")
+        return []
+    predictions = evaluate_detector(category, fitted)
+    folder = category.workdir
+    part = _write_results(folder, category.name, predictions, fitted, category.resized_masks())
+    write_training_loss(folder / "figures", folder)
+    for name in ("image_auroc", "pixel_auroc", "aupro"):
+        value = part.metrics[name]
+        shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
+        logging.info("%s: %s", name, shown)
+    return [part]
+
+
+def validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
+    """Scores planted defects."""
+    images, planted = plant_defects(category)
+    predictions = validate_detector(category, fitted, images)
+    restored = None
+    if predictions.reconstructions is not None:
+        reconstructions = np.asarray(predictions.reconstructions)[-len(planted) :]
+        restored = restoration_figures(
+            fitted.detector, planted, reconstructions, category.config.build.batch_size
+        )
+    folder = category.workdir / VALIDATION
+    folder.mkdir(exist_ok=True)
+    name = f"{category.name}, planted defects"
+    part = _write_results(folder, name, predictions, fitted, more={"restoration": restored})
+    for kind, of in part.metrics["per_defect"].items():
+        count = of["images"]
+        logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)
+    if restored:
+        logging.info(
+            "restored: inside a defect %.2f of its difference is left (%.2f in the features); "
+            "outside %.1f dB, of the autoencoder alone %.1f dB", restored["inside"],
+            restored["features"], restored["outside"], restored["outside_autoencoder"],
+        )  # fmt: skip
+    return [part]
+
+
+# The modes that ask a detector that is there.
+SCORED = {"evaluate": score, "validate": validate}
+
+
+def _write_results(
+    folder: Path,
+    name: str,
+    predictions: Predictions,
+    fitted: FittedDetector,
+    resized_masks: Float[np.ndarray, "n h w"] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> ReportPart:
+    """Everything that is written about a set of images; what a report over several needs of it."""
+    resampled = resample(predictions)
+    metrics = compute_metrics(predictions, resampled, resized_masks)
+    metrics |= {"calibration": fitted.calibrated, **(more or {})}
+    if "choice" in fitted.made_of:
+        metrics["choice"] = fitted.made_of["choice"]
+    lost = metrics["counts"]["mask_lost"]
+    if lost:
+        logging.warning(
+            "%s: %d of %d masks mark nothing at the working size; their images count in no pixel "
+            "metric; take a larger data.size, data.tiling, or evaluation.resolution='original'",
+            name, lost, lost + metrics["counts"]["with_mask"],
+        )  # fmt: skip
+    curves = compute_curves(predictions)
+    write_metrics(folder, metrics)
+    write_resampled(folder, resampled)
+    write_scores(folder, predictions)
+    write_pictures(folder, predictions)
+    write_figures(folder / "figures", predictions, curves)
+    part = report_part(name, predictions, metrics, curves)
+    write_report(folder / "report.html", name, [part])
+    logging.info("see %s", folder / "report.html")
+    return part
