@@ -39,7 +39,7 @@ INTERRUPTED = "interrupted: the same command continues"
 # Packages that log what they also raise.
 RAISING = ("/orbax/", "/gcsfs/", "/s3fs/")
 # Modes that several processes do not share.
-ONE_PROCESS = ("ablate", "benchmark", "submit")
+ONE_PROCESS = ("benchmark", "submit")
 # Modes that need a detector and no config.
 WITH_DETECTOR = ("predict", "serve", "extend", "threshold", "export")
 
@@ -400,7 +400,9 @@ def _require_agreement(mode: str, config: Config) -> None:
     """
     if mode in ONE_PROCESS:
         raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
-    own = {"mode": mode, "train_on": TRAIN_ON.value, "code": source_hash()}
+    own = {
+        "mode": mode, "train_on": TRAIN_ON.value, "vary": VARY.value, "code": source_hash()
+    }  # fmt: skip
     text = json.dumps(own | {"config": config.plain()}, sort_keys=True)
     first, *others = map(json.loads, processes.gather_texts(text))
     for number, other in enumerate(others, start=1):

@@ -103,22 +103,35 @@ def divided_detection(detector: Detector, batch_size: int, mesh: Mesh) -> Entry:
     return Entry(WHOLE, batch_size, 0, make)
 
 
+@dataclass(frozen=True)
+class Trainings:
+    """How the networks of a detector are trained.
+
+    Attributes:
+      denoiser: the denoiser.
+      extractor: its adaptation.
+      max_timestep: see `denoiser_loss`.
+    """
+
+    denoiser: TrainSettings
+    extractor: TrainSettings
+    max_timestep: int
+
+    @property
+    def settings(self) -> tuple[TrainSettings, TrainSettings]:
+        """In the order of `step_objectives`."""
+        return self.denoiser, self.extractor
+
+
 def training_entries(
-    detector: Detector,
-    batch_size: int,
-    denoiser: TrainSettings,
-    extractor: TrainSettings,
-    max_timestep: int,
-    mesh: Mesh | None = None,
+    detector: Detector, batch_size: int, trainings: Trainings, mesh: Mesh | None = None
 ) -> list[Entry]:
     """An optimiser step of the denoiser, and one of the extractor's adaptation, as trained.
 
     Args:
       detector: its weights are what the steps start from.
       batch_size: images a step, of all devices.
-      denoiser: how the denoiser is trained.
-      extractor: how the extractor is.
-      max_timestep: see `denoiser_loss`.
+      trainings: see `Trainings`.
       mesh: as `make_mesh` makes it; None for one device.
     """
     on = meshes.make_mesh(data=1) if mesh is None else mesh
@@ -132,10 +145,10 @@ def training_entries(
         step = group_step(objective.loss, settings, on, state, rest[0])
         return Program(objective.name, step, (state, *rest), batch_size, carries=True)
 
-    objectives = step_objectives(detector, max_timestep)
+    objectives = step_objectives(detector, trainings.max_timestep)
     return [
         Entry(objective.name, batch_size, 0, partial(make, objective, settings))
-        for objective, settings in zip(objectives, (denoiser, extractor), strict=True)
+        for objective, settings in zip(objectives, trainings.settings, strict=True)
     ]
 
 

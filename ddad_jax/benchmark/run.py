@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ddad_jax.benchmark.limits import Limits, find_limits
 from ddad_jax.benchmark.programs import (
     Entry,
+    Trainings,
     detection_entries,
     divided_detection,
     training_entries,
@@ -29,7 +30,6 @@ from ddad_jax.machine import description
 from ddad_jax.machine.cost import operations, traffic
 from ddad_jax.machine.storage import write_atomically, write_json
 from ddad_jax.settings import Checked, SettingError, setting
-from ddad_jax.training.state import TrainSettings
 
 NAME = "benchmark.json"
 
@@ -96,9 +96,7 @@ def run_benchmark(
     settings: BenchmarkSettings,
     config: Mapping[str, Any],
     detectors: Mapping[str, Detector],
-    denoiser: TrainSettings,
-    extractor: TrainSettings,
-    max_timestep: int,
+    trainings: Trainings,
     folder: Path,
 ) -> dict[str, Any]:
     """Measures; writes benchmark.json after every program, and at last the table and the picture.
@@ -112,9 +110,7 @@ def run_benchmark(
       settings: see `BenchmarkSettings`.
       config: everything that the detectors are made of, serialisable; it is written down.
       detectors: by compute type.
-      denoiser: see `training_entries`.
-      extractor: see `training_entries`.
-      max_timestep: see `training_entries`.
+      trainings: how their networks are trained.
       folder: where to.
 
     Returns:
@@ -127,13 +123,7 @@ def run_benchmark(
     document = begun(folder / NAME, about, {"limits": {}, "rows": [], "scaling": []})
     jobs = []
     for dtype, detector in detectors.items():
-        training = partial(
-            training_entries,
-            detector,
-            denoiser=denoiser,
-            extractor=extractor,
-            max_timestep=max_timestep,
-        )
+        training = partial(training_entries, detector, trainings=trainings)
         jobs += _single_jobs(settings, dtype, detector, training)
         jobs += _scaling_jobs(settings, dtype, detector, training)
     rows = {row_key(row): row for part in ("rows", "scaling") for row in document[part]}

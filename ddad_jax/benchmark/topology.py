@@ -21,7 +21,13 @@ from absl import logging
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddad_jax.benchmark.programs import WHOLE, Objective, step_arguments, step_objectives
+from ddad_jax.benchmark.programs import (
+    WHOLE,
+    Objective,
+    Trainings,
+    step_arguments,
+    step_objectives,
+)
 from ddad_jax.benchmark.run import BenchmarkSettings, begun
 from ddad_jax.benchmark.topology_tables import topology_markdown
 from ddad_jax.detection.detect import detect
@@ -99,9 +105,7 @@ def compile_for_topology(
     sizes: MeshSettings,
     config: Mapping[str, Any],
     detectors: Mapping[str, Detector],
-    denoiser: TrainSettings,
-    extractor: TrainSettings,
-    max_timestep: int,
+    trainings: Trainings,
     folder: Path,
 ) -> dict[str, Any]:
     """Compiles; writes topology.json after every program, and the table.
@@ -113,9 +117,7 @@ def compile_for_topology(
       sizes: of the mesh over the chips. Detection takes the chips of one category.
       config: everything that the detectors are made of, serialisable; it is written down.
       detectors: shapes of detectors, by compute type.
-      denoiser: how the denoiser is trained.
-      extractor: how the extractor is.
-      max_timestep: see `denoiser_loss`.
+      trainings: how their networks are trained.
       folder: where to.
 
     Returns:
@@ -146,9 +148,7 @@ def compile_for_topology(
     document = begun(folder / NAME, about, {"rows": []})
     done = {(row["program"], row["dtype"], row["batch_size"]) for row in document["rows"]}
     for dtype, detector in detectors.items():
-        for each in _compilations(
-            settings, dtype, detector, mesh, denoiser, extractor, max_timestep
-        ):
+        for each in _compilations(settings, dtype, detector, mesh, trainings):
             if each.key in done:
                 continue
             logging.info("compiling %s, %s, batch %d", *each.key)
@@ -163,9 +163,7 @@ def _compilations(
     dtype: str,
     detector: Detector,
     mesh: Mesh,
-    denoiser: TrainSettings,
-    extractor: TrainSettings,
-    max_timestep: int,
+    trainings: Trainings,
 ) -> Iterator[Compilation]:
     """Every program of one compute type."""
     size = detector.settings.image_size
@@ -180,8 +178,8 @@ def _compilations(
         yield Compilation(WHOLE, dtype, batch_size, detect, arguments, (detect, one), chips)
     if not settings.train_batch_size:
         return
-    objectives = step_objectives(detector, max_timestep)
-    for objective, how in zip(objectives, (denoiser, extractor), strict=True):
+    objectives = step_objectives(detector, trainings.max_timestep)
+    for objective, how in zip(objectives, trainings.settings, strict=True):
         one_training = jax.eval_shape(
             partial(_one_training, objective, settings.train_batch_size, how), detector
         )

@@ -26,6 +26,7 @@ from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.detector import Calibration, Detector, Kind, Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.errors import UserError
+from ddad_jax.machine.copies import obtain_beside
 from ddad_jax.machine.storage import write_atomically
 
 FORMAT = 10
@@ -147,6 +148,7 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
 def _shared(path: Path, network: str, file: str, checksum: str) -> dict[str, np.ndarray]:
     """The arrays of a network that is in a file of its own."""
     place = (path.resolve().parent / file).resolve()
+    obtain_beside(place)
     hint = "copy it along with the detector, or delete the detector and run --mode=fit again"
     try:
         content = place.read_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree, UInt8
 from tqdm import tqdm
 
+from ddad_jax.machine import together
 from ddad_jax.machine.parallel import map_in_threads
 
 # Each takes the memory of a batch.
@@ -23,7 +24,8 @@ def batched(
     """Yields the function's result for each batch, as numpy arrays without padding, in order.
 
     The last batch is filled up with its last image, so that one program serves all. Batches are
-    computed `side_by_side()` at a time, ahead of whoever takes the results.
+    computed `side_by_side()` at a time, ahead of whoever takes the results. Inside of
+    `together.dividing` each process computes every so many-th batch.
 
     Args:
       function: takes a batch of images; every array it returns leads with the batch. It is called
@@ -35,17 +37,22 @@ def batched(
 
     def result_of(start: int) -> PyTree:
         batch = np.asarray(images[start : start + batch_size])
-        count = len(batch)
-        padded = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * 3, mode="edge")
-        result = jax.device_get(function(padded))
-        return jax.tree.map(lambda array: array[:count], result)
+        padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 3, mode="edge")
+        return jax.device_get(function(padded))
 
     total = len(images)
     starts = range(0, total, batch_size)
+    number, count = together.share()
+    rounds = [starts[first : first + count] for first in range(0, len(starts), count)]
+    # In the last round some may have none of their own; what they give is not looked at.
+    own = [each[min(number, len(each) - 1)] for each in rounds]
+    results = map_in_threads(result_of, own, side_by_side())
     with tqdm(total=total, desc=name, unit="image", disable=None if name else True) as bar:
-        for start, result in map_in_threads(result_of, starts, side_by_side()):
-            yield result
-            bar.update(min(batch_size, total - start))
+        for each, (_, result) in zip(rounds, results, strict=True):
+            for start, of_start in zip(each, together.gather(result), strict=False):
+                there = min(batch_size, total - start)
+                yield jax.tree.map(lambda array, there=there: array[:there], of_start)
+                bar.update(there)
 
 
 def side_by_side() -> int:

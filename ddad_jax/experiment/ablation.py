@@ -26,6 +26,7 @@ from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.schema import Config
 from ddad_jax.experiment.trained import Trained
 from ddad_jax.experiment.training import train_networks
+from ddad_jax.machine import processes, together
 from ddad_jax.machine.storage import write_json
 from ddad_jax.settings import changed, walk
 
@@ -126,7 +127,8 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
             "--config.evaluation.ablate_on=planted"
         )
     path = category.workdir / "ablation.json"
-    stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    with processes.first_then_others("rows"):
+        stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     done = {row["fingerprint"]: row for row in stored}
     about = made_of(made)
     base = _fingerprint(about, category.config)
@@ -140,14 +142,15 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
         if fingerprint in done:
             continue
         (adapted,) = train_networks([_adapted(made, config)], ["extractor"])
-        fitted = build(adapted, config.detector, config.build)
-        if on_planted:
-            planted = planted or plant_defects(category)[0]
-            predictions = validate_detector(adapted.category, fitted, planted)
-            metrics = compute_metrics(predictions, {})
-        else:
-            predictions = evaluate_detector(adapted.category, fitted)
-            metrics = compute_metrics(predictions, {}, category.resized_masks())
+        with together.dividing():
+            fitted = build(adapted, config.detector, config.build)
+            if on_planted:
+                planted = planted or plant_defects(category)[0]
+                predictions = validate_detector(adapted.category, fitted, planted)
+            else:
+                predictions = evaluate_detector(adapted.category, fitted)
+        masks = None if on_planted else category.resized_masks()
+        metrics = compute_metrics(predictions, {}, masks)
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])
         done[fingerprint] = {
             "base": base,
@@ -155,10 +158,12 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
             "fingerprint": fingerprint,
             "metrics": metrics,
         }
-        write_table(category.workdir, list(done.values()))
+        if processes.is_first():
+            write_table(category.workdir, list(done.values()))
     asked = [done[fingerprint] for fingerprint in fingerprints]
     others = [row for row in done.values() if row["fingerprint"] not in fingerprints]
-    write_table(category.workdir, others + asked)
+    if processes.is_first():
+        write_table(category.workdir, others + asked)
     return asked
 
 

@@ -30,6 +30,7 @@ from ddad_jax.experiment.choosing import OTHER_DEFECTS, Choice, can_choose, choo
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.experiment.trained import Trained
+from ddad_jax.machine import processes, together
 
 # Settings that change thresholds alone.
 RATES = ("build.false_alarm_rate", "build.pixel_alarm_rate")
@@ -78,14 +79,20 @@ def fitted_detector(made: Trained) -> FittedDetector:
             if rated is not stored:
                 changed = f"another rate gives it the threshold {fitting.threshold:.3f}"
             logging.info("%s: its detector is of these images; %s", category.workdir, changed)
-            fitting.save(category.detector_path, category.shared)
+            _save(fitting, category)
             return fitting
         logging.info("%s: its detector is built again: %s%s", category.workdir, difference,
                      _since_then(stored, "; this is lost: it "))  # fmt: skip
-    built = build(made, category.config.detector, category.config.build)
+    with together.dividing():
+        built = build(made, category.config.detector, category.config.build)
     _say_what_it_is_made_of(category, wanted)
-    built.save(category.detector_path, category.shared)
+    _save(built, category)
     return built
+
+
+def _save(fitted: FittedDetector, category: Category) -> None:
+    if processes.is_first():
+        fitted.save(category.detector_path, category.shared)
 
 
 def _as_fitted(fitted: FittedDetector) -> dict[str, Any]:

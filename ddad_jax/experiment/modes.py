@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from ddad_jax import pretrained
+from ddad_jax.benchmark.programs import Trainings
 from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
@@ -84,13 +85,13 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
     categories, parts = _checked(config, workdir, mode in TRAINED, train_on), []
     for group in _groups(categories, config.mesh.category):
         if mode in SCORED:
-            for category in group if processes.is_first() else ():
+            for category in group:
                 fitted = detector_to_evaluate(category)
                 write_config([category])
                 parts += SCORED[mode](category, fitted)
         else:
             trained = _train(group, TRAINED[mode], train_on)
-            for made in trained if mode == "fit" and processes.is_first() else ():
+            for made in trained if mode == "fit" else ():
                 parts += score(made.category, fitted_detector(made))
         copies.publish()
         processes.wait_for_all("stage")
@@ -161,6 +162,8 @@ def ablate(config: Config, workdir: Path, varied: Sequence[str]) -> None:
     rows = []
     for group in _groups(_checked(config, workdir, True, False), config.mesh.category):
         rows += [ablation.ablate(made, chosen) for made in _train(group, NETWORKS, False)]
+    if not processes.is_first():
+        return
     if len(rows) > 1:
         ablation.write_table(workdir, ablation.mean_rows(rows))
     print((workdir / "ablation.md").read_text(encoding="utf-8"), end="")
@@ -200,9 +203,11 @@ def benchmark(config: Config, workdir: Path) -> None:
     rest = (
         config.plain(),
         detectors,
-        config.denoiser.training,
-        config.extractor.training,
-        config.denoiser.max_timestep or d.num_timesteps,
+        Trainings(
+            config.denoiser.training,
+            config.extractor.training,
+            config.denoiser.max_timestep or d.num_timesteps,
+        ),
         workdir,
     )
     if settings.topology:

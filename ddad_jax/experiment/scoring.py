@@ -20,16 +20,20 @@ from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.restoration import restoration_figures
 from ddad_jax.experiment.category import Category
 from ddad_jax.experiment.fitting import evaluate_detector, plant_defects, validate_detector
+from ddad_jax.machine import processes, together
 
 VALIDATION = "validation"
 
 
 def score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
-    """Scores the test images, where there are any."""
+    """Scores the test images, where there are any; process 0 writes, and it alone has a part."""
     if len(category.images["test"]) == 0:
         logging.info("no test images; the detector is ready for --mode=predict")
         return []
-    predictions = evaluate_detector(category, fitted)
+    with together.dividing():
+        predictions = evaluate_detector(category, fitted)
+    if not processes.is_first():
+        return []
     folder = category.workdir
     part = _write_results(folder, category.name, predictions, fitted, category.resized_masks())
     write_training_loss(folder / "figures", folder)
@@ -41,15 +45,18 @@ def score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
 
 
 def validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
-    """Scores planted defects."""
+    """Scores planted defects; process 0 writes, and it alone has a part."""
     images, planted = plant_defects(category)
-    predictions = validate_detector(category, fitted, images)
     restored = None
-    if predictions.reconstructions is not None:
-        reconstructions = np.asarray(predictions.reconstructions)[-len(planted) :]
-        restored = restoration_figures(
-            fitted.detector, planted, reconstructions, category.config.build.batch_size
-        )
+    with together.dividing():
+        predictions = validate_detector(category, fitted, images)
+        if predictions.reconstructions is not None:
+            reconstructions = np.asarray(predictions.reconstructions)[-len(planted) :]
+            restored = restoration_figures(
+                fitted.detector, planted, reconstructions, category.config.build.batch_size
+            )
+    if not processes.is_first():
+        return []
     folder = category.workdir / VALIDATION
     folder.mkdir(exist_ok=True)
     name = f"{category.name}, planted defects"

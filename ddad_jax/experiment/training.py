@@ -26,7 +26,7 @@ from ddad_jax.experiment.identity import (
 )
 from ddad_jax.experiment.tasks import TASKS, Task
 from ddad_jax.experiment.trained import Trained
-from ddad_jax.machine import processes
+from ddad_jax.machine import processes, together
 from ddad_jax.machine.peaks import peak_flops
 from ddad_jax.settings import SettingError
 from ddad_jax.training.checkpoints import read_parameters
@@ -67,8 +67,8 @@ def train_networks(
             if record:
                 found[i] = _finished(found[i], network, record)
         todo = [i for i in todo if not done[i]]
-        # Process 0 decodes and encodes images into files that the others read.
-        with processes.first_then_others(f"data of the {network}"):
+        # Images are encoded by all.
+        with together.dividing():
             tasks = {i: TASKS[network](found[i]) for i in todo}
         # Augmented images are encoded at each step, others once: these are two programs.
         for augmented in (False, True):

@@ -49,12 +49,16 @@ def use_scratch(folder: Path) -> None:
     _scratch = folder
 
 
+def _copies() -> Path:
+    """Where all copies are, each in a folder of its own there."""
+    return _scratch or cache_folder() / "copies"
+
+
 def copy_folder(url: str) -> Path:
     """Where this process keeps its copy of a URL's folder."""
     number = jax.process_index() if jax.distributed.is_initialized() else 0
-    scratch = _scratch or cache_folder() / "copies"
     key = hashlib.blake2b(url.rstrip("/").encode(), digest_size=6).hexdigest()
-    return scratch / f"{number}-{key}" / url.rstrip("/").rpartition("/")[2]
+    return _copies() / f"{number}-{key}" / url.rstrip("/").rpartition("/")[2]
 
 
 @dataclass
@@ -331,6 +335,20 @@ def fetched(url: str, setting: str, leaves_out: Callable[[str], bool] = needs_al
     if not Copy(store, folder, leaves_out).refresh():
         raise UserError(f"{setting}={url}: there is nothing; name a file or a folder in a bucket")
     return folder
+
+
+def obtain_beside(path: Path) -> None:
+    """Reads a file that lies next to what was copied here, and not in it, from the same bucket.
+
+    Args:
+      path: where it is if it is here. Of other paths nothing is done.
+    """
+    for folder, url in _urls.items():
+        above = Path(folder).resolve().parent
+        is_copy = above.parent == _copies().resolve()
+        if is_copy and path.is_relative_to(above) and not path.exists():
+            name = path.relative_to(above).as_posix()
+            Store(url.rpartition("/")[0], "detector").download({name: path})
 
 
 def readable_path(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.detector import Variables
 from ddad_jax.detection.reconstruction import encode_unscaled, to_network_range
+from ddad_jax.machine import together
 from ddad_jax.machine.storage import write_atomically
 from ddad_jax.models import ImageNetwork
 
@@ -37,7 +38,7 @@ def encode_images(
     for array in (*jax.tree.leaves(variables), images):
         key.update(np.ascontiguousarray(array).view(np.uint8).data)
     path = cache / f"latents-{key.hexdigest()}.npy"
-    if path.exists():
+    if together.everywhere(path.exists()):
         return np.load(path)
 
     @jax.jit

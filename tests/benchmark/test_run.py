@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from ddad_jax.benchmark import limits, run
+from ddad_jax.benchmark.programs import Trainings
 from ddad_jax.benchmark.report import compare_benchmarks, markdown
 from ddad_jax.benchmark.run import BenchmarkSettings, run_benchmark
 from ddad_jax.errors import Interrupted, UserError
@@ -36,9 +37,10 @@ def small_limits():
 
 def measured(seeded, folder, settings=SETTINGS, config=None):
     training = TrainSettings(steps=4, batch_size=2)
+    trainings = Trainings(training, training, 1000)
     detectors = {"float32": seeded}
     config = config or {"size": 64}
-    return run_benchmark(settings, config, detectors, training, training, 1000, folder)
+    return run_benchmark(settings, config, detectors, trainings, folder)
 
 
 @pytest.fixture(scope="module")

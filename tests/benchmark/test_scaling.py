@@ -18,6 +18,7 @@ import json, sys
 from pathlib import Path
 import jax.numpy as jnp
 from ddad_jax.benchmark import limits, run
+from ddad_jax.benchmark.programs import Trainings
 from ddad_jax.benchmark.run import BenchmarkSettings, run_benchmark
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.detection.detector import Settings
@@ -40,7 +41,7 @@ settings = BenchmarkSettings(
     bank_rows=20, devices=(4,), model=(1, 2), scaling_batch_size=4,
 )
 run_benchmark(
-    settings, {}, {"float32": detector}, training, training, 1000, output
+    settings, {}, {"float32": detector}, Trainings(training, training, 1000), output
 )
 """
 

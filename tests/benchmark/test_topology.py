@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ddad_jax.benchmark.programs import Trainings
 from ddad_jax.benchmark.run import BenchmarkSettings
 from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.benchmark.topology import bound, compile_for_topology
@@ -47,8 +48,9 @@ def outlined(network_description):
 
 def compiled(outlined, folder, settings=SETTINGS, sizes=SIZES):
     training = TrainSettings(steps=2, batch_size=8)
+    trainings = Trainings(training, training, 1000)
     detectors = {"bfloat16": outlined}
-    return compile_for_topology(settings, sizes, {}, detectors, training, training, 1000, folder)
+    return compile_for_topology(settings, sizes, {}, detectors, trainings, folder)
 
 
 @pytest.fixture(scope="module")

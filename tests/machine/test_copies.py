@@ -6,7 +6,15 @@ import pytest
 
 from ddad_jax.errors import UserError
 from ddad_jax.machine import copies
-from ddad_jax.machine.copies import INDEX, PENDING, Copy, copy_folder, fetched, needs_all
+from ddad_jax.machine.copies import (
+    INDEX,
+    PENDING,
+    Copy,
+    copy_folder,
+    fetched,
+    needs_all,
+    obtain_beside,
+)
 from ddad_jax.machine.objects import Store
 from ddad_jax.machine.storage import LOCK
 
@@ -197,6 +205,22 @@ def test_files_are_read_once_and_again_when_they_change(bucket, monkeypatch):
     path = fetched(f"{bucket}/good/2.png", "--detector")
     assert path.name == "2.png" and path.read_bytes() == b"good/2.png"
     assert folder == copy_folder(bucket)
+
+
+def test_what_lies_beside_a_copy_is_read_from_where_it_lies(bucket, tmp_path):
+    store = Store(bucket, "")
+    store.write("part/detector.safetensors", b"1")
+    store.write("networks/shared", b"2")
+    for url in (f"{bucket}/part", f"{bucket}/part/detector.safetensors"):
+        found = fetched(url, "--detector")
+        path = (found if found.is_file() else found / "detector.safetensors").resolve()
+        place = (path.parent / "../networks/shared").resolve()
+        assert not place.exists()
+        obtain_beside(place)
+        assert place.read_bytes() == b"2"
+        place.unlink()
+    obtain_beside(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_nothing_there_is_one_line(bucket):
