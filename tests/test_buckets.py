@@ -60,6 +60,8 @@ def settings(here, root):
         "--config.autoencoder.training.steps=4", "--config.autoencoder.training.checkpoint_every=2",
         f"--config.denoiser.training.steps={STEPS}", "--config.denoiser.training.log_every=1",
         "--config.denoiser.training.checkpoint_every=3", "--config.extractor.training.steps=0",
+        # The step is compiled at every start.
+        "--config.denoiser.network.channel_multipliers=(1,)",
     ]  # fmt: skip
 
 

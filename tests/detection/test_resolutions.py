@@ -15,7 +15,7 @@ from ddad_jax.detection.reconstruction import encode, extract, to_network_range
 from tests.conftest import NETWORKS, detector_of, drawn_networks
 
 EXTRACTORS = {
-    "cnn": {"name": "efficientnet_lite0", "network": {"depth": 0.25}},
+    "cnn": {"name": "efficientnet_lite0", "network": {"width": 0.25, "depth": 0.25}},
     "vit": {
         "name": "dinov2_small",
         "network": {"width": 32, "depth": 3, "heads": 2, "hidden": 64, "grid": 5},
