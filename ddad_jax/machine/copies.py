@@ -26,8 +26,8 @@ from ddad_jax.machine.storage import cache_folder, checksum, local_path, write_j
 
 # In the bucket: what is whole, and files on their way to their place. Here: what is in the copy.
 INDEX, PENDING, KNOWN = ".ddad_jax.files.json", ".ddad_jax.pending/", ".ddad_jax.copy.json"
-# Folders of a run that are of one machine.
-OF_MACHINE = ("cache", "compilation_cache")
+# The folder of a run that is of one machine: decoded images and latents.
+OF_MACHINE = "cache"
 # Times that what is being replaced is looked at again, and seconds in between.
 ATTEMPTS, PAUSE = 5, 2.0
 
@@ -268,7 +268,7 @@ class Copy:
 def _belongs(name: str) -> bool:
     """Whether a file or folder of this name is for others: whole, and no matter of this machine."""
     hidden, unfinished = name.startswith("."), "orbax-checkpoint-tmp" in name
-    return not hidden and not unfinished and name not in OF_MACHINE
+    return not hidden and not unfinished and name != OF_MACHINE
 
 
 def _is_whole(name: str) -> bool:

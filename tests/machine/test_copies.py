@@ -61,7 +61,7 @@ def test_what_one_machine_publishes_another_has(bucket, tmp_path):
 
 def test_what_is_of_one_machine_stays_there(bucket, tmp_path):
     copy, folder = copy_of(bucket, tmp_path), tmp_path
-    write(folder, cache__images="1", compilation_cache__program="1", of_all="1")
+    write(folder, cache__images="1", of_all="1")
     write(folder / "1.orbax-checkpoint-tmp", data="half")
     (folder / LOCK).touch()
     with copy.held():
