@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -75,13 +77,15 @@ class Stamp:
     size: int
     changed: int
 
+    @classmethod
+    def of(cls, path: Path, version: str) -> "Stamp":
+        """That of a file as it is now."""
+        found = path.stat()
+        return cls(version, found.st_size, found.st_mtime_ns)
+
     def is_of(self, path: Path) -> bool:
         """Whether a file is unchanged since."""
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            return False
-        return (found.st_size, found.st_mtime_ns) == (self.size, self.changed)
+        return path.exists() and Stamp.of(path, self.version) == self
 
 
 @dataclass
@@ -124,12 +128,14 @@ class Copy:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Has the folder held for this command, and what an earlier one left cleared up."""
-        with Lease(self._store) as self._lease:
-            index = self._index()
-            if index is not None:
-                self._settle(index, self._pending())
-            yield
-        self._lease = None
+        try:
+            with Lease(self._store) as self._lease:
+                index = self._index()
+                if index is not None:
+                    self._settle(index, self._pending())
+                yield
+        finally:
+            self._lease = None
 
     @property
     def is_held(self) -> bool:
@@ -157,7 +163,13 @@ class Copy:
             if name not in wanted:
                 (self._folder / name).unlink(missing_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._remember({name: wanted[name] for name in wanted if not self._leaves_out(name)})
+        self._remember(
+            {
+                name: Stamp.of(self._folder / name, version)
+                for name, version in wanted.items()
+                if not self._leaves_out(name)
+            }
+        )
         return len(wanted)
 
     def _download(self, wanted: Mapping[str, str], checked: bool, last: bool) -> bool:
@@ -196,30 +208,42 @@ class Copy:
     def _publish(self) -> None:
         assert self._lease is not None  # Only who holds a folder writes to it.
         index = self._index() or Index()
-        present = self._present()
-        digests = {
-            name: checksum(self._folder / name)
-            for name in present
-            if not self._has(name, index.files.get(name, ""))
-        }
-        digests = {n: digest for n, digest in digests.items() if index.files.get(n) != digest}
-        gone = [n for n in index.files if n not in present and not self._leaves_out(n)]
-        if not digests and not gone:
-            return
-        new = [name for name in digests if name not in index.files]
-        replaced = {name: digest for name, digest in digests.items() if name in index.files}
-        self._lease.check()
-        self._write(replace(index, stray=new))
-        self._store.upload(
-            {name: self._folder / name for name in new}
-            | {PENDING + digest: self._folder / name for name, digest in replaced.items()}
-        )
-        files = {n: digest for n, digest in (index.files | digests).items() if n not in gone}
-        index = Index(files, gone)
+        with tempfile.TemporaryDirectory(prefix=".publish-", dir=self._folder) as folder:
+            taken, stamps = self._take(index, Path(folder))
+            gone = [n for n in index.files if n not in stamps and not self._leaves_out(n)]
+            if not taken and not gone:
+                return
+            new = {name: path for name, path in taken.items() if name not in index.files}
+            replaced = {stamps[n].version: path for n, path in taken.items() if n not in new}
+            self._lease.check()
+            self._write(replace(index, stray=list(new)))
+            self._store.upload(new | {PENDING + v: path for v, path in replaced.items()})
+        files = index.files | {name: stamp.version for name, stamp in stamps.items()}
+        index = Index({n: version for n, version in files.items() if n not in gone}, gone)
         self._lease.check()
         self._write(index)
-        self._settle(index, set(replaced.values()))
-        self._remember({name: index.files[name] for name in present})
+        self._settle(index, set(replaced))
+        self._remember(stamps)
+
+    def _take(self, index: Index, folder: Path) -> tuple[dict[str, Path], dict[str, Stamp]]:
+        """The files that differ from the bucket's, copied as they are now; they may grow meanwhile.
+
+        Returns:
+          Where each of these is, by name; and of every file what it is then.
+        """
+        taken, stamps = {}, {}
+        for number, name in enumerate(self._present()):
+            path, before = self._folder / name, index.files.get(name, "")
+            with contextlib.suppress(FileNotFoundError):  # An old checkpoint is being removed.
+                if self._has(name, before):
+                    stamps[name] = self._known[name]
+                    continue
+                stamp = Stamp.of(path, before)
+                here = Path(shutil.copyfile(path, folder / str(number)))
+                stamps[name] = replace(stamp, version=checksum(here))
+                if stamps[name].version != before:
+                    taken[name] = here
+        return taken, stamps
 
     def _settle(self, index: Index, pending: set[str]) -> None:
         """Moves files to their places, and removes what does not count."""
@@ -256,13 +280,9 @@ class Copy:
         known = self._known.get(name)
         return known is not None and known.version == version and known.is_of(self._folder / name)
 
-    def _remember(self, versions: Mapping[str, str]) -> None:
-        self._known = {}
-        for name, version in versions.items():
-            found = (self._folder / name).stat()
-            self._known[name] = Stamp(version, found.st_size, found.st_mtime_ns)
-        stamps = {name: list(vars(stamp).values()) for name, stamp in self._known.items()}
-        write_json(self._folder / KNOWN, stamps)
+    def _remember(self, stamps: Mapping[str, Stamp]) -> None:
+        self._known = dict(stamps)
+        write_json(self._folder / KNOWN, {name: [*vars(s).values()] for name, s in stamps.items()})
 
 
 def _belongs(name: str) -> bool:

@@ -239,6 +239,25 @@ def test_an_object_cannot_lie_outside_of_the_copy(bucket, tmp_path):
     assert not contents(tmp_path)
 
 
+def test_a_file_may_grow_while_it_is_published(bucket, tmp_path, monkeypatch):
+    copy, upload = copy_of(bucket, tmp_path / "a"), Store.upload
+
+    def grow(self, files):
+        with (tmp_path / "a/log").open("a") as file:
+            file.write("more")
+        upload(self, files)
+
+    with copy.held(), monkeypatch.context() as patch:
+        patch.setattr(Store, "upload", grow)
+        for written in ("begun", "begunmore"):
+            write(tmp_path / "a", **({"log": "begun"} if written == "begun" else {}))
+            copy.publish()
+            other = copy_of(bucket, tmp_path / "b")
+            other.refresh()
+            assert contents(tmp_path / "b") == {"log": written.encode()}
+    assert not list((tmp_path / "a").glob(".publish-*"))
+
+
 def test_two_threads_publish_one_after_the_other(bucket, tmp_path):
     copy = copy_of(bucket, tmp_path)
     with copy.held():
