@@ -71,7 +71,7 @@ def parameters(workdir, network):
 
 
 def scores(path):
-    return {row["path"]: row["score"] for row in csv.DictReader(path.open())}
+    return {row["path"]: row["score"] for row in csv.DictReader(path.read_text().splitlines())}
 
 
 @pytest.mark.slow
