@@ -42,8 +42,14 @@ def config_of(**settings):
     return read_config(config)
 
 
-@pytest.mark.parametrize("command", [entry_point(), unit_command()], ids=["container", "unit"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        pytest.param(entry_point(), signal.SIGTERM, id="container"),
+        pytest.param(unit_command(), signal.SIGTERM, id="unit"),
+        pytest.param(unit_command(), signal.SIGINT, id="by hand"),
+    ],
+)
 def test_it_serves_until_it_is_asked_to_end(command, number, path, tmp_path):
     (tmp_path / "token").write_text("0123456789abcdef")
     arguments = command[command.index("/opt/ddad_jax/bin/ddad_jax") + 1 :]
