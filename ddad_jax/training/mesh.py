@@ -4,6 +4,7 @@ A group has one training for each slice of the mesh's `category` axis. All its a
 axis, so that one program trains the whole group, and each slice holds its own training alone.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -211,13 +212,19 @@ def over_group(function: Callable[..., PyTree], mesh: Mesh | AbstractMesh) -> Ca
     )
 
 
+@functools.cache
+def _laid_out(sharding: NamedSharding) -> jax.stages.Wrapped:
+    """Lays an array out otherwise; one function a layout, so that its programs are found again."""
+    return jax.jit(lambda array: array, out_shardings=sharding)
+
+
 def to_host(group: PyTree) -> PyTree:
     """The arrays of a group, one after the other, whole, as numpy arrays on every process."""
 
     def whole(leaf):
         sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(RULES["training"]))
         if not leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
-            leaf = jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+            leaf = _laid_out(sharding)(leaf)
         return local_to_host(leaf)
 
     return jax.tree.map(whole, group)
