@@ -16,6 +16,7 @@ import jax
 from absl import flags, logging
 
 import ddad_jax
+from ddad_jax.data.files import share_of_images
 from ddad_jax.data.read import allow_large_images
 from ddad_jax.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Interrupted, UserError
 from ddad_jax.experiment import changing, modes
@@ -39,7 +40,7 @@ INTERRUPTED = "interrupted: the same command continues"
 # Packages that log what they also raise.
 RAISING = ("/orbax/", "/gcsfs/", "/s3fs/")
 # Modes that several processes do not share.
-ONE_PROCESS = ("benchmark", "submit")
+ONE_PROCESS = ("submit", "serve", "extend", "threshold", "export")
 # Modes that need a detector and no config.
 WITH_DETECTOR = ("predict", "serve", "extend", "threshold", "export")
 
@@ -193,6 +194,8 @@ def _carry_out(
         workdir = _workdir(mode, stack) if WORKDIR.value else None
         modes.convert(config, workdir, NETWORK.value, _path(OUTPUT))
         return
+    if mode in ONE_PROCESS and (NUM_PROCESSES.value or COORDINATOR.value):
+        raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
     if mode in WITH_DETECTOR and (DETECTOR.value or WORKDIR.value):
         _with_detector(mode, config, [setting for setting, _ in assignments], stack)
         return
@@ -201,12 +204,8 @@ def _carry_out(
         raise UserError(
             f"--workdir is missing; name the folder that the run may write to{or_detector}"
         )
-    kernels.choose_cpu_kernels()
-    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    _start(mode, config)
     workdir = _writable(_workdir(mode, stack))
-    _devices()
-    if jax.process_count() > 1:
-        _require_agreement(mode, config)
     with only_run(workdir) if processes.is_first() else contextlib.nullcontext():
         _begin(mode, workdir)
         if mode == "benchmark":
@@ -238,8 +237,8 @@ def _require_of_mode(mode: str) -> None:
 def _with_detector(
     mode: str, config: Config, given: list[str], stack: contextlib.ExitStack
 ) -> None:
-    if NUM_PROCESSES.value or COORDINATOR.value:
-        raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
+    if mode == "predict":
+        _start(mode, config)
     workdir = _workdir(mode, stack) if WORKDIR.value else None
     path = copies.readable_path(DETECTOR.value, "--detector") if DETECTOR.value else None
     if mode == "serve":
@@ -281,8 +280,7 @@ def _predict(workdir: Path | None, path: Path, config: Config, given: list[str])
     output = _writable(_path(OUTPUT) or default, "--output")
     # The log and the lock are the run's, unless results are wanted elsewhere.
     home = output if OUTPUT.value or workdir is None else workdir
-    kernels.choose_cpu_kernels()
-    with only_run(home):
+    with only_run(home) if processes.is_first() else contextlib.nullcontext():
         _begin("predict", home)
         predict(_images(), path, output, config, given, WATCH.value)
 
@@ -380,26 +378,36 @@ def _is_of_training(name: str) -> bool:
 
 
 def _images() -> str | None:
-    if WATCH.value and is_url(IMAGES.value):
+    url = IMAGES.value
+    if not url or not is_url(url):
+        return str(copies.readable_path(url, "--images")) if url else url
+    if WATCH.value:
         raise UserError(
-            f"--images={IMAGES.value}: is in a bucket, and --watch sees what appears in a folder "
-            "here; leave out --watch"
+            f"--images={url}: is in a bucket, and --watch sees what appears in a folder here; "
+            "leave out --watch"
         )
-    return str(copies.readable_path(IMAGES.value, "--images")) if IMAGES.value else IMAGES.value
+    number, count = jax.process_index(), jax.process_count()
+    own = share_of_images(copies.names_of(url, "--images"), number, count) if count > 1 else set()
+    return str(copies.fetched(url, "--images", lambda name: count > 1 and name not in own))
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:
     return local_path(flag.value, f"--{flag.name}") if flag.value else None
 
 
-def _require_agreement(mode: str, config: Config) -> None:
-    """Checks that every process has the same config and code.
+def _start(mode: str, config: Config) -> None:
+    """Has kernels chosen and other processes joined, before JAX is first used.
 
     Raises:
-      UserError: naming what differs; or the mode is for one process.
+      UserError: naming what differs between processes; or the mode is for one process.
     """
+    kernels.choose_cpu_kernels()
+    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    _devices()
+    if jax.process_count() == 1:
+        return
     if mode in ONE_PROCESS:
-        raise UserError(f"--mode={mode}: is for one process; leave out --coordinator")
+        raise UserError(f"--mode={mode}: is for one process; start it once")
     own = {
         "mode": mode, "train_on": TRAIN_ON.value, "vary": VARY.value, "code": source_hash()
     }  # fmt: skip

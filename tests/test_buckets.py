@@ -126,20 +126,29 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
     for name in ("image_auroc", "pixel_auroc", "aupro", "calibration"):
         assert metrics[0][name] == metrics[1][name]
 
-    for ended in [each.end() for each in begin("--mode=evaluate")]:
-        assert ended.returncode == 0, ended.stderr
-    for workdir, images, scratch in (
-        (tmp_path / "one", here / "data/plate/test", "none"),
-        (f"{url}/two", f"{url}/data/plate/test", "third"),
-    ):
-        ended = ddad(
-            "--mode=predict", f"--workdir={workdir}", f"--images={images}",
-            f"--scratch={tmp_path}/{scratch}", environment=environment,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
-    again = fetched(f"{url}/two", "")
-    assert scores(again / "predictions/scores.csv") == scores(
-        tmp_path / "one/predictions/scores.csv"
+    outputs = ("--config.prediction.maps=png", "--config.prediction.report=True")
+    predict = ("--mode=predict", f"--images={url}/data/plate/test", *outputs)
+    # Twice: what has its row is not scored again.
+    for again in (("--mode=evaluate",), predict, predict):
+        for ended in [each.end() for each in begin(*again)]:
+            assert ended.returncode == 0, ended.stderr
+    assert "photographs have their row already" in ended.stderr
+    ended = ddad(
+        "--mode=predict", f"--workdir={tmp_path}/one", f"--images={here}/data/plate/test", *outputs
+    )
+    assert ended.returncode == 0, ended.stderr
+    again, alone = fetched(f"{url}/two", "") / "predictions", tmp_path / "one/predictions"
+    assert scores(again / "scores.csv") == scores(alone / "scores.csv")
+    names = {path.relative_to(alone) for path in alone.rglob("*")}
+    assert names == {path.relative_to(again) for path in again.rglob("*")}
+    for name in (name for name in names if name.suffix == ".png"):
+        assert (again / name).read_bytes() == (alone / name).read_bytes()
+    shares = [
+        {path.relative_to(test).as_posix() for path in test.rglob("*.png")}
+        for test in (next((tmp_path / name).glob("*/test")) for name in "01")
+    ]
+    assert (
+        not shares[0] & shares[1] and shares[0] | shares[1] == scores(again / "scores.csv").keys()
     )
     for path in again.rglob("*"):
         if path.is_file():

@@ -18,6 +18,7 @@ from ddad_jax.detection.calibration import RECONSTRUCTED
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.detector import Detector, shard_detector
 from ddad_jax.detection.restoration import restore
+from ddad_jax.machine.division import lay_out
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.adaptation import adaptation_loss
 from ddad_jax.training.denoiser import denoiser_loss
@@ -97,7 +98,7 @@ def divided_detection(detector: Detector, batch_size: int, mesh: Mesh) -> Entry:
     def make() -> Program:
         images = seeded_images(batch_size, detector.settings.image_size, seed=1)
         divided = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        arguments = (shard_detector(detector, mesh), jax.device_put(images, divided))
+        arguments = (shard_detector(detector, mesh), lay_out(images, divided))
         return Program(WHOLE, detect, arguments, batch_size)
 
     return Entry(WHOLE, batch_size, 0, make)
@@ -134,7 +135,7 @@ def training_entries(
       trainings: see `Trainings`.
       mesh: as `make_mesh` makes it; None for one device.
     """
-    on = meshes.make_mesh(data=1) if mesh is None else mesh
+    on = meshes.mesh_of_first(1) if mesh is None else mesh
 
     def make(objective: Objective, settings: TrainSettings) -> Program:
         arrays = objective.arrays(detector, batch_size)

@@ -107,8 +107,8 @@ def _scaling(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     header = [
-        "scaling", "program", "type", "devices", "model", "batch", "median, ms", "images/s",
-        "efficiency", "in collectives", "",
+        "scaling", "program", "type", "processes", "devices", "model", "batch", "median, ms",
+        "images/s", "a device", "efficiency", "in collectives", "",
     ]  # fmt: skip
     cells = []
     for row in rows:
@@ -121,11 +121,13 @@ def _scaling(rows: Sequence[Row]) -> str:
                 row["kind"],
                 row["program"],
                 row["dtype"],
+                str(row.get("processes", 1)),
                 str(row["devices"]),
                 str(row["model"]),
                 str(row["batch_size"]),
                 _milliseconds(row["median"]),
                 f"{row['images_per_second']:.4g}",
+                f"{rates[0]:.4g}",
                 f"{rates[0] / rates[1]:.1%}",
                 "unknown" if share is None else f"{share:.1%}",
                 WIDE if row["wide"] else "",

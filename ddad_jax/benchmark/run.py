@@ -26,9 +26,10 @@ from ddad_jax.benchmark.scaling import Scaled, collective_share, scaled_entries
 from ddad_jax.benchmark.timing import compile_program, distribution, time_calls
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
-from ddad_jax.machine import description
+from ddad_jax.machine import description, processes
 from ddad_jax.machine.cost import operations, traffic
 from ddad_jax.machine.storage import write_atomically, write_json
+from ddad_jax.machine.together import exchange
 from ddad_jax.settings import Checked, SettingError, setting
 
 NAME = "benchmark.json"
@@ -46,7 +47,8 @@ class BenchmarkSettings(Checked):
       repeats: timed calls of each program in a round.
       max_seconds: after which a program is called no more in a round, if it was once.
       bank_rows: training images that the k-NN compares with.
-      devices: numbers of devices that scaling is measured over; with 1 alone it is not.
+      devices: numbers of devices that scaling is measured over; with 1 alone it is not. Beyond
+        those of one process they are those of whole processes.
       model: of them, numbers that share one copy of the parameters in a training step.
       scaling_batch_size: images of each device in weak scaling, of all in strong scaling.
       topology: a TPU slice, such as "v5e:4x4", for which detection and training steps are compiled
@@ -83,8 +85,17 @@ class BenchmarkSettings(Checked):
             if all(devices % count for devices in self.devices):
                 raise SettingError("model", f"{count} divides none of devices, {self.devices}")
 
-    def check_devices(self, present: int) -> None:
-        """Raises SettingError where more devices are asked for than there are."""
+    def check_devices(self, present: int, each: int) -> None:
+        """Raises SettingError where more devices are asked for than there are, or parts of some.
+
+        Args:
+          present: devices of all processes.
+          each: of one process.
+        """
+        for count in self.devices:
+            if count > each and count % each:
+                problem = f"{count} is not a multiple of {each}, the devices of each process"
+                raise SettingError("benchmark.devices", problem)
         for name in ("devices", "model"):
             most = max(getattr(self, name))
             if most > present:
@@ -106,6 +117,9 @@ def run_benchmark(
 
     What a document of the same machine, source and config holds already is not measured again.
 
+    Several processes measure together what their devices share; all else is measured, and all is
+    written, by process 0.
+
     Args:
       settings: see `BenchmarkSettings`.
       config: everything that the detectors are made of, serialisable; it is written down.
@@ -120,7 +134,8 @@ def run_benchmark(
       Interrupted: by SIGINT or SIGTERM, with every finished measurement written.
     """
     about = {"machine": description.describe(), "config": dict(config)}
-    document = begun(folder / NAME, about, {"limits": {}, "rows": [], "scaling": []})
+    document = exchange(begun(folder / NAME, about, {"limits": {}, "rows": [], "scaling": []}))[0]
+    writes = processes.is_first()
     jobs = []
     for dtype, detector in detectors.items():
         training = partial(training_entries, detector, trainings=trainings)
@@ -135,18 +150,22 @@ def run_benchmark(
     ]
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for job in (bar := tqdm(due, desc="benchmark", disable=None)):
+        for job in (bar := tqdm(due, desc="benchmark", disable=None if writes else True)):
             bar.set_postfix_str(job.name)
             if job.dtype not in document["limits"]:
                 limits = find_limits(job.dtype, settings.repeats, settings.max_seconds)
-                document["limits"][job.dtype] = asdict(limits)
+                document["limits"][job.dtype] = exchange(asdict(limits))[0]
+            if jax.process_index() not in job.processes:
+                time_calls(None, None, settings.repeats, settings.max_seconds)
+                continue
             limits = Limits(**document["limits"][job.dtype])
             row = rows.get(job.key) or dict(zip(KEY, job.key, strict=True)) | {"rounds": []}
             job.measure(row, settings, limits)
             if job.key not in rows:
                 rows[job.key] = row
                 document["scaling" if job.scaled else "rows"].append(row)
-            write_json(folder / NAME, document)
+            if writes:
+                write_json(folder / NAME, document)
             logging.info("%s: %.4f s%s", job.name, row["median"], ", wide" if row["wide"] else "")
     except KeyboardInterrupt as error:
         count = sum(len(row["rounds"]) for row in rows.values())
@@ -156,8 +175,9 @@ def run_benchmark(
         ) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
-        write_atomically(folder / "benchmark.md", markdown(document))
-        write_roofline(document, folder / "roofline.png")
+        if writes:
+            write_atomically(folder / "benchmark.md", markdown(document))
+            write_roofline(document, folder / "roofline.png")
     return document
 
 
@@ -174,6 +194,7 @@ class _Job:
         self.entry, self.dtype, self.scaled = entry, dtype, scaled
         where = (scaled.devices, scaled.model, scaled.kind) if scaled else (1, 1, "")
         self.key = (entry.name, dtype, entry.batch_size, *where)
+        self.processes = scaled.processes if scaled else frozenset([0])
         self.name = f"{entry.name}, {dtype}, batch {entry.batch_size}"
         if scaled:
             self.name += f", {scaled.devices} devices, model {scaled.model}, {scaled.kind}"
@@ -197,6 +218,7 @@ class _Job:
         row |= distribution(row["rounds"])
         row["images_per_second"] = self.entry.batch_size / row["median"]
         if self.scaled:
+            row["processes"] = len(self.processes)
             return
         rate = row["operations"] / row["median"]
         row |= {"rate": rate, "of_peak": rate / limits.flops, "of_product": rate / limits.product}
@@ -210,7 +232,8 @@ class _Job:
         if self.scaled:
             # Of fresh arguments, which a step may take for its results.
             arguments = self.entry.make().arguments
-            return {"in_collectives": collective_share(compiled, arguments, self.scaled.devices)}
+            own = self.scaled.devices // len(self.processes)
+            return {"in_collectives": collective_share(compiled, arguments, own)}
         traced = function.trace(*shapes)
         found: dict[str, Any] = {
             "memory": _memory(compiled),

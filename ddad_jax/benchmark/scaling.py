@@ -18,7 +18,7 @@ from jax.profiler import ProfileData
 from jax.sharding import Mesh
 
 from ddad_jax.benchmark.programs import Entry
-from ddad_jax.training.mesh import make_mesh
+from ddad_jax.training.mesh import mesh_of_first
 
 COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?([\w.-]+) = .*?\b(?:all-gather|all-reduce|all-to-all|reduce-scatter|"
@@ -35,12 +35,14 @@ class Scaled:
       kind: "weak" or "strong".
       devices: how many.
       model: of them, how many share one copy of the parameters.
+      processes: whose devices they are.
       entry: makes the program, of the batch of all devices.
     """
 
     kind: str
     devices: int
     model: int
+    processes: frozenset[int]
     entry: Entry
 
 
@@ -51,6 +53,8 @@ def scaled_entries(
     models: Sequence[int] = (1,),
 ) -> Iterator[Scaled]:
     """A program on meshes of several shapes, first with the same batch a device, then divided.
+
+    Of several processes the first ones' devices are taken, all of one before the next one's.
 
     Args:
       entry_of: from the batch size of all devices, and their mesh.
@@ -63,19 +67,20 @@ def scaled_entries(
             total = batch_size * count if kind == "weak" else batch_size
             for model in models:
                 if count % model == 0:
-                    mesh = make_mesh(data=count // model, model=model)
-                    yield Scaled(kind, count, model, entry_of(total, mesh))
+                    mesh = mesh_of_first(count, model)
+                    processes = frozenset(device.process_index for device in mesh.devices.flat)
+                    yield Scaled(kind, count, model, processes, entry_of(total, mesh))
 
 
 def collective_share(
     compiled: jax.stages.Compiled, arguments: Sequence[Any], devices: int
 ) -> float | None:
-    """The share of a call that devices spend in collective operations, on average.
+    """The share of a call that this process's devices spend in collective operations, on average.
 
     Args:
       compiled: the program.
       arguments: what it is called with, on its devices.
-      devices: how many they are.
+      devices: how many of these are this process's.
 
     Returns:
       The share, or None where the profile does not tell the program's operations apart.

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ddad_jax.machine.together import exchange
+
 # Calls whose p90 and p10, or whose rounds' medians, are further apart than this share of the median
 # are called wide.
 WIDE = 0.1
@@ -60,12 +62,14 @@ def compile_program(program: Program) -> tuple[jax.stages.Compiled, float]:
 
 
 def time_calls(
-    compiled: jax.stages.Compiled, program: Program, repeats: int, max_seconds: float
+    compiled: jax.stages.Compiled | None, program: Program | None, repeats: int, max_seconds: float
 ) -> list[float]:
     """Calls a compiled program, waiting for its results each time.
 
+    Of several processes all begin a call at once, and all are told the times of process 0.
+
     Args:
-      compiled: as `compile_program` makes it.
+      compiled: as `compile_program` makes it; None in a process whose devices take no part.
       program: what it was made of.
       repeats: timed calls.
       max_seconds: after which no further call is made, if there was one.
@@ -73,14 +77,13 @@ def time_calls(
     Returns:
       Seconds of the first call, which warms up, and of each of the timed ones.
     """
-    arguments = program.arguments
+    arguments = program.arguments if program else ()
     seconds: list[float] = []
-    while len(seconds) <= repeats:
-        if sum(seconds[1:]) > max_seconds:
-            break
+    exchange(None)
+    while len(seconds) <= repeats and sum(seconds[1:]) <= max_seconds:
         start = time.perf_counter()
-        result = jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - start)
-        if program.carries:
+        result: Any = jax.block_until_ready(compiled(*arguments)) if compiled else None
+        seconds.append(exchange(time.perf_counter() - start)[0])
+        if program and program.carries:
             arguments = (result[0], *arguments[1:])
     return seconds

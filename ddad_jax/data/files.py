@@ -109,6 +109,18 @@ def images_below(folder: Path) -> list[Path]:
     return _divided(_walk(folder, set(), quiet=True))[0]
 
 
+def share_of_images(names: Iterable[str], number: int, count: int) -> set[str]:
+    """The images that one of several processes takes: every so many-th, at least one if there is.
+
+    Args:
+      names: of all files below a folder.
+      number: which process, from 0.
+      count: of how many.
+    """
+    found = [str(path) for path in _divided(map(Path, names))[0]]
+    return {*(found[number::count] or found[:1])}
+
+
 def _divided(paths: Iterable[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     """Of what lies in folders the images, the masks beside them, and other files, each sorted."""
     files = sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())

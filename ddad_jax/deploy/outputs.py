@@ -14,7 +14,7 @@ from ddad_jax.detection.detector import Detector
 from ddad_jax.evaluation.bootstrap import resample
 from ddad_jax.evaluation.curves import compute_curves
 from ddad_jax.evaluation.metrics import compute_metrics
-from ddad_jax.evaluation.outputs import path_of, save_image
+from ddad_jax.evaluation.outputs import file_of, path_of
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import report_part, write_report
 from ddad_jax.settings import Checked, setting
@@ -49,16 +49,22 @@ class PredictionSettings(Checked):
     settle_seconds: float = setting(1.0, changes="nothing", low=0)
 
 
-def write_outputs(folder: Path, prediction: Prediction, settings: PredictionSettings) -> None:
-    """Writes map, mask and picture of a photograph, as far as they are asked for."""
+def outputs_of(prediction: Prediction, settings: PredictionSettings) -> dict[str, bytes]:
+    """Map, mask and picture of a photograph, as far as they are asked for.
+
+    Returns:
+      What each file holds, by its path in the folder of results.
+    """
     p = prediction
+    images: dict[Path, Image.Image] = {}
     if settings.maps != "none":
-        suffix = f".{settings.maps}"
-        save_image(map_image(p, settings.maps), path_of(folder / "maps", p.name, suffix))
+        path = path_of(Path("maps"), p.name, f".{settings.maps}")
+        images[path] = map_image(p, settings.maps)
     if settings.masks:
-        save_image(mask_image(p), path_of(folder / "masks", p.name))
+        images[path_of(Path("masks"), p.name)] = mask_image(p)
     if settings.pictures == "all" or (settings.pictures == "anomalous" and p.decision):
-        save_image(p.draw(), path_of(folder / "pictures", p.name))
+        images[path_of(Path("pictures"), p.name)] = p.draw()
+    return {str(path): file_of(image, path) for path, image in images.items()}
 
 
 def map_image(prediction: Prediction, kind: Literal["png", "tiff"]) -> Image.Image:

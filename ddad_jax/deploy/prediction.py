@@ -1,6 +1,5 @@
 """What a detector says of one photograph."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ from PIL import Image
 from ddad_jax.data.preprocessing import Preprocessing
 from ddad_jax.detection.regions import Region, find_regions
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.drawing import decision_name, panels, shrunk_map, shrunk_mask
+from ddad_jax.evaluation.drawing import decision_name, encoded, panels, shrunk_map, shrunk_mask
 from ddad_jax.evaluation.find import Found
 from ddad_jax.evaluation.originals import as_picture
 
@@ -131,9 +130,7 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
-        file = io.BytesIO()
-        self.draw().save(file, "png")
-        return file.getvalue()
+        return encoded(self.draw(), "png")
 
 
 def prediction_of(

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from ddad_jax.detection.nearest import Metric
 from ddad_jax.detection.noise_level import BinSpacing
 from ddad_jax.diffusion import schedule
+from ddad_jax.machine.division import lay_out
 from ddad_jax.models import Extractor, ImageNetwork
 from ddad_jax.settings import Checked, SettingError, setting
 
@@ -240,7 +241,7 @@ def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
     if mesh.size == 1:
         return detector
     divided = _fill_bank(detector, mesh)
-    return jax.device_put(divided, _shardings(divided))
+    return jax.tree.map(lay_out, divided, _shardings(divided))
 
 
 def outline_detector(detector: Detector, mesh: Mesh) -> Detector:

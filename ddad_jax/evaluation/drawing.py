@@ -1,5 +1,7 @@
 """Pictures of what a detector says of one photograph."""
 
+import io
+
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -105,3 +107,16 @@ def _tinted(image: UInt8[np.ndarray, "h w 3"], mask: np.ndarray) -> UInt8[np.nda
     tinted[~mask] *= 0.45
     tinted[mask] = 0.65 * tinted[mask] + 0.35 * np.array(MASK_COLOUR)
     return tinted.astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """What a file of a picture holds.
+
+    Args:
+      image: the picture.
+      kind: format, such as "png".
+      options: as of `PIL.Image.Image.save`.
+    """
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()

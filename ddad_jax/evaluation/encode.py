@@ -1,7 +1,6 @@
 """Pictures as data URIs, small enough that one page holds hundreds of images."""
 
 import base64
-import io
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -9,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ddad_jax.data.sample import ANOMALOUS
-from ddad_jax.evaluation.drawing import COLOURS, MASK_COLOUR, heat_share
+from ddad_jax.evaluation.drawing import COLOURS, MASK_COLOUR, encoded, heat_share
 from ddad_jax.evaluation.predictions import Predictions
 
 # Longest side in pixels; 500 images of this size fit into 60 MB.
@@ -67,6 +66,5 @@ def _shrunk(image: Image.Image) -> Image.Image:
 
 
 def _uri(image: Image.Image, kind: str, **options: object) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    content = base64.b64encode(encoded(image, kind, **options)).decode("ascii")
+    return f"data:image/{kind};base64,{content}"

@@ -12,9 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ddad_jax.data.sample import ANOMALOUS, NORMAL, UNKNOWN
-from ddad_jax.evaluation.drawing import decision_name, panels, shrunk_mask
+from ddad_jax.evaluation.drawing import decision_name, encoded, panels, shrunk_mask
 from ddad_jax.evaluation.predictions import Predictions
-from ddad_jax.machine.storage import whole_file, write_csv, write_json
+from ddad_jax.machine.storage import write_atomically, write_csv, write_json
 
 # Of scores.csv; `problem` says why a photograph has no score.
 COLUMNS = (
@@ -96,13 +96,17 @@ def path_of(folder: Path, name: str, suffix: str = ".png") -> Path:
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Writes an image whole or not at all, and the folder it is in.
+    """Writes an image whole or not at all, and the folder it is in; see `file_of`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, file_of(image, path))
+
+
+def file_of(image: Image.Image, path: Path) -> bytes:
+    """What an image's file of that name holds.
 
     PNG is compressed in a third of the time of Pillow's usual, and a tenth larger.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        image.save(unfinished, compress_level=1)
+    return encoded(image, path.suffix[1:], compress_level=1)
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:

@@ -182,7 +182,9 @@ def benchmark(config: Config, workdir: Path) -> None:
     """
     settings = config.benchmark
     if not settings.topology:
-        settings.check_devices(jax.device_count())
+        settings.check_devices(jax.device_count(), jax.local_device_count())
+    elif jax.process_count() > 1:
+        raise UserError("benchmark.topology: is for one process; leave out --coordinator")
     # What is compiled is timed, so nothing may come from an earlier run.
     jax.config.update("jax_enable_compilation_cache", False)
     d = config.diffusion
@@ -214,7 +216,8 @@ def benchmark(config: Config, workdir: Path) -> None:
         text = topology_markdown(compile_for_topology(settings, config.mesh, *rest))
     else:
         text = markdown(run_benchmark(settings, *rest))
-    print(text, end="")
+    if processes.is_first():
+        print(text, end="")
 
 
 def compare(paths: Sequence[Path], workdir: Path | None) -> None:

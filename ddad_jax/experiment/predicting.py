@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import logging
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
@@ -17,7 +19,7 @@ from ddad_jax.data.folder import unlabelled
 from ddad_jax.data.preprocessing import Photograph
 from ddad_jax.deploy.artifact import LACKING
 from ddad_jax.deploy.fitted import FittedDetector, load_detector
-from ddad_jax.deploy.outputs import write_outputs, write_prediction_report
+from ddad_jax.deploy.outputs import outputs_of, write_prediction_report
 from ddad_jax.deploy.prediction import Prediction
 from ddad_jax.deploy.rows import (
     JSONL,
@@ -34,8 +36,10 @@ from ddad_jax.detection.detector import shard_detector, with_reconstruct
 from ddad_jax.errors import UserError, readable
 from ddad_jax.experiment.identity import digest_of, settings_of
 from ddad_jax.experiment.schema import PRESETS, Config
-from ddad_jax.machine import copies, interrupts
-from ddad_jax.machine.storage import LOCK, write_json
+from ddad_jax.machine import copies, interrupts, processes
+from ddad_jax.machine.objects import is_url
+from ddad_jax.machine.storage import LOCK, write_atomically, write_json
+from ddad_jax.machine.together import exchange, joined
 from ddad_jax.training.mesh import make_mesh
 
 # What may be asked of a detector whatever it was made with.
@@ -72,6 +76,8 @@ def predict(
       given: the settings that the user gave, by dotted name; they must not contradict the detector.
       watch: continues with those that appear in the folder, until the program is asked to end.
 
+    Several processes divide the photographs, each takes of those that it has; process 0 writes.
+
     Raises:
       UserError: no photographs, a setting that contradicts the detector, or, in the end, some
         photographs that could not be read.
@@ -101,6 +107,8 @@ def predict(
         fitted = replace(fitted, detector=asked_for)
     if config.prediction.parquet:
         require_arrow()
+    if watch and jax.process_count() > 1:
+        raise UserError("--watch: is for one process; leave it out, or --coordinator")
     if watch:
         require_folder(Path(images), "--images", "With --watch name a folder.")
     if output.resolve() == Path(images).resolve():
@@ -108,6 +116,8 @@ def predict(
             f"--output={output}: is the folder of --images, whose photographs would be mixed with "
             "what is written; choose another"
         )
+    if len(set(exchange(digest_of(fitted.detector)))) > 1:
+        raise UserError(f"{path}: is another detector in another process; give all the same")
     output.mkdir(parents=True, exist_ok=True)
     # By this the folder is passed over when photographs are looked for.
     (output / LOCK).touch()
@@ -126,68 +136,87 @@ class _Run:
         if not watch:
             found = unlabelled(images).samples
             self._paths = {sample.name: sample.file for sample in found}
-        stamps = {name: stamp_of(each) or GONE for name, each in self._paths.items()}
+        self._stamps = _stamps_of(self._paths, images)
+        given = copies.as_given(str(images))
+        there = {name: stamp for each in exchange(self._stamps) for name, stamp in each.items()}
         about = {
             "detector": digest_of(fitted.detector),
             "settings": _settings_of(fitted),
             "networks": fitted.description,
             "preprocessing": asdict(fitted.preprocessing),
-            "images": readable(str(images.resolve())),
+            "images": readable(given if is_url(given) else str(images.resolve())),
             "written": {name: getattr(self._settings, name) for name in BY_ROW},
         }
-        self._rows = Rows(output, about, None if watch else stamps)
-        self._stamps = {n: s for n, s in stamps.items() if n not in self._rows.done}
-        self._watch = (
-            Watch(images, self._settings.settle_seconds, self._rows.done) if watch else None
-        )
+        # Process 0's; the others hand theirs over.
+        self._rows = Rows(output, about, None if watch else there) if processes.is_first() else None
+        done = exchange(self._rows.done if self._rows else {})[0]
+        self._watch = Watch(images, self._settings.settle_seconds, done) if watch else None
+        self._before = len(done)
+        self._total = None if watch else len(there)
+        self._own = _dealt([name for name in there if name not in done], self._paths)
         # The photographs with the highest scores, for the report.
         self._highest: dict[str, Prediction] = {}
 
     def run(self) -> None:
         """Scores every photograph that has no row, and sums up."""
-        rows, before, began = self._rows, len(self._rows.done), time.monotonic()
-        if before:
-            logging.info("%d photographs have their row already", before)
+        began = time.monotonic()
+        if self._before:
+            logging.info("%d photographs have their row already", self._before)
         if self._watch:
             logging.info("watching %s; Ctrl-C or SIGTERM ends it", self._images)
             photographs: Iterator[tuple[str, Photograph]] = self._watch.appearing()
         else:
-            logging.info("%d images in %s", len(self._stamps) + before, self._images)
-            photographs = ((name, self._paths[name]) for name in self._stamps)
+            logging.info("%d images in %s", self._total, self._images)
+            photographs = ((name, self._paths[name]) for name in self._own)
         try:
-            self._score(photographs)
+            self._write(joined(self._scored(photographs)))
         except KeyboardInterrupt:
             if not self._watch:
                 raise
             self._watch.stop()
             interrupts.forget()
         finally:
-            rows.close()
+            if self._rows:
+                self._rows.close()
         spent = time.monotonic() - began
-        new = len(rows.done) - before
+        new = len(self._rows.done) - self._before if self._rows else 0
         if new:
             logging.info("%d scored in %.0f s, %.2f a second", new, spent, new / spent)
-        self._sum_up()
+        shown = self._shown() if self._settings.report else []
+        problem = self._sum_up(self._rows, shown) if self._rows else ""
+        copies.publish()
+        if problem := exchange(problem)[0]:
+            raise UserError(problem)
 
-    def _score(self, photographs: Iterator[tuple[str, Photograph]]) -> None:
-        rows, settings = self._rows, self._settings
-        total = None if self._watch else len(rows.done) + len(self._stamps)
+    def _scored(
+        self, photographs: Iterator[tuple[str, Photograph]]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+        """Rows, and what else is written of a photograph, by its path in the folder of results."""
+        settings = self._settings
+        for found in self._predictions(photographs):
+            if not isinstance(found, Unreadable):
+                self._keep_for_report(found)
+                row = row_of(found, self._stamp(found.name), settings.coco)
+                yield row, outputs_of(found, settings)
+            elif not self._watch or self._watch.fail(found.name):
+                yield row_of_unreadable(found.name, str(found), self._stamp(found.name)), {}
+
+    def _write(self, made: Iterator[tuple[dict[str, Any], dict[str, bytes]]]) -> None:
+        """Writes rows and files as they are made; only process 0 is given any."""
         with tqdm(
-            total=total, initial=len(rows.done), desc="predict", unit="image", disable=None
-        ) as bar:
-            for found in self._predictions(photographs):
-                if isinstance(found, Unreadable):
-                    if self._watch and not self._watch.fail(found.name):
-                        continue
-                    logging.warning("%s", found)
-                    rows.forget_outputs(found.name)
-                    row = row_of_unreadable(found.name, str(found), self._stamp(found.name))
-                else:
-                    rows.forget_outputs(found.name)
-                    write_outputs(self._output, found, settings)
-                    row = row_of(found, self._stamp(found.name), settings.coco)
-                    self._keep_for_report(found)
-                rows.add(row)
+            total=self._total, initial=self._before, desc="predict", unit="image",
+            disable=None if self._rows else True,
+        ) as bar:  # fmt: skip
+            for row, files in made:
+                assert self._rows
+                if "problem" in row:
+                    logging.warning("%s", row["problem"])
+                self._rows.forget_outputs(row["path"])
+                for name, content in files.items():
+                    path = self._output / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(path, content)
+                self._rows.add(row)
                 copies.publish(at_most_every=PUBLISHED_EVERY)
                 bar.update()
 
@@ -213,17 +242,39 @@ class _Run:
         # It may take the detector once more.
         self._highest[prediction.name] = prediction.as_shown()
 
-    def _sum_up(self) -> None:
-        """Writes what is of all photographs together, and says what was found."""
-        rows, settings, output = self._rows, self._settings, self._output
+    def _shown(self) -> list[Prediction]:
+        """The photographs with the highest scores, in process 0, the highest first."""
+        rows = self._rows.last() if self._rows else ()
+        scored = ((row["score"], row["path"]) for row in rows if "score" in row)
+        names = exchange([n for _, n in nlargest(self._settings.report_images, scored)])[0]
+        kept = set().union(*exchange(set(self._highest)))
+        # Those that an earlier call scored are looked at again.
+        paths = self._paths or {name_of(p, self._images): p for p in images_below(self._images)}
+        again = _dealt([name for name in names if name not in kept], paths)
+        for found in self._predictions((name, paths[name]) for name in again):
+            if isinstance(found, Prediction):
+                self._highest[found.name] = found.as_shown()
+        own = (self._highest[name] for name in names if name in self._highest)
+        shown = {each.name: each for each in joined(own)}
+        return [shown[name] for name in names if name in shown]
+
+    def _sum_up(self, rows: Rows, shown: Sequence[Prediction]) -> str:
+        """Writes what is of all photographs together; returns what is wrong with them."""
+        settings, output = self._settings, self._output
         count, anomalous, unreadable = map(len, (rows.done, rows.anomalous, rows.unreadable))
         verdict = f"{anomalous} of {count} images are anomalous"
         if settings.coco:
             write_coco(output, rows, f"threshold {self._fitted.threshold:.3f}")
         if settings.parquet:
             write_parquet(output, rows)
-        if settings.report:
-            self._write_report(verdict)
+        if shown:
+            shown_of = f"; shown are the {len(shown)} with the highest scores"
+            whole = verdict + (shown_of if count > len(shown) else "") + "."
+            write_prediction_report(
+                output / "report.html", readable(self._images.resolve().name), shown,
+                self._fitted.detector, self._fitted.calibrated, whole,
+            )  # fmt: skip
+            logging.info("see %s", output / "report.html")
         write_json(
             output / "summary.json",
             {
@@ -237,33 +288,46 @@ class _Run:
         )
         logging.info("%s; see %s", verdict, output / "scores.csv")
         if not unreadable:
-            return
+            return ""
         said = (
             f"{unreadable} of {count} images cannot be read; their rows in {output / JSONL} say why"
         )
         if self._config.data.on_unreadable == "error":
-            raise UserError(f"{said}; with --config.data.on_unreadable=skip that is not an error")
+            return f"{said}; with --config.data.on_unreadable=skip that is not an error"
         logging.warning("%s", said)
+        return ""
 
-    def _write_report(self, verdict: str) -> None:
-        scored = ((row["score"], row["path"]) for row in self._rows.last() if "score" in row)
-        names = [name for _, name in nlargest(self._settings.report_images, scored)]
-        # Those that an earlier call scored are looked at again.
-        missing = [name for name in names if name not in self._highest]
-        if missing:
-            known = self._paths or {name_of(p, self._images): p for p in images_below(self._images)}
-            for found in self._predictions((n, known[n]) for n in missing if n in known):
-                if isinstance(found, Prediction):
-                    self._highest[found.name] = found.as_shown()
-        shown = [self._highest[name] for name in names if name in self._highest]
-        if shown:
-            shown_of = f"; shown are the {len(shown)} with the highest scores"
-            whole = verdict + (shown_of if len(self._rows.done) > len(shown) else "") + "."
-            write_prediction_report(
-                self._output / "report.html", readable(self._images.resolve().name), shown,
-                self._fitted.detector, self._fitted.calibrated, whole,
-            )  # fmt: skip
-            logging.info("see %s", self._output / "report.html")
+
+def _stamps_of(paths: Mapping[str, Path], images: Path) -> dict[str, Stamp]:
+    """By what photographs are known again: in a bucket by their objects, of which each host has
+    copies of its own.
+    """
+    versions = copies.versions_in(images)
+    if not versions:
+        return {name: stamp_of(path) or GONE for name, path in paths.items()}
+    home = images if images.is_dir() else images.parent
+    found = {name: versions[path.relative_to(home).as_posix()] for name, path in paths.items()}
+    return {
+        name: Stamp(0, paths[name].stat().st_size, zlib.crc32(version.encode()))
+        for name, version in found.items()
+    }
+
+
+def _dealt(names: Sequence[str], paths: Collection[str]) -> list[str]:
+    """Of photographs those that this process takes: they are dealt out among the ones that have
+    them.
+
+    Args:
+      names: the photographs, in all processes the same.
+      paths: what this process has.
+    """
+    everyones = exchange(set(paths))
+    own = []
+    for number, name in enumerate(names):
+        having = [process for process, there in enumerate(everyones) if name in there]
+        if having and having[number % len(having)] == jax.process_index():
+            own.append(name)
+    return own
 
 
 def _settings_of(fitted: FittedDetector) -> dict[str, Any]:

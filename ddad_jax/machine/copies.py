@@ -371,6 +371,19 @@ def obtain_beside(path: Path) -> None:
             Store(url.rpartition("/")[0], "detector").download({name: path})
 
 
+def versions_in(path: Path) -> dict[str, str]:
+    """Of the files in a copy, or next to a file of one, what changes with each object's content.
+
+    Args:
+      path: a folder or file as `fetched` gave it; of others there are none.
+    """
+    folder = path if path.is_dir() else path.parent
+    if str(folder) not in _urls:
+        return {}
+    known = json.loads((folder / KNOWN).read_text(encoding="utf-8"))
+    return {name: Stamp(*stamp).version for name, stamp in known.items()}
+
+
 def readable_path(
     text: str | os.PathLike[str], setting: str, leaves_out: Callable[[str], bool] = needs_all
 ) -> Path:
@@ -380,5 +393,10 @@ def readable_path(
 
 def folders_of(url: str, setting: str) -> list[str]:
     """The folders below a URL, without their files, as paths from there."""
-    names = Store(url, setting).versions()
-    return sorted({str(above) for name in names for above in PurePosixPath(name).parents} - {"."})
+    parents = (PurePosixPath(name).parents for name in names_of(url, setting))
+    return sorted({str(above) for each in parents for above in each} - {"."})
+
+
+def names_of(url: str, setting: str) -> list[str]:
+    """The files below a URL, as paths from there."""
+    return [*Store(url, setting).versions()]

@@ -1,13 +1,14 @@
-"""Variables of networks that several devices share: how each is divided, and gathered when used."""
+"""Arrays that several devices share: how each is divided, and gathered when it is used."""
 
 import math
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Primitive
-from jax.sharding import AxisType, PartitionSpec
-from jax.typing import DTypeLike
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree, Shaped
 
 # The mesh's axis over which variables are divided.
@@ -23,6 +24,19 @@ def divided_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
         return PartitionSpec()
     longest = max(divisible, key=lambda axis: shape[axis])
     return PartitionSpec(*[None] * longest, AXIS)
+
+
+def lay_out(array: Shaped[ArrayLike, "..."], sharding: NamedSharding) -> Array:
+    """An array laid over devices; where some are other processes', these do the same.
+
+    Args:
+      array: whole, and the same in all processes.
+      sharding: how it is divided.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def keep_divided(primitive: Primitive, *_: Any, **__: Any) -> bool:

@@ -50,10 +50,16 @@ class Lease:
         """Returns where the folder is still held.
 
         Raises:
-          UserError: another command has taken it over, after this one gave no sign of life.
+          UserError: another command has taken it over, after this one gave no sign of life; or the
+            folder was removed.
         """
         other = self._read()
-        if other is None or other["token"] != self._sign["token"]:
+        if other is None:
+            raise UserError(
+                f"{self._store.setting}={self._store.url}: cannot be written ({OWNER} is gone from "
+                "it); somebody removed it, the folder or the bucket; the same command begins anew"
+            )
+        if other["token"] != self._sign["token"]:
             raise UserError(
                 f"{self._store.setting}={self._store.url}: was taken over by another command "
                 f"({_named(other)}), since this one gave no sign of life; only one may write to it"
@@ -107,8 +113,8 @@ class Lease:
         return json.dumps(self._sign).encode()
 
 
-def _named(owner: Mapping[str, Any] | None) -> str:
-    return "gone since" if owner is None else f"host {owner['host']}, process {owner['process']}"
+def _named(owner: Mapping[str, Any]) -> str:
+    return f"host {owner['host']}, process {owner['process']}"
 
 
 def _has_ended(owner: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Several processes that train together: how they begin, agree, take turns, and end."""
+"""Several processes that work together: how they begin, agree, take turns, and end."""
 
 import ctypes
 import os
@@ -20,13 +20,13 @@ LOST_AFTER = 30
 LONGEST_WAIT = 7 * 24 * 3600
 
 GONE = (
-    "interrupted: another process of this training has ended or cannot be reached; start all with "
-    "the same commands, they continue from the last checkpoint"
+    "interrupted: another process has ended or cannot be reached; start all with the same "
+    "commands, they continue from what was written last"
 )
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes that train together, before JAX is first used.
+    """Joins the processes that work together, before JAX is first used.
 
     Without arguments they are those that JAX finds in the environment, of a TPU pod or of SLURM;
     if it finds none, this process works alone.
@@ -120,10 +120,15 @@ def first_then_others(name: str) -> Iterator[None]:
             wait_for_all(name)
 
 
+def gather_bytes(data: bytes) -> list[bytes]:
+    """What each process gives, in their order, on every process."""
+    own = np.frombuffer(data, np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(own)]))[:, 0]
+    padded = np.pad(own, (0, int(lengths.max()) - len(own)))
+    gathered = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes() for row, length in zip(gathered, lengths, strict=True)]
+
+
 def gather_texts(text: str) -> list[str]:
     """The text that each process gives."""
-    data = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([len(data)]))[:, 0]
-    padded = np.pad(data, (0, int(lengths.max()) - len(data)))
-    gathered = multihost_utils.process_allgather(padded)
-    return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths, strict=True)]
+    return [data.decode() for data in gather_bytes(text.encode())]

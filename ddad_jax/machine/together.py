@@ -1,12 +1,21 @@
-"""Images that several processes divide among them, each with its own devices."""
+"""Work that several processes divide among them, each with its own devices."""
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+
+from ddad_jax.machine import processes
+
+# What a process gives at a time: so many items, or fewer once they take so many bytes.
+ITEMS, BYTES = 32, 8 << 20
+
+T = TypeVar("T")
 
 _dividing = False
 
@@ -45,3 +54,40 @@ def gather(result: PyTree) -> list[PyTree]:
 def everywhere(found: bool) -> bool:
     """Whether it is so in every process that divides the work; else all must do it."""
     return all(bool(each) for each in gather(np.array([found])))
+
+
+def exchange(value: Any) -> list[Any]:
+    """What each process gives, in their order, on every process; they may come at any time.
+
+    Args:
+      value: anything that can be pickled.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    processes.wait_for_all("exchange")
+    return [pickle.loads(each) for each in processes.gather_bytes(pickle.dumps(value))]
+
+
+def joined(own: Iterable[T]) -> Iterator[T]:
+    """What all processes make, as it is made, in process 0; the others must go on to the end.
+
+    Args:
+      own: what this process makes; each item can be pickled.
+    """
+    if jax.process_count() == 1:
+        yield from own
+        return
+    rest = iter(own)
+    while any(parts := exchange(_some_of(rest))):
+        if processes.is_first():
+            yield from (pickle.loads(item) for part in parts for item in part)
+
+
+def _some_of(items: Iterator[Any]) -> list[bytes]:
+    some: list[bytes] = []
+    while len(some) < ITEMS and sum(map(len, some)) < BYTES:
+        try:
+            some.append(pickle.dumps(next(items)))
+        except StopIteration:
+            break
+    return some

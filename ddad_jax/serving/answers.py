@@ -1,7 +1,6 @@
 """What is answered of one photograph: its row, its map, its mask, its picture."""
 
 import base64
-import io
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from ddad_jax.deploy.outputs import LEVEL, map_image, mask_image
 from ddad_jax.deploy.prediction import Prediction
 from ddad_jax.deploy.rows import facts_of
-from ddad_jax.evaluation.drawing import shrunk_map
+from ddad_jax.evaluation.drawing import encoded, shrunk_map
 
 # Longest side in pixels of the map's values.
 VALUES_SIDE = 256
@@ -38,25 +37,19 @@ def finite(content: Any) -> Any:
     return content
 
 
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def picture_of(prediction: Prediction) -> bytes:
     """Photograph, reconstruction and heat map side by side, PNG."""
-    return _encoded(prediction.draw(), "png")
+    return encoded(prediction.draw(), "png")
 
 
 # What a photograph may be answered by instead of its row: how it is made, and its media type.
 FILES: dict[str, tuple[Callable[[Prediction], bytes], str]] = {
-    "map": (lambda p: _encoded(map_image(p, "png"), "png"), "image/png"),
-    "tiff": (lambda p: _encoded(map_image(p, "tiff"), "tiff"), "image/tiff"),
-    "mask": (lambda p: _encoded(mask_image(p), "png"), "image/png"),
+    "map": (lambda p: encoded(map_image(p, "png"), "png"), "image/png"),
+    "tiff": (lambda p: encoded(map_image(p, "tiff"), "tiff"), "image/tiff"),
+    "mask": (lambda p: encoded(mask_image(p), "png"), "image/png"),
     "picture": (picture_of, "image/png"),
     "photograph": (
-        lambda p: _encoded(Image.fromarray(p.image), "jpeg", quality=QUALITY), "image/jpeg"
+        lambda p: encoded(Image.fromarray(p.image), "jpeg", quality=QUALITY), "image/jpeg"
     ),
 }  # fmt: skip
 # What a row may hold besides: one of these, or the map's values.

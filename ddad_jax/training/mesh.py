@@ -55,9 +55,22 @@ def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:
     Raises:
       UserError: sizes that cannot be, or more than there are devices for.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    by_process = np.array(devices).reshape(jax.process_count(), -1)
+    by_process = np.array(_by_process()).reshape(jax.process_count(), -1)
     return Mesh(divide(by_process, category, data, model), AXES)
+
+
+def mesh_of_first(count: int, model: int = 1) -> Mesh:
+    """A mesh of so many devices for one category, all of one process before the next one's.
+
+    Args:
+      count: devices.
+      model: of them, how many share the parameters; divides `count`.
+    """
+    return Mesh(divide(np.array([_by_process()[:count]]), 1, count // model, model), AXES)
+
+
+def _by_process() -> list[jax.Device]:
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 def divide(devices: np.ndarray, category: int, data: int, model: int) -> np.ndarray:

@@ -1,16 +1,19 @@
-"""Scaling over several devices, in a process of its own: JAX counts its devices once."""
+"""Scaling over the devices of several processes."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ddad_jax.benchmark import scaling
 from ddad_jax.benchmark.programs import Entry
 from ddad_jax.benchmark.scaling import COLLECTIVE, scaled_entries
+from tests.machine.test_processes import free_address
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -24,12 +27,14 @@ from ddad_jax.benchmark.seeded import seeded_detector
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
+from ddad_jax.machine import processes
 from ddad_jax.training.state import TrainSettings
 
 limits.SIDES, limits.COPIED = {"cpu": 64}, {"cpu": 1 << 16}
 # What one device does is measured in test_run.py.
 run._single_jobs = lambda *_: []
 output, networks = Path(sys.argv[1]), json.loads(sys.argv[2])
+processes.start(sys.argv[3], 2, int(sys.argv[4]))
 table = jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000))
 detector = seeded_detector(
     build_networks(**networks), Settings(image_size=64, num_neighbours=5), table,
@@ -38,20 +43,26 @@ detector = seeded_detector(
 training = TrainSettings(steps=4, batch_size=4)
 settings = BenchmarkSettings(
     dtypes=("float32",), batch_sizes=(), train_batch_size=4, rounds=2, repeats=2, max_seconds=5.0,
-    bank_rows=20, devices=(4,), model=(1, 2), scaling_batch_size=4,
+    bank_rows=20, devices=(2, 4), model=(2,), scaling_batch_size=4,
 )
 run_benchmark(
     settings, {}, {"float32": detector}, Trainings(training, training, 1000), output
 )
+processes.wait_for_all("measured")
 """
 
 
 def test_weak_scaling_gives_each_device_the_batch_and_strong_divides_it(monkeypatch):
-    monkeypatch.setattr(scaling, "make_mesh", lambda data, model: (data, model))
+    device = SimpleNamespace(process_index=0)
+    monkeypatch.setattr(
+        scaling,
+        "mesh_of_first",
+        lambda count, model: SimpleNamespace(size=(count, model), devices=np.full(count, device)),
+    )
     meshes = []
 
     def entry_of(size, mesh):
-        meshes.append(mesh)
+        meshes.append(mesh.size)
         return Entry("", size, 0, lambda: None)
 
     made = [*scaled_entries(entry_of, 8, (1, 4), (1, 2))]
@@ -63,7 +74,7 @@ def test_weak_scaling_gives_each_device_the_batch_and_strong_divides_it(monkeypa
         ("strong", 4, 1, 8),
         ("strong", 4, 2, 8),
     ]
-    assert meshes == [(1, 1), (4, 1), (2, 2)] * 2
+    assert meshes == [(1, 1), (4, 1), (4, 2)] * 2
 
 
 def test_collectives_are_found_in_a_compiled_program():
@@ -76,17 +87,25 @@ def test_collectives_are_found_in_a_compiled_program():
 
 
 @pytest.mark.slow
-def test_over_four_devices(tmp_path, network_description):
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
-    subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(network_description)],
-        env=os.environ | {"XLA_FLAGS": flags},
-        cwd=ROOT,
-        check=True,
-    )
+def test_over_two_devices_of_one_process_and_four_of_two(tmp_path, network_description):
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    networks, address = json.dumps(network_description), free_address()
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), networks, address, str(number)],
+            env=os.environ | {"XLA_FLAGS": flags},
+            cwd=ROOT,
+        )
+        for number in range(2)
+    ]
+    assert [process.wait() for process in pair] == [0, 0]
     rows = json.loads((tmp_path / "benchmark.json").read_text())["scaling"]
-    assert [row["batch_size"] for row in rows] == [16, 4, 16, 16, 4, 4]
+    assert [row["batch_size"] for row in rows] == [8, 16, 4, 4] * 2
+    assert [row["processes"] for row in rows] == [1, 2] * 4
     for row in rows:
         assert [len(calls) for calls in row["rounds"]] == [2, 2]
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["median"])
         assert 0 < row["in_collectives"] < 1
+    assert "| weak | training step | float32 | 2 | 4 | 2 | 16 |" in (
+        tmp_path / "benchmark.md"
+    ).read_text().replace("  ", "")

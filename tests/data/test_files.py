@@ -11,6 +11,7 @@ from ddad_jax.data.files import (
     group_of,
     masks_in,
     require_root,
+    share_of_images,
     subfolders,
 )
 from ddad_jax.data.sample import Sample
@@ -29,6 +30,15 @@ def test_finds_every_kind_sorted_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert names(tmp_path) == wanted
+
+
+def test_processes_divide_images_and_masks_beside_them_are_nobodys():
+    there = ["b/2.png", "a/1.jpg", "a/1_mask.png", "b/2.txt", "c.png", ".hidden.png"]
+    shares = [share_of_images(there, number, 2) for number in range(2)]
+    assert shares == [{"a/1.jpg", "c.png"}, {"b/2.png"}]
+    # Who would have none looks at one of the others': a folder without images is a mistake.
+    assert share_of_images(["c.png"], 3, 4) == {"c.png"}
+    assert share_of_images(["notes.txt"], 0, 2) == set()
 
 
 def test_looks_into_folders_only_if_told(tmp_path):

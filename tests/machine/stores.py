@@ -76,6 +76,14 @@ def wait_for(port, process):
             time.sleep(0.1)
 
 
+def allow_requests(port, count):
+    """Has an S3 server refuse everything after so many requests more; "inf": nothing."""
+    url = f"http://127.0.0.1:{port}/moto-api/reset-auth"
+    headers = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(url, data=str(count).encode(), headers=headers)
+    urllib.request.urlopen(request).close()
+
+
 class Road(socketserver.ThreadingTCPServer):
     """Passes connections on to a server, some of them badly.
 

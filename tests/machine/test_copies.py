@@ -17,6 +17,7 @@ from ddad_jax.machine.copies import (
 )
 from ddad_jax.machine.objects import Store
 from ddad_jax.machine.storage import LOCK
+from tests.machine.stores import allow_requests
 
 
 def contents(folder):
@@ -269,3 +270,45 @@ def test_two_threads_publish_one_after_the_other(bucket, tmp_path):
             each.join()
     assert set(Store(bucket, "").versions()) == {INDEX, *contents(tmp_path)}
     assert not [name for name in Store(bucket, "").versions() if name.startswith(PENDING)]
+
+
+def test_a_bucket_that_vanishes_is_one_line_and_what_is_here_stays(bucket, tmp_path):
+    url = f"{bucket[:4]}/gone-{bucket[:2]}/run"
+    store = Store(url, "--workdir")
+    store._files.mkdir(f"gone-{bucket[:2]}")
+    here = copy_of(url, tmp_path / "here")
+    with pytest.raises(UserError, match=f"^--workdir={url}: cannot be"), here.held():
+        here.refresh()
+        write(tmp_path / "here", report="1")
+        here.publish()
+        store._files.rm(f"gone-{bucket[:2]}", recursive=True)
+        write(tmp_path / "here", report="22")
+        here.publish()
+    assert contents(tmp_path / "here") == {"report": b"22"}
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 4])
+def test_permission_that_is_taken_away_is_one_line_and_what_counted_is_whole(
+    reach, servers, tmp_path, allowed
+):
+    reach("s3")
+    url = f"s3://runs/permission-{allowed}"
+    here, there = copy_of(url, tmp_path / "here"), copy_of(url, tmp_path / "there")
+    with pytest.raises(UserError, match=rf"^--workdir={url}: cannot be .*; check"), here.held():
+        here.refresh()
+        write(tmp_path / "here", old="1", report="1")
+        here.publish()
+        write(tmp_path / "here", new="2", report="22")
+        allow_requests(servers["s3"], allowed)
+        try:
+            here.publish()
+        finally:
+            allow_requests(servers["s3"], "inf")
+    there.refresh()
+    assert contents(tmp_path / "there") == {"old": b"1", "report": b"1"}
+    assert contents(tmp_path / "here") == {"old": b"1", "new": b"2", "report": b"22"}
+    # With permission, the same files are published.
+    with here.held():
+        here.publish()
+    there.refresh()
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")

@@ -36,6 +36,11 @@ for of in (7, 2, 1, 0):
     assert np.array_equal(np.concatenate([images[:0], *(e["image"] for e in found)]), images[:of])
 with together.dividing():
     said["everywhere"] = [together.everywhere(number == 0), together.everywhere(True)]
+said["exchanged"] = together.exchange({"number": number})
+together.ITEMS = 2
+made = (f"{number}-{item}" for item in range(1 + 4 * number))
+said["joined"] = list(together.joined(made))
+assert not list(made)
 seen.clear()
 list(batched(work, images, 2, ""))
 said["alone"] = len(seen)
@@ -77,4 +82,8 @@ def test_every_process_has_all_results_and_computes_its_share():
         assert [said[of][1] for of in ("7", "2", "1", "0")] == [2, 1, 1, 0]
         assert said["everywhere"] == [False, True]
         assert said["alone"] == alone["alone"] == 4
+        assert said["exchanged"] == [{"number": 0}, {"number": 1}]
     assert [alone[of][1] for of in ("7", "2", "1", "0")] == [4, 1, 1, 0]
+    # As each has made them, two at a time, and by process 0 alone.
+    assert pair[0]["joined"] == ["0-0", "1-0", "1-1", "1-2", "1-3", "1-4"]
+    assert (pair[1]["joined"], alone["joined"]) == ([], ["0-0"])
