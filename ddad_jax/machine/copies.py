@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import jax
+from absl import logging
 
 from ddad_jax.errors import UserError
 from ddad_jax.machine.lease import Lease
@@ -145,6 +146,9 @@ class Copy:
     def refresh(self) -> int:
         """Makes the copy what the bucket holds; files that only the copy has are removed.
 
+        Where a folder that this command holds has nothing any more, the copy is kept under another
+        name.
+
         Returns:
           How many files the bucket holds.
 
@@ -159,6 +163,8 @@ class Copy:
                 break
             # Another command is replacing files.
             time.sleep(PAUSE)
+        if self._known and not wanted and self.is_held:
+            self._set_aside()
         for name in self._present():
             if name not in wanted:
                 (self._folder / name).unlink(missing_ok=True)
@@ -171,6 +177,14 @@ class Copy:
             }
         )
         return len(wanted)
+
+    def _set_aside(self) -> None:
+        aside = tempfile.mkdtemp(prefix=f"gone-{self._folder.name}-", dir=self._folder.parent)
+        self._folder.replace(aside)
+        logging.warning(
+            "%s: holds nothing any more; what this machine had of it is in %s",
+            self._store.url, aside,
+        )  # fmt: skip
 
     def _download(self, wanted: Mapping[str, str], checked: bool, last: bool) -> bool:
         """Reads what the copy lacks; returns whether something did not have its checksum."""

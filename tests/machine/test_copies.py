@@ -285,6 +285,13 @@ def test_a_bucket_that_vanishes_is_one_line_and_what_is_here_stays(bucket, tmp_p
         write(tmp_path / "here", report="22")
         here.publish()
     assert contents(tmp_path / "here") == {"report": b"22"}
+    # The same command, when there is a bucket again.
+    store._files.mkdir(f"gone-{bucket[:2]}")
+    here = copy_of(url, tmp_path / "here")
+    with here.held():
+        here.refresh()
+    assert contents(tmp_path / "here") == {}
+    assert contents(next(tmp_path.glob("gone-here-*"))) == {"report": b"22"}
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2, 4])
