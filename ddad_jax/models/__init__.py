@@ -18,6 +18,7 @@ from ddad_jax.models import (
     pixel_space,
     resnet,
     tiny_autoencoder,
+    vision_towers,
 )
 from ddad_jax.models.autoencoder_kl import AutoencoderKL
 from ddad_jax.models.efficientnet_lite import EfficientNetLite
@@ -32,7 +33,7 @@ from ddad_jax.models.variables import abstract_variables, apply, initialise, par
 Network = TypeVar("Network", bound=nn.Module)
 _AUTOENCODERS = (autoencoder_kl, pixel_space, tiny_autoencoder)
 # A further one is a file like these, named here.
-_EXTRACTORS = (resnet, efficientnet_lite, dinov2, dinov3, dinov3_convnext)
+_EXTRACTORS = (resnet, efficientnet_lite, dinov2, dinov3, dinov3_convnext, vision_towers)
 AUTOENCODERS: Mapping[str, Callable[..., ImageNetwork]] = {
     name: builder for family in _AUTOENCODERS for name, builder in family.BUILDERS.items()
 }

@@ -17,10 +17,12 @@ class Names(NamedTuple):
     Attributes:
       module: our name of a module, one step of a path, to PyTorch's.
       aliases: patterns of keys that other published files use, and the keys they stand for.
+      others: a pattern of keys of other networks that published files hold as well; "" for none.
     """
 
     module: Callable[[str], str]
     aliases: tuple[tuple[str, str | Callable[[re.Match], str]], ...] = ()
+    others: str = ""
 
 
 def dotted(name: str) -> str:

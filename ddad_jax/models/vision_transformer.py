@@ -1,11 +1,12 @@
 """Vision transformers as feature extractors: what those of several publishers share.
 
-Dosovitskiy et al., arXiv 2010.11929, with layer scale (arXiv 2103.17239) and registers
+Dosovitskiy et al., arXiv 2010.11929; some with layer scale (arXiv 2103.17239) and registers
 (arXiv 2309.16588). All stages have one stride; what they differ in is how deep they lie.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -24,6 +25,18 @@ from ddad_jax.models.layers import Types
 Turn = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
 # PyTorch's bicubic interpolation.
 SHARPNESS = -0.75
+
+
+def _quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return x * nn.sigmoid(1.702 * x)
+
+
+# GELU (arXiv 1606.08415), and its approximations by tanh and by a sigmoid.
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": nn.gelu,
+    "gelu_sigmoid": _quick_gelu,
+}
 
 
 class LayerScale(nn.Module):
@@ -75,17 +88,19 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with GELU between, or three with a gate (SwiGLU, arXiv 2002.05202).
+    """Two layers with an activation between, or three with a gate (SwiGLU, arXiv 2002.05202).
 
     Attributes:
       hidden: channels between.
       gated: whether there is a gate.
+      activation: where there is none, one of `ACTIVATIONS`.
       dtype: of the computation.
       param_dtype: of the weights.
     """
 
     hidden: int
     gated: bool
+    activation: str
     dtype: DTypeLike
     param_dtype: DTypeLike
 
@@ -97,7 +112,7 @@ class Mlp(nn.Module):
         if self.gated:
             h = nn.silu(nn.Dense(self.hidden, name="gate", **types)(x)) * up
         else:
-            h = nn.gelu(up, approximate=False)
+            h = ACTIVATIONS[self.activation](up)
         return nn.Dense(x.shape[-1], name="down", **types)(h)
 
 
@@ -126,13 +141,24 @@ class VisionTransformer(Extractor):
 
     epsilon: ClassVar[float]
     key_bias: ClassVar[bool] = True
+    scaled: ClassVar[bool] = True
+    activation: ClassVar[str] = "gelu"
 
     def setup(self):
         """Name the parts."""
         types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.embeddings = self.make_embeddings(**types)
         self.layer = [
-            Block(self.heads, self.hidden, self.gated, self.key_bias, self.epsilon, **types)
+            Block(
+                self.heads,
+                self.hidden,
+                self.gated,
+                self.activation,
+                self.key_bias,
+                self.scaled,
+                self.epsilon,
+                **types,
+            )  # fmt: skip
             for _ in range(self.depth)
         ]
         self.norm = layer_norm(self.epsilon, **types)
@@ -140,6 +166,10 @@ class VisionTransformer(Extractor):
     def make_embeddings(self, **types: Any) -> nn.Module:
         """The module that makes tokens of images."""
         raise NotImplementedError
+
+    def tokens(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
+        """What the first block is given."""
+        return self.embeddings(images)
 
     def turn(self, rows: int, columns: int) -> Turn | None:
         """How queries and keys are turned on a grid of patches, if they are."""
@@ -183,7 +213,7 @@ class VisionTransformer(Extractor):
         ends = self.ends
         # Later blocks serve no stage, but a whole file of weights has them.
         blocks = self.layer if self.is_initializing() else self.layer[: ends[-1]]
-        tokens, turn = self.embeddings(images), self.turn(rows, columns)
+        tokens, turn = self.tokens(images), self.turn(rows, columns)
         outputs = []
         for block in blocks:
             tokens = block(tokens, turn)
@@ -200,12 +230,13 @@ class VisionTransformer(Extractor):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each normalised before, scaled after, and added.
+    """Attention, then a perceptron, each normalised before and added.
 
     Attributes:
       heads: of the attention.
-      hidden, gated: of the perceptron.
+      hidden, gated, activation: of the perceptron.
       key_bias: of the attention.
+      scaled: whether what is added is scaled first.
       epsilon: added to the variance.
       dtype: of the computation.
       param_dtype: of the weights.
@@ -214,7 +245,9 @@ class Block(nn.Module):
     heads: int
     hidden: int
     gated: bool
+    activation: str
     key_bias: bool
+    scaled: bool
     epsilon: float
     dtype: DTypeLike
     param_dtype: DTypeLike
@@ -224,13 +257,16 @@ class Block(nn.Module):
         types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.norm1, self.norm2 = (layer_norm(self.epsilon, **types) for _ in range(2))
         self.attention = Attention(self.heads, self.key_bias, **types)
-        self.mlp = Mlp(self.hidden, self.gated, **types)
-        self.layer_scale1, self.layer_scale2 = (LayerScale(self.param_dtype) for _ in range(2))
+        self.mlp = Mlp(self.hidden, self.gated, self.activation, **types)
+        if self.scaled:
+            self.layer_scale1, self.layer_scale2 = (LayerScale(self.param_dtype) for _ in range(2))
 
     def __call__(self, x: Float[Array, "b n c"], turn: Turn | None) -> Float[Array, "b n c"]:
         """Apply the block."""
-        x = x + self.layer_scale1(self.attention(self.norm1(x), turn))
-        return x + self.layer_scale2(self.mlp(self.norm2(x)))
+        mixed = self.attention(self.norm1(x), turn)
+        x = x + (self.layer_scale1(mixed) if self.scaled else mixed)
+        made = self.mlp(self.norm2(x))
+        return x + (self.layer_scale2(made) if self.scaled else made)
 
 
 def layer_norm(epsilon: float, dtype: DTypeLike, param_dtype: DTypeLike) -> nn.LayerNorm:

@@ -24,10 +24,19 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
     "count": "num_batches_tracked",
+    "embedding": "weight",
 }
 # Variables that PyTorch names and lays out as we do: tokens, and factors of channels.
 OWN_NAMES = frozenset(
-    ("cls_token", "mask_token", "register_tokens", "position_embeddings", "lambda1", "gamma")
+    (
+        "cls_token",
+        "mask_token",
+        "register_tokens",
+        "position_embeddings",
+        "embedding",
+        "lambda1",
+        "gamma",
+    )
 )
 
 
@@ -62,14 +71,19 @@ def from_state_dict(
 
     Args:
       state_dict: as PyTorch names and lays it out; a `module.` that DataParallel put before every
-        key, and the aliases of the network's family, are understood.
+        key, and the aliases of the network's family, are understood; keys of other networks, by the
+        family's names, are left out.
       network: decides what must be there, and the types of the result.
       name: what to call the state dict in errors.
 
     Raises:
       UserError: naming the first key that is missing, surplus, of another shape, or not finite.
     """
-    state_dict = {_canonical(key, network): value for key, value in _unwrapped(state_dict).items()}
+    state_dict = {
+        _canonical(key, network): value
+        for key, value in _unwrapped(state_dict).items()
+        if not (network.NAMES.others and re.match(network.NAMES.others, key))
+    }
     entries = table(network)
     kind = type(network).__name__
     missing = [e.key for e in entries if e.key not in state_dict and e.path[-1] != "count"]

@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3 against Hugging Face's transformers, which reads what we write."""
+"""Vision transformers against Hugging Face's transformers, which reads what we write."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from flax.traverse_util import unflatten_dict
 
 from ddad_jax import models, pretrained
 from ddad_jax.errors import UserError
+from ddad_jax.models.vision_towers import CLIP, SigLIP2
 from ddad_jax.models.vision_transformer import interpolate_positions
 from ddad_jax.pretrained.names import table
 
@@ -37,6 +38,12 @@ DINOV3 = {
     "intermediate_size": 1536,
 }
 CONVNEXT = {"architectures": ["DINOv3ConvNextModel"], "model_type": "dinov3_convnext"}
+OF_CLIP = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"} | BASE | {
+    "image_size": 224, "patch_size": 16, "intermediate_size": 3072
+}  # fmt: skip
+OF_SIGLIP = {"architectures": ["SiglipVisionModel"], "model_type": "siglip_vision_model"} | BASE | {
+    "image_size": 256, "patch_size": 16, "intermediate_size": 3072, "vision_use_head": False
+}  # fmt: skip
 REFERENCES = {
     "dinov2_small": DINOV2 | SMALL,
     "dinov2_base": DINOV2 | BASE,
@@ -50,7 +57,12 @@ REFERENCES = {
     "dinov3_large": DINOV3 | LARGEST | {"intermediate_size": 4096},
     "dinov3_convnext_tiny": CONVNEXT,
     "dinov3_convnext_small": CONVNEXT | {"depths": [3, 3, 27, 3]},
+    "clip_base": OF_CLIP,
+    "clip_large": OF_CLIP | LARGEST | {"patch_size": 14, "intermediate_size": 4096},
+    "siglip2_base": OF_SIGLIP,
+    "siglip2_large": OF_SIGLIP | LARGEST | {"intermediate_size": 4096},
 }
+INTERPOLATED = {"interpolate_pos_encoding": True}
 QUICK = ("dinov2_small_registers", "dinov3_small_plus", "dinov3_convnext_tiny")
 
 
@@ -101,10 +113,12 @@ def stages_of(model, images, ends):
 
     with torch.no_grad():
         pixels = torch.tensor(np.moveaxis(images, -1, 1))
-        hidden = model(pixels, output_hidden_states=True).hidden_states
+        other_grid = {} if model.config.model_type.startswith("dinov") else INTERPOLATED
+        hidden = model(pixels, output_hidden_states=True, **other_grid).hidden_states
         if "ConvNext" in type(model).__name__:
             return [np.moveaxis(hidden[end].numpy(), 1, -1) for end in (1, 2, 3)]
-        norm = model.norm if hasattr(model, "norm") else model.layernorm
+        norms = ("norm", "layernorm", "post_layernorm")
+        norm = next(getattr(model, name) for name in norms if hasattr(model, name))
         patch = model.config.patch_size
         rows, columns = (side // patch for side in images.shape[1:3])
         grids = [norm(hidden[end])[:, -rows * columns :].numpy() for end in ends]
@@ -119,7 +133,7 @@ def test_stages_agree_with_transformers(name, drawn_variables, reference, apply,
     variables = drawn_variables(network)
     model = reference(name, network, variables)
     # Sides of other grids than were trained on; patches of 14 do not divide them.
-    shape = (1, 100, 120, 3) if name.startswith("dinov2") else (1, 96, 128, 3)
+    shape = (1, 100, 120, 3) if network.multiple == 14 else (1, 96, 128, 3)
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with jax.default_matmul_precision("highest"):
         ours = apply(network, variables, jnp.asarray(images))
@@ -162,3 +176,36 @@ def test_positions_are_interpolated_as_pytorch_does(antialias, grid):
     )[0].numpy()  # fmt: skip
     ours = interpolate_positions(jnp.asarray(positions), *grid, antialias=antialias)
     np.testing.assert_allclose(np.moveaxis(ours, -1, 0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", [CLIP, SigLIP2])
+def test_a_tower_is_read_from_a_file_that_holds_the_text_transformer_too(tower, tmp_path, apply):
+    import torch
+    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    vision = shape | {"num_attention_heads": 2, "image_size": 48, "patch_size": 16}
+    text = shape | {"num_attention_heads": 2, "vocab_size": 99}
+    kinds = (CLIPModel, CLIPConfig) if tower is CLIP else (SiglipModel, SiglipConfig)
+    torch.manual_seed(0)
+    whole = kinds[0](kinds[1](vision_config=vision, text_config=text)).eval()
+    whole.save_pretrained(tmp_path)
+
+    network = tower(width=32, depth=3, heads=2, hidden=64, grid=3)
+    variables = pretrained.load(str(tmp_path / "model.safetensors"), network)
+    images = np.random.default_rng(0).standard_normal((1, 48, 48, 3)).astype(np.float32)
+    ours = apply(network, variables, jnp.asarray(images))
+    theirs = stages_of(whole.vision_model, images, (1, 2, 3))
+    for stage, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(stage, expected, atol=1e-4)
+
+
+def test_clip_sees_images_as_its_processor_makes_them():
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    images = np.random.default_rng(0).uniform(0, 1, (1, 4, 4, 3)).astype(np.float32)
+    given = jnp.asarray(2 * images - 1)
+    ours = models.build_extractor("clip_base").normalise(given)
+    expected = (images - OPENAI_CLIP_MEAN) / OPENAI_CLIP_STD
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_array_equal(models.build_extractor("siglip2_base").normalise(given), given)
