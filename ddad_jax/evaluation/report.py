@@ -133,8 +133,9 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
     if dropped:
         of = f" of {', '.join(dropped)}" if len(parts) > 1 else ""
         where += f". The reconstruction's maps{of} do not count: planted defects decided so"
-    note = PROTOCOL_NOTES[parts[0].metrics["protocol"]]
-    return f"{count} images; {where}. {note}"
+    judged = any(image["label"] >= 0 for part in parts for image in part.images)
+    note = PROTOCOL_NOTES[parts[0].metrics["protocol"]] if judged else ""
+    return f"{count} images; {where}. {note}".rstrip()
 
 
 def _embedded(parts: Sequence[ReportPart]) -> str:

@@ -83,6 +83,8 @@ def test_without_labels_the_page_counts_what_is_called_anomalous(make_part, tmp_
     part = make_part("new", [UNKNOWN] * 3, [0.1, 0.6, 0.9])
     write_report(tmp_path / "report.html", "new", [part])
     page = (tmp_path / "report.html").read_text()
+    # Nothing is measured against a truth.
+    assert "Protocol" not in page
     assert "2 of 3 unlabelled images are called anomalous." in page
     assert set(embedded(page)["categories"][0]["curves"].values()) == {None}
 
