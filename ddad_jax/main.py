@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import errno
-import json
 import logging as standard_logging
 import os
 import sys
@@ -33,6 +32,7 @@ from ddad_jax.machine import copies, interrupts, kernels, processes, programs
 from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.objects import is_url
 from ddad_jax.machine.storage import local_path, only_run
+from ddad_jax.machine.together import exchange
 from ddad_jax.machine.workdir import working_copy
 
 PACKAGE = Path(ddad_jax.__file__).parent
@@ -169,6 +169,9 @@ def main(argv: Sequence[str]) -> None:
         copies.use_scratch(_writable(local_path(SCRATCH.value, "--scratch"), "--scratch"))
     with contextlib.ExitStack() as stack:
         _carry_out(mode, rest[1:], name, assignments, stack)
+    if jax.distributed.is_initialized():
+        # What process 0 writes last may take longer than JAX lets the others wait for its end.
+        processes.wait_for_all("done")
 
 
 def _carry_out(
@@ -239,6 +242,7 @@ def _with_detector(
 ) -> None:
     if mode == "predict":
         _start(mode, config)
+    kernels.choose_cpu_kernels()
     workdir = _workdir(mode, stack) if WORKDIR.value else None
     path = copies.readable_path(DETECTOR.value, "--detector") if DETECTOR.value else None
     if mode == "serve":
@@ -266,7 +270,6 @@ def _with_detector(
     if output.is_dir():
         raise UserError(f"--output={output}: is a folder; name the file to write")
     home = _writable(output.parent, "--output" if OUTPUT.value else "--workdir")
-    kernels.choose_cpu_kernels()
     with only_run(home):
         _begin(mode, home)
         if mode == "extend":
@@ -290,7 +293,6 @@ def _export(path: Path) -> None:
     if output is None:
         raise UserError("--output is missing; name the .onnx or .stablehlo file to write")
     home = _writable(output.parent, "--output")
-    kernels.choose_cpu_kernels()
     with only_run(home):
         _begin("export", home)
         export(_images(), path, output, BRIEF.value)
@@ -300,7 +302,6 @@ def _serve(place: Path, config: Config, given: list[str]) -> None:
     for flag in (IMAGES, OUTPUT):
         if flag.value:
             raise UserError(f"--{flag.name}: does nothing with --mode=serve; leave it out")
-    kernels.choose_cpu_kernels()
     # It writes nothing, and a run may write to the same folder meanwhile.
     _log_to(Path(os.devnull))
     programs.keep_programs()
@@ -366,6 +367,7 @@ def _workdir(mode: str, stack: contextlib.ExitStack) -> Path:
     url = WORKDIR.value
     if not is_url(url):
         return local_path(url, "--workdir")
+    _devices()
     if mode in ("serve", "convert") or (mode in WITH_DETECTOR and OUTPUT.value):
         return copies.fetched(url, "--workdir", _is_of_training)
     leaves_out = _is_of_training if mode in WITH_DETECTOR else copies.needs_all
@@ -388,7 +390,8 @@ def _images() -> str | None:
         )
     number, count = jax.process_index(), jax.process_count()
     own = share_of_images(copies.names_of(url, "--images"), number, count) if count > 1 else set()
-    return str(copies.fetched(url, "--images", lambda name: count > 1 and name not in own))
+    # Of a former share nothing stays, or it would be scored too.
+    return str(copies.fetched(url, "--images", lambda n: count > 1 and n not in own, clears=True))
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:
@@ -411,8 +414,7 @@ def _start(mode: str, config: Config) -> None:
     own = {
         "mode": mode, "train_on": TRAIN_ON.value, "vary": VARY.value, "code": source_hash()
     }  # fmt: skip
-    text = json.dumps(own | {"config": config.plain()}, sort_keys=True)
-    first, *others = map(json.loads, processes.gather_texts(text))
+    first, *others = exchange(own | {"config": config.plain()})
     for number, other in enumerate(others, start=1):
         difference = first_difference(first, other)
         if difference:

@@ -22,11 +22,11 @@ from ddad_jax.benchmark.programs import (
 )
 from ddad_jax.benchmark.report import KEY, markdown, row_key
 from ddad_jax.benchmark.roofline import write_roofline
-from ddad_jax.benchmark.scaling import Scaled, collective_share, scaled_entries
+from ddad_jax.benchmark.scaling import PROFILED, Scaled, collective_share, scaled_entries
 from ddad_jax.benchmark.timing import compile_program, distribution, time_calls
 from ddad_jax.detection.detector import Detector
 from ddad_jax.errors import Interrupted
-from ddad_jax.machine import description, processes
+from ddad_jax.machine import copies, description, processes
 from ddad_jax.machine.cost import operations, traffic
 from ddad_jax.machine.storage import write_atomically, write_json
 from ddad_jax.machine.together import exchange
@@ -143,20 +143,22 @@ def run_benchmark(
         jobs += _scaling_jobs(settings, dtype, detector, training)
     rows = {row_key(row): row for part in ("rows", "scaling") for row in document[part]}
     due = [
-        job
+        (job, number == 0)
         for number in range(settings.rounds)
         for job in jobs
         if job.key not in rows or len(rows[job.key]["rounds"]) <= number
     ]
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for job in (bar := tqdm(due, desc="benchmark", disable=None if writes else True)):
+        for job, is_first in (bar := tqdm(due, desc="benchmark", disable=None if writes else True)):
             bar.set_postfix_str(job.name)
             if job.dtype not in document["limits"]:
                 limits = find_limits(job.dtype, settings.repeats, settings.max_seconds)
                 document["limits"][job.dtype] = exchange(asdict(limits))[0]
             if jax.process_index() not in job.processes:
                 time_calls(None, None, settings.repeats, settings.max_seconds)
+                if is_first and job.scaled:
+                    processes.wait_for_all(PROFILED)
                 continue
             limits = Limits(**document["limits"][job.dtype])
             row = rows.get(job.key) or dict(zip(KEY, job.key, strict=True)) | {"rounds": []}
@@ -166,6 +168,7 @@ def run_benchmark(
                 document["scaling" if job.scaled else "rows"].append(row)
             if writes:
                 write_json(folder / NAME, document)
+                copies.publish(at_most_every=copies.PUBLISHED_EVERY)
             logging.info("%s: %.4f s%s", job.name, row["median"], ", wide" if row["wide"] else "")
     except KeyboardInterrupt as error:
         count = sum(len(row["rounds"]) for row in rows.values())

@@ -18,8 +18,11 @@ from jax.profiler import ProfileData
 from jax.sharding import Mesh
 
 from ddad_jax.benchmark.programs import Entry
+from ddad_jax.machine import processes
 from ddad_jax.training.mesh import mesh_of_first
 
+# Where processes wait for each other before a call is profiled.
+PROFILED = "profiled"
 COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?([\w.-]+) = .*?\b(?:all-gather|all-reduce|all-to-all|reduce-scatter|"
     r"collective-permute)(?:-start|-done)?\(",
@@ -68,14 +71,16 @@ def scaled_entries(
             for model in models:
                 if count % model == 0:
                     mesh = mesh_of_first(count, model)
-                    processes = frozenset(device.process_index for device in mesh.devices.flat)
-                    yield Scaled(kind, count, model, processes, entry_of(total, mesh))
+                    owners = frozenset(device.process_index for device in mesh.devices.flat)
+                    yield Scaled(kind, count, model, owners, entry_of(total, mesh))
 
 
 def collective_share(
     compiled: jax.stages.Compiled, arguments: Sequence[Any], devices: int
 ) -> float | None:
     """The share of a call that this process's devices spend in collective operations, on average.
+
+    All processes come here, or wait at `PROFILED`, so that the call begins at once on all.
 
     Args:
       compiled: the program.
@@ -89,9 +94,11 @@ def collective_share(
     assert text is not None  # The compilers of all platforms here say it.
     names = set(COLLECTIVE.findall(text))
     if not names:
+        processes.wait_for_all(PROFILED)
         return 0.0
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
+            processes.wait_for_all(PROFILED)
             start = time.perf_counter()
             jax.block_until_ready(compiled(*arguments))
             seconds = time.perf_counter() - start

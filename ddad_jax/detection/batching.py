@@ -46,7 +46,11 @@ def batched(
     rounds = [starts[first : first + count] for first in range(0, len(starts), count)]
     # In the last round some may have none of their own; what they give is not looked at.
     own = [each[min(number, len(each) - 1)] for each in rounds]
-    results = map_in_threads(result_of, own, side_by_side())
+    if jax.process_count() > 1:
+        # Programs of several devices must begin in one order on all of them, so in one thread.
+        results: Iterator[tuple[int, PyTree]] = ((start, result_of(start)) for start in own)
+    else:
+        results = map_in_threads(result_of, own, side_by_side())
     with tqdm(total=total, desc=name, unit="image", disable=None if name else True) as bar:
         for each, (_, result) in zip(rounds, results, strict=True):
             for start, of_start in zip(each, together.gather(result), strict=False):

@@ -51,8 +51,6 @@ PREDICTING = (
 )  # fmt: skip
 # What is written while photographs are scored; all else can be made of the rows.
 BY_ROW = ("maps", "masks", "pictures", "coco")
-# Seconds between the moments at which rows are seen in a bucket.
-PUBLISHED_EVERY = 60.0
 # A file that is gone.
 GONE = Stamp(0, 0, 0)
 
@@ -136,9 +134,10 @@ class _Run:
         if not watch:
             found = unlabelled(images).samples
             self._paths = {sample.name: sample.file for sample in found}
-        self._stamps = _stamps_of(self._paths, images)
         given = copies.as_given(str(images))
-        there = {name: stamp for each in exchange(self._stamps) for name, stamp in each.items()}
+        # Where several processes have a photograph, by its file in the last of them.
+        stamps = exchange(_stamps_of(self._paths, images))
+        self._stamps = there = {name: stamp for each in stamps for name, stamp in each.items()}
         about = {
             "detector": digest_of(fitted.detector),
             "settings": _settings_of(fitted),
@@ -217,7 +216,7 @@ class _Run:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(path, content)
                 self._rows.add(row)
-                copies.publish(at_most_every=PUBLISHED_EVERY)
+                copies.publish(at_most_every=copies.PUBLISHED_EVERY)
                 bar.update()
 
     def _predictions(

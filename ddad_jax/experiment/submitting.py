@@ -16,6 +16,7 @@ from ddad_jax.detection.detector import shard_detector, with_reconstruct
 from ddad_jax.experiment.category import open_categories
 from ddad_jax.experiment.fitting import detector_to_evaluate
 from ddad_jax.experiment.schema import Config
+from ddad_jax.machine import copies
 from ddad_jax.settings import SettingError
 from ddad_jax.training.mesh import make_mesh
 
@@ -44,7 +45,7 @@ def submit(config: Config, workdir: Path, folder: Path) -> None:
         category.name: [
             sample
             for test in PRIVATE
-            for sample in private_samples(config.data.root, category.name, test)
+            for sample in private_samples(category.root, category.name, test)
         ]
         for category in categories
     }
@@ -72,3 +73,4 @@ def _write(folder: Path, samples: Sequence[Sample], fitted: FittedDetector, conf
         if isinstance(prediction, Unreadable):
             raise prediction
         write_prediction(folder, prediction)
+        copies.publish(at_most_every=copies.PUBLISHED_EVERY)

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +31,8 @@ from ddad_jax.machine.storage import cache_folder, checksum, local_path, write_j
 INDEX, PENDING, KNOWN = ".ddad_jax.files.json", ".ddad_jax.pending/", ".ddad_jax.copy.json"
 # The folder of a run that is of one machine: decoded images and latents.
 OF_MACHINE = "cache"
+# Seconds between the moments at which rows or measurements are published.
+PUBLISHED_EVERY = 60.0
 # Times that what is being replaced is looked at again, and seconds in between.
 ATTEMPTS, PAUSE = 5, 2.0
 
@@ -109,15 +111,19 @@ class Copy:
       published: when both agreed last, by `time.monotonic`.
     """
 
-    def __init__(self, store: Store, folder: Path, leaves_out: Callable[[str], bool]):
+    def __init__(
+        self, store: Store, folder: Path, leaves_out: Callable[[str], bool], clears: bool = False
+    ):
         """Nothing is read or written yet.
 
         Args:
           store: the folder.
           folder: of the copy.
           leaves_out: whether a file is not needed here, by its name; it stays in the bucket.
+          clears: whether such a file, which an earlier command needed, is removed from the copy.
         """
-        self._store, self._folder, self._leaves_out = store, folder, leaves_out
+        self._store, self._folder = store, folder
+        self._leaves_out, self._clears = leaves_out, clears
         _urls[str(folder)] = store.url
         known = folder / KNOWN
         found = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
@@ -147,7 +153,7 @@ class Copy:
         """Makes the copy what the bucket holds; files that only the copy has are removed.
 
         Where a folder that this command holds has nothing any more, the copy is kept under another
-        name.
+        name. What was put there by other means is read whole and gets an index.
 
         Returns:
           How many files the bucket holds.
@@ -158,23 +164,35 @@ class Copy:
         for attempt in range(ATTEMPTS):
             index = self._index()
             found = self._store.versions() if index is None else index.files
+            takes_over = index is None and self.is_held
             wanted = {name: version for name, version in found.items() if _is_whole(name)}
-            if not self._download(wanted, index is not None, attempt == ATTEMPTS - 1):
+            needed = {n: v for n, v in wanted.items() if takes_over or not self._leaves_out(n)}
+            wrong = self._download(needed, index is not None)
+            if not wrong:
                 break
-            # Another command is replacing files.
-            time.sleep(PAUSE)
+            if attempt:
+                # Another command is replacing files.
+                time.sleep(PAUSE)
+        for name in wrong:
+            if (self._folder / name).exists():
+                raise UserError(
+                    f"{self._store.setting}={self._store.url}: {name} is damaged: its checksum is "
+                    "another; remove it there, and what it was made from is used again"
+                )
+            logging.warning("%s: %s was removed there", self._store.url, name)
+            del wanted[name], needed[name]
         if self._known and not wanted and self.is_held:
             self._set_aside()
         for name in self._present():
-            if name not in wanted:
+            if name not in (needed if self._clears else wanted):
                 (self._folder / name).unlink(missing_ok=True)
         self._folder.mkdir(parents=True, exist_ok=True)
+        if takes_over and wanted:
+            wanted = needed = {name: checksum(self._folder / name) for name in wanted}
+            self._write(Index(wanted))
         self._remember(
-            {
-                name: Stamp.of(self._folder / name, version)
-                for name, version in wanted.items()
-                if not self._leaves_out(name)
-            }
+            {name: Stamp.of(self._folder / name, version) for name, version in needed.items()},
+            wanted,
         )
         return len(wanted)
 
@@ -186,28 +204,22 @@ class Copy:
             self._store.url, aside,
         )  # fmt: skip
 
-    def _download(self, wanted: Mapping[str, str], checked: bool, last: bool) -> bool:
-        """Reads what the copy lacks; returns whether something did not have its checksum."""
-        missing = {
-            name: version
-            for name, version in wanted.items()
-            if not self._leaves_out(name) and not self._has(name, version)
-        }
+    def _download(self, needed: Mapping[str, str], checked: bool) -> list[str]:
+        """Reads what the copy lacks; returns what was not there, or not with its checksum."""
+        missing = {n: version for n, version in needed.items() if not self._has(n, version)}
         pending = self._pending() if checked and missing else set()
-        sources = {
-            PENDING + version if version in pending else name: name
-            for name, version in missing.items()
-        }
-        self._store.download({source: self._folder / name for source, name in sources.items()})
-        if not checked:
-            return False
-        wrong = [name for name in missing if checksum(self._folder / name) != missing[name]]
-        if wrong and last:
-            raise UserError(
-                f"{self._store.setting}={self._store.url}: {wrong[0]} is damaged: its checksum is "
-                "another; remove it there, and what it was made from is used again"
-            )
-        return bool(wrong)
+        self._store.download(
+            {
+                self._folder / name: PENDING + version if version in pending else name
+                for name, version in missing.items()
+            }
+        )
+        paths = {name: self._folder / name for name in missing}
+        return [
+            name
+            for name, path in paths.items()
+            if not path.exists() or (checked and checksum(path) != missing[name])
+        ]
 
     def publish(self) -> None:
         """Makes the bucket hold what the copy does; until that is whole, what was there counts.
@@ -237,16 +249,20 @@ class Copy:
         self._lease.check()
         self._write(index)
         self._settle(index, set(replaced))
-        self._remember(stamps)
+        self._remember(stamps, index.files)
 
     def _take(self, index: Index, folder: Path) -> tuple[dict[str, Path], dict[str, Stamp]]:
         """The files that differ from the bucket's, copied as they are now; they may grow meanwhile.
+
+        What is left out is not looked at.
 
         Returns:
           Where each of these is, by name; and of every file what it is then.
         """
         taken, stamps = {}, {}
         for number, name in enumerate(self._present()):
+            if self._leaves_out(name):
+                continue
             path, before = self._folder / name, index.files.get(name, "")
             with contextlib.suppress(FileNotFoundError):  # An old checkpoint is being removed.
                 if self._has(name, before):
@@ -262,7 +278,7 @@ class Copy:
     def _settle(self, index: Index, pending: set[str]) -> None:
         """Moves files to their places, and removes what does not count."""
         self._store.copy(
-            {PENDING + digest: name for name, digest in index.files.items() if digest in pending}
+            {name: PENDING + digest for name, digest in index.files.items() if digest in pending}
         )
         self._store.remove([PENDING + digest for digest in pending])
         self._store.remove([name for name in index.stray if name not in index.files])
@@ -294,9 +310,14 @@ class Copy:
         known = self._known.get(name)
         return known is not None and known.version == version and known.is_of(self._folder / name)
 
-    def _remember(self, stamps: Mapping[str, Stamp]) -> None:
-        self._known = dict(stamps)
-        write_json(self._folder / KNOWN, {name: [*vars(s).values()] for name, s in stamps.items()})
+    def _remember(self, stamps: Mapping[str, Stamp], there: Collection[str]) -> None:
+        """Notes what is in the copy, and of files that are left out and there what was noted."""
+        kept = () if self._clears else there
+        left_out = {n: s for n, s in self._known.items() if n in kept and self._leaves_out(n)}
+        self._known = left_out | dict(stamps)
+        write_json(
+            self._folder / KNOWN, {name: [*vars(s).values()] for name, s in self._known.items()}
+        )
 
 
 def _belongs(name: str) -> bool:
@@ -350,13 +371,16 @@ def opened(copy: Copy) -> Iterator[None]:
         _open.remove(copy)
 
 
-def fetched(url: str, setting: str, leaves_out: Callable[[str], bool] = needs_all) -> Path:
+def fetched(
+    url: str, setting: str, leaves_out: Callable[[str], bool] = needs_all, clears: bool = False
+) -> Path:
     """A file or folder of a bucket as one here; what was read before is not read again.
 
     Args:
       url: of an object, or of what objects' names begin with.
       setting: names it in errors.
       leaves_out: see `Copy`.
+      clears: see `Copy`.
 
     Raises:
       UserError: there is nothing, or it cannot be read.
@@ -366,7 +390,7 @@ def fetched(url: str, setting: str, leaves_out: Callable[[str], bool] = needs_al
         home, _, name = store.url.rpartition("/")
         Copy(Store(home, setting), folder, lambda other: other != name).refresh()
         return folder / name
-    if not Copy(store, folder, leaves_out).refresh():
+    if not Copy(store, folder, leaves_out, clears).refresh():
         raise UserError(f"{setting}={url}: there is nothing; name a file or a folder in a bucket")
     return folder
 
@@ -382,7 +406,7 @@ def obtain_beside(path: Path) -> None:
         is_copy = above.parent == _copies().resolve()
         if is_copy and path.is_relative_to(above) and not path.exists():
             name = path.relative_to(above).as_posix()
-            Store(url.rpartition("/")[0], "detector").download({name: path})
+            Store(url.rpartition("/")[0], "detector").download({path: name})
 
 
 def versions_in(path: Path) -> dict[str, str]:

@@ -99,13 +99,26 @@ class Store:
 
         return self._tried("written", create)
 
-    def download(self, files: Mapping[str, Path]) -> None:
-        """Reads objects into files, which appear when they are whole."""
+    def download(self, files: Mapping[Path, str]) -> None:
+        """Reads objects into files, which appear when they are whole.
 
-        def one(name: str) -> None:
-            files[name].parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(files[name]) as unfinished:
-                self._tried("read", lambda: self._files.get_file(self._path(name), str(unfinished)))
+        Args:
+          files: of each the object. Where that is gone there is no file afterwards.
+        """
+
+        def one(file: Path) -> None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError), whole_file(file) as unfinished:
+                if not self._tried("read", lambda: get(files[file], unfinished)):
+                    raise FileNotFoundError(files[file])
+
+        def get(name: str, target: Path) -> bool:
+            try:
+                self._files.get_file(self._path(name), str(target))
+            except FileNotFoundError:
+                return False
+            return True
 
         self._each("download", one, files)
 
@@ -119,10 +132,10 @@ class Store:
         self._each("upload", one, files)
 
     def copy(self, names: Mapping[str, str]) -> None:
-        """Copies objects within the bucket; of each, from where and to where."""
+        """Copies objects within the bucket: to each name, and from which."""
 
         def one(name: str) -> None:
-            source, target = self._path(name), self._path(names[name])
+            source, target = self._path(names[name]), self._path(name)
             self._tried("written", lambda: self._files.cp_file(source, target))
 
         self._each("copy", one, names)
@@ -136,7 +149,7 @@ class Store:
 
         self._each("remove", lambda name: self._tried("removed", lambda: remove(name)), names)
 
-    def _each(self, what: str, one: Callable[[str], None], names: Iterable[str]) -> None:
+    def _each(self, what: str, one: Callable[[Any], None], names: Iterable[Any]) -> None:
         """Does something for each of several objects, a few at a time."""
         todo = list(names)
         with ThreadPoolExecutor(AT_A_TIME) as pool:

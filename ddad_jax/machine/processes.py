@@ -106,8 +106,8 @@ def compile_together(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def first_then_others(name: str) -> Iterator[None]:
     """What is inside is done by the first process, then by the others, who find what it wrote.
 
-    Where it fails there, the others still try it, and fail in the same way. What is found lies in a
-    folder that all see, or was published in a bucket.
+    Where it fails there, the others still try it, and fail in the same way, or hear that process 0
+    has ended. What is found lies in a folder that all see, or was published in a bucket.
     """
     if not is_first():
         wait_for_all(name)
@@ -124,11 +124,8 @@ def gather_bytes(data: bytes) -> list[bytes]:
     """What each process gives, in their order, on every process."""
     own = np.frombuffer(data, np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(own)]))[:, 0]
-    padded = np.pad(own, (0, int(lengths.max()) - len(own)))
+    # Of few sizes, since JAX compiles a program for each.
+    size = 1 << int(lengths.max()).bit_length()
+    padded = np.pad(own, (0, size - len(own)))
     gathered = multihost_utils.process_allgather(padded)
     return [row[:length].tobytes() for row, length in zip(gathered, lengths, strict=True)]
-
-
-def gather_texts(text: str) -> list[str]:
-    """The text that each process gives."""
-    return [data.decode() for data in gather_bytes(text.encode())]

@@ -27,6 +27,7 @@ def dividing() -> Iterator[None]:
     Every process has all results, so that what is made of them is the same everywhere.
     """
     global _dividing
+    processes.wait_for_all("dividing")
     _dividing = True
     try:
         yield

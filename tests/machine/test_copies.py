@@ -14,6 +14,7 @@ from ddad_jax.machine.copies import (
     fetched,
     needs_all,
     obtain_beside,
+    versions_in,
 )
 from ddad_jax.machine.objects import Store
 from ddad_jax.machine.storage import LOCK
@@ -167,8 +168,18 @@ def test_a_damaged_object_is_named(bucket, tmp_path, monkeypatch):
         write(tmp_path / "a", detector="right")
         copy.publish()
     Store(bucket, "").write("detector", b"wrong")
+    other = copy_of(bucket, tmp_path / "b")
     with pytest.raises(UserError, match=r"^--workdir=\w+://.*: detector is damaged: its checksum"):
-        copy_of(bucket, tmp_path / "b").refresh()
+        other.refresh()
+    # As it says.
+    Store(bucket, "").remove(["detector"])
+    with other.held():
+        other.refresh()
+        assert contents(tmp_path / "b") == {}
+        write(tmp_path / "b", detector="made anew")
+        other.publish()
+    copy.refresh()
+    assert contents(tmp_path / "a") == {"detector": b"made anew"}
 
 
 def test_a_folder_that_was_copied_there_by_other_means_is_read_and_taken_over(bucket, tmp_path):
@@ -191,7 +202,7 @@ def test_files_are_read_once_and_again_when_they_change(bucket, monkeypatch):
     monkeypatch.setattr(
         Store,
         "download",
-        lambda self, files, real=Store.download: (read.extend(files), real(self, files)),
+        lambda self, files, real=Store.download: (read.extend(files.values()), real(self, files)),
     )
     folder = fetched(bucket, "--images")
     assert sorted(read) == ["bad/1.png", "good/1.png", "good/2.png"]
@@ -319,3 +330,95 @@ def test_permission_that_is_taken_away_is_one_line_and_what_counted_is_whole(
         here.publish()
     there.refresh()
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_files_that_become_alike_are_all_replaced(bucket, tmp_path):
+    here, there = copy_of(bucket, tmp_path / "here"), copy_of(bucket, tmp_path / "there")
+    with here.held():
+        write(tmp_path / "here", a="1", b="2", c="black")
+        here.publish()
+        write(tmp_path / "here", a="black", b="black")
+        here.publish()
+    there.refresh()
+    assert contents(tmp_path / "there") == dict.fromkeys("abc", b"black")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_lies_there_without_an_index_is_taken_over_whole(bucket, tmp_path, monkeypatch, fails):
+    write(tmp_path / "hand", detector="1", checkpoints__1="2")
+    Store(bucket, "").upload({n: tmp_path / "hand" / n for n in contents(tmp_path / "hand")})
+    here = copy_of(bucket, tmp_path / "here", leaves_out=lambda n: n.startswith("checkpoints"))
+    with here.held():
+        here.refresh()
+        write(tmp_path / "here", rows="3", detector="4")
+        if fails:
+            with monkeypatch.context() as patch, pytest.raises(UserError):
+                patch.setattr(here._store._files, "put_file", None)
+                here.publish()
+        else:
+            here.publish()
+    there = copy_of(bucket, tmp_path / "there")
+    with there.held():
+        there.refresh()
+    added = {} if fails else {"rows": b"3", "detector": b"4"}
+    assert contents(tmp_path / "there") == contents(tmp_path / "hand") | added
+
+
+def test_what_is_left_out_is_neither_written_nor_read_again(bucket, tmp_path, monkeypatch):
+    def leaves_out(name):
+        return name.startswith("checkpoints")
+
+    first = copy_of(bucket, tmp_path / "first")
+    with first.held():
+        write(tmp_path / "first", checkpoints__1="old", checkpoints__2="same")
+        first.publish()
+    second = copy_of(bucket, tmp_path / "second")
+    with second.held():
+        second.refresh()
+        write(tmp_path / "second", checkpoints__1="new")
+        second.publish()
+    # An older copy that leaves them out, in a command that writes something else.
+    first = copy_of(bucket, tmp_path / "first", leaves_out)
+    with first.held():
+        first.refresh()
+        write(tmp_path / "first", rows="1")
+        first.publish()
+    read = []
+    first = copy_of(bucket, tmp_path / "first")
+    download = first._store.download
+    monkeypatch.setattr(
+        first._store, "download", lambda files: [read.extend(files.values()), download(files)]
+    )
+    first.refresh()
+    assert contents(tmp_path / "first")["checkpoints/1"] == b"new"
+    assert read == ["checkpoints/1"]
+
+
+def test_of_a_former_share_nothing_stays(bucket, tmp_path):
+    write(tmp_path / "from", a="1", b="2", c="3")
+    Store(bucket, "").upload({n: tmp_path / "from" / n for n in "abc"})
+    for own in ("ab", "bc", "abc"):
+        folder = fetched(bucket, "--images", lambda name, own=own: name not in own, clears=True)
+        assert {*contents(folder)} == {*own} == {*versions_in(folder)}
+
+
+def test_an_object_that_vanishes_while_it_is_read_is_looked_for_again(
+    bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(copies, "PAUSE", 0.0)
+    here = copy_of(bucket, tmp_path / "here")
+    with here.held():
+        write(tmp_path / "here", old="1", steady="2")
+        here.publish()
+        there = copy_of(bucket, tmp_path / "there")
+        download = there._store.download
+
+        def late(files):
+            if (tmp_path / "here/old").exists():
+                (tmp_path / "here/old").unlink()
+                here.publish()
+            download(files)
+
+        monkeypatch.setattr(there._store, "download", late)
+        there.refresh()
+    assert contents(tmp_path / "there") == {"steady": b"2"}

@@ -25,8 +25,8 @@ def test_what_fails_for_a_moment_is_tried_again(servers, reach, tmp_path, scheme
         for action in (
             lambda: store.upload({"file": tmp_path / "file"}),
             lambda: store.write("small", b"1"),
-            lambda: store.copy({"file": "copied"}),
-            lambda: store.download({"copied": tmp_path / "back"}),
+            lambda: store.copy({"copied": "file"}),
+            lambda: store.download({tmp_path / "back": "copied"}),
             lambda: store.versions(),
             lambda: store.read("small"),
             lambda: store.remove(["small"]),
