@@ -17,11 +17,13 @@ class Names(NamedTuple):
     Attributes:
       module: our name of a module, one step of a path, to PyTorch's.
       aliases: patterns of keys that other published files use, and the keys they stand for.
+      key: a whole key as the names of its modules make it, to PyTorch's, where these do not agree.
       others: a pattern of keys of other networks that published files hold as well; "" for none.
     """
 
     module: Callable[[str], str]
     aliases: tuple[tuple[str, str | Callable[[re.Match], str]], ...] = ()
+    key: Callable[[str], str] = str
     others: str = ""
 
 

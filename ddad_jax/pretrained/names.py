@@ -56,7 +56,7 @@ def table(network: nn.Module) -> list[Entry]:
     return [
         Entry(
             path,
-            ".".join([*map(names.module, path[1:-1]), LEAVES.get(path[-1], path[-1])]),
+            names.key(".".join([*map(names.module, path[1:-1]), LEAVES.get(path[-1], path[-1])])),
             leaf.shape,
             np.dtype(leaf.dtype),
         )

@@ -38,6 +38,7 @@ DINOV3 = {
     "intermediate_size": 1536,
 }
 CONVNEXT = {"architectures": ["DINOv3ConvNextModel"], "model_type": "dinov3_convnext"}
+IMAGENET_CONVNEXT = {"architectures": ["ConvNextModel"], "model_type": "convnext"}
 OF_CLIP = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"} | BASE | {
     "image_size": 224, "patch_size": 16, "intermediate_size": 3072
 }  # fmt: skip
@@ -57,6 +58,8 @@ REFERENCES = {
     "dinov3_large": DINOV3 | LARGEST | {"intermediate_size": 4096},
     "dinov3_convnext_tiny": CONVNEXT,
     "dinov3_convnext_small": CONVNEXT | {"depths": [3, 3, 27, 3]},
+    "convnext_tiny": IMAGENET_CONVNEXT,
+    "convnext_small": IMAGENET_CONVNEXT | {"depths": [3, 3, 27, 3]},
     "clip_base": OF_CLIP,
     "clip_large": OF_CLIP | LARGEST | {"patch_size": 14, "intermediate_size": 4096},
     "siglip2_base": OF_SIGLIP,
@@ -113,7 +116,8 @@ def stages_of(model, images, ends):
 
     with torch.no_grad():
         pixels = torch.tensor(np.moveaxis(images, -1, 1))
-        other_grid = {} if model.config.model_type.startswith("dinov") else INTERPOLATED
+        grids = ("clip_vision_model", "siglip_vision_model")
+        other_grid = INTERPOLATED if model.config.model_type in grids else {}
         hidden = model(pixels, output_hidden_states=True, **other_grid).hidden_states
         if "ConvNext" in type(model).__name__:
             return [np.moveaxis(hidden[end].numpy(), 1, -1) for end in (1, 2, 3)]
