@@ -119,6 +119,6 @@ def test_the_job_of_slurm_takes_all_gpus_that_it_asks_for():
 def test_every_command_of_the_page_is_one_of_this_package():
     page = (DOCS / "pods.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^ {4}.*\bddad_jax (--\S.*)$", page, re.MULTILINE)
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         config_of(shlex.split(command.rstrip('"') if command.count('"') % 2 else command))

