@@ -242,7 +242,8 @@ def _with_detector(
 ) -> None:
     if mode == "predict":
         _start(mode, config)
-    kernels.choose_cpu_kernels()
+    else:
+        kernels.choose_cpu_kernels()
     workdir = _workdir(mode, stack) if WORKDIR.value else None
     path = copies.readable_path(DETECTOR.value, "--detector") if DETECTOR.value else None
     if mode == "serve":

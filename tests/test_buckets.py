@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.machine import copies
 from ddad_jax.machine.copies import fetched
 from ddad_jax.machine.objects import Store
@@ -17,7 +16,7 @@ from ddad_jax.training.checkpoints import Checkpoints
 from tests.commands import Started, ddad
 from tests.machine import stores
 from tests.machine.test_processes import curve, free_address
-from tests.tiny import write_tiny
+from tests.tiny import write_tiny_and_plates
 
 STEPS = 24
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
@@ -27,11 +26,7 @@ SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
 def here(tmp_path_factory):
     """A config, and fourteen photographs to train on and some to test."""
     folder = tmp_path_factory.mktemp("here")
-    write_tiny(folder)
-    source = synthetic_source(
-        category="plate", image_size=64, num_train=12, num_test_good=4, num_test_per_defect=1
-    )
-    write_mvtec(source, folder / "data")
+    write_tiny_and_plates(folder, num_test_good=4)
     return folder
 
 

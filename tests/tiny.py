@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from safetensors.numpy import save_file
 
+from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.models.efficientnet_lite import EfficientNetLite
 from ddad_jax.models.variables import abstract_variables
 from ddad_jax.pretrained import to_state_dict
@@ -72,3 +73,13 @@ def write_tiny(folder: Path, name: str = "tiny", more: str = "") -> Path:
     path = folder / f"{name}.py"
     path.write_text(CONFIG.format(extractor=EXTRACTOR, weights=weights, more=more))
     return path
+
+
+def write_tiny_and_plates(folder: Path, num_test_good: int) -> None:
+    """`write_tiny`, and below data twelve good plates to train on and some to test."""
+    write_tiny(folder)
+    source = synthetic_source(
+        category="plate", image_size=64, num_train=12, num_test_good=num_test_good,
+        num_test_per_defect=1,
+    )  # fmt: skip
+    write_mvtec(source, folder / "data")

@@ -304,11 +304,9 @@ def _stamps_of(paths: Mapping[str, Path], images: Path) -> dict[str, Stamp]:
     versions = copies.versions_in(images)
     if not versions:
         return {name: stamp_of(path) or GONE for name, path in paths.items()}
-    home = images if images.is_dir() else images.parent
-    found = {name: versions[path.relative_to(home).as_posix()] for name, path in paths.items()}
     return {
-        name: Stamp(0, paths[name].stat().st_size, zlib.crc32(version.encode()))
-        for name, version in found.items()
+        name: Stamp(0, path.stat().st_size, zlib.crc32(versions[path].encode()))
+        for name, path in paths.items()
     }
 
 

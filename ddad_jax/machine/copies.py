@@ -162,6 +162,9 @@ class Copy:
           UserError: it cannot be read, or is damaged.
         """
         for attempt in range(ATTEMPTS):
+            if attempt:
+                # Another command is replacing files.
+                time.sleep(PAUSE)
             index = self._index()
             found = self._store.versions() if index is None else index.files
             takes_over = index is None and self.is_held
@@ -170,9 +173,6 @@ class Copy:
             wrong = self._download(needed, index is not None)
             if not wrong:
                 break
-            if attempt:
-                # Another command is replacing files.
-                time.sleep(PAUSE)
         for name in wrong:
             if (self._folder / name).exists():
                 raise UserError(
@@ -409,8 +409,8 @@ def obtain_beside(path: Path) -> None:
             Store(url.rpartition("/")[0], "detector").download({path: name})
 
 
-def versions_in(path: Path) -> dict[str, str]:
-    """Of the files in a copy, or next to a file of one, what changes with each object's content.
+def versions_in(path: Path) -> dict[Path, str]:
+    """Of each file in a copy, or next to a file of one, what changes with its object's content.
 
     Args:
       path: a folder or file as `fetched` gave it; of others there are none.
@@ -419,7 +419,7 @@ def versions_in(path: Path) -> dict[str, str]:
     if str(folder) not in _urls:
         return {}
     known = json.loads((folder / KNOWN).read_text(encoding="utf-8"))
-    return {name: Stamp(*stamp).version for name, stamp in known.items()}
+    return {folder / name: Stamp(*stamp).version for name, stamp in known.items()}
 
 
 def readable_path(

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.errors import UserError
 from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.processes import GONE, first_then_others, start
-from tests.tiny import write_tiny
+from tests.tiny import write_tiny_and_plates
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,11 +76,7 @@ def curve(folder, name):
 def folder(tmp_path_factory):
     """A config and twelve good parts."""
     folder = tmp_path_factory.mktemp("processes")
-    write_tiny(folder)
-    source = synthetic_source(
-        category="plate", image_size=64, num_train=12, num_test_good=1, num_test_per_defect=1
-    )
-    write_mvtec(source, folder / "data")
+    write_tiny_and_plates(folder, num_test_good=1)
     return folder
 
 
