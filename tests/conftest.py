@@ -101,9 +101,9 @@ NETWORKS = {
     "denoiser": {
         "network": {
             "base_channels": 32,
-            "channel_multipliers": [1, 2],
+            "channel_multipliers": [1],
             "num_res_blocks": 1,
-            "attention_resolutions": [4],
+            "attention_resolutions": [8],
             "num_heads": 2,
         }
     },

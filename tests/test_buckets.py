@@ -55,8 +55,6 @@ def settings(here, root):
         "--config.autoencoder.training.steps=4", "--config.autoencoder.training.checkpoint_every=2",
         f"--config.denoiser.training.steps={STEPS}", "--config.denoiser.training.log_every=1",
         "--config.denoiser.training.checkpoint_every=3", "--config.extractor.training.steps=0",
-        # The step is compiled at every start.
-        "--config.denoiser.network.channel_multipliers=(1,)",
     ]  # fmt: skip
 
 
@@ -70,13 +68,18 @@ def scores(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with_a_disk(
     here, bucket, tmp_path
 ):
     url, environment = bucket
-    one = ddad(*settings(here, here / "data"), f"--workdir={tmp_path}/one", devices=2)
-    assert one.returncode == 0, one.stderr
+    # Two devices train as two processes of one do. A process's devices share the banks, though,
+    # in a program that rounds otherwise.
+    for mode, devices in (("train", 2), ("fit", 1)):
+        one = ddad(
+            *settings(here, here / "data"), f"--workdir={tmp_path}/one", f"--mode={mode}",
+            devices=devices,
+        )  # fmt: skip
+        assert one.returncode == 0, one.stderr
 
     def begin(*more):
         address = free_address()
@@ -147,7 +150,8 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
     assert (
         not shares[0] & shares[1] and shares[0] | shares[1] == scores(again / "scores.csv").keys()
     )
+    secrets = [value.encode() for name, value in environment.items() if name in SECRETS]
     for path in again.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
-            assert not any(environment[name].encode() in content for name in SECRETS), path
+            assert not any(secret in content for secret in secrets), path

@@ -34,7 +34,7 @@ def get_config():
     config.autoencoder.training.steps = 4
     config.autoencoder.training.batch_size = 4
     config.denoiser.network = ConfigDict(
-        {{"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1}}
+        {{"base_channels": 32, "channel_multipliers": (1,), "num_res_blocks": 1}}
     )
     config.denoiser.training.steps = 4
     config.denoiser.training.batch_size = 4

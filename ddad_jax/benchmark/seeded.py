@@ -38,7 +38,7 @@ def seeded_detector(
         name: initialise(getattr(networks, name), key)
         for name, key in zip(("autoencoder", "denoiser", "extractor"), keys, strict=False)
     }
-    pooled, described = _feature_sizes(networks.extractor, drawn["extractor"], settings)
+    pooled, described, compared = _feature_sizes(networks.extractor, drawn["extractor"], settings)
     fused = settings.scoring == "fused"
     channels = networks.autoencoder.latent_channels
     kinds, one = evidence_weights(settings), jnp.float32(1.0)
@@ -56,8 +56,9 @@ def seeded_detector(
         bank=jax.random.normal(keys[3], (bank_rows, pooled)),
         bank_kind=jnp.zeros(bank_rows, jnp.int32),
         bin_edges=jnp.linspace(0.0, 2.0 * pooled, settings.num_bins + 1),
-        patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, described)),
+        patch_bank=jax.random.normal(keys[4], (patch_rows if fused else 0, compared)),
         patch_scale=jnp.ones(described),
+        foreground=jnp.ones(described + 1 if settings.leaves_background_out else 0),
         latent_bank=jax.random.normal(keys[5], latents),
         calibration=Calibration(
             location=dict.fromkeys(kinds, jnp.array([0.1, 0.001])[:, None, None]),
@@ -67,6 +68,7 @@ def seeded_detector(
             sigma_threshold=one,
             spread=one,
             scores=jnp.zeros(0),
+            peaks=jnp.zeros(0),
             patch_limit=one,
         ),
         kinds=(),
@@ -82,14 +84,19 @@ def seeded_images(batch_size: int, size: int, seed: int) -> UInt8[Array, "b size
     return (smooth * 255.0).clip(0.0, 255.0).astype(jnp.uint8)
 
 
-def _feature_sizes(extractor: Extractor, variables: Any, settings: Settings) -> tuple[int, int]:
-    """Widths of what the k-NN and the patch map compare."""
+def _feature_sizes(
+    extractor: Extractor, variables: Any, settings: Settings
+) -> tuple[int, int, int]:
+    """Widths of what the k-NN compares, what describes a patch, and what the patch map compares."""
 
-    def widths(variables: Any) -> tuple[Array, Array]:
+    def widths(variables: Any) -> tuple[Array, Array, Array]:
         size = settings.image_size
         features = extract(extractor, variables, jnp.zeros((1, size, size, 3)))
         pooled = noise_level.pool_features(features[settings.knn_stage - 1])
-        return pooled, patches.describe([features[stage - 1] for stage in settings.patch_stages])
+        described = patches.describe([features[stage - 1] for stage in settings.patch_stages])
+        scale = jnp.ones(described.shape[-1])
+        return pooled, described, patches.compared(described, scale, settings)
 
-    pooled, described = jax.eval_shape(widths, variables)
-    return pooled.shape[-1], described.shape[-1] if settings.scoring == "fused" else 0
+    pooled, *of_patches = (each.shape[-1] for each in jax.eval_shape(widths, variables))
+    described, compared = of_patches if settings.scoring == "fused" else (0, 0)
+    return pooled, described, compared

@@ -30,13 +30,15 @@ from ddad_jax.benchmark.programs import (
 )
 from ddad_jax.benchmark.run import BenchmarkSettings, begun
 from ddad_jax.benchmark.topology_tables import topology_markdown
-from ddad_jax.detection.detect import detect
-from ddad_jax.detection.detector import Detector, outline_detector
+from ddad_jax.detection.detect import detections
+from ddad_jax.detection.detector import Detector, outline_detector, over_devices
 from ddad_jax.errors import UserError
 from ddad_jax.machine import description, peaks
 from ddad_jax.machine.cost import operations
 from ddad_jax.machine.hlo import KINDS, Program
+from ddad_jax.machine.platforms import for_platform
 from ddad_jax.machine.storage import write_atomically, write_json
+from ddad_jax.machine.traffic import traffic_bytes
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.group import group_step
 from ddad_jax.training.mesh import MeshSettings
@@ -152,7 +154,8 @@ def compile_for_topology(
             if each.key in done:
                 continue
             logging.info("compiling %s, %s, batch %d", *each.key)
-            document["rows"].append(_row(each, kind))
+            with for_platform(PLATFORM):
+                document["rows"].append(_row(each, kind))
             write_json(folder / NAME, document)
     write_atomically(folder / "topology.md", topology_markdown(document))
     return document
@@ -175,7 +178,9 @@ def _compilations(
         )
         one = (detector, jax.ShapeDtypeStruct(shape, jnp.uint8))
         arguments = (outline_detector(detector, chips), images)
-        yield Compilation(WHOLE, dtype, batch_size, detect, arguments, (detect, one), chips)
+        # `detect` itself may have been traced for this machine, or will be.
+        function = jax.jit(over_devices(detections))
+        yield Compilation(WHOLE, dtype, batch_size, function, arguments, (function, one), chips)
     if not settings.train_batch_size:
         return
     objectives = step_objectives(detector, trainings.max_timestep)
@@ -229,12 +234,12 @@ def _row(each: Compilation, kind: str) -> dict[str, Any]:
     row["compilation"] = time.perf_counter() - start
     sharing = meshes.batch_devices(each.mesh)
     program = Program(compiled.as_text() or "")
-    costs = compiled.cost_analysis() or {}
     counted = _operations(each) / sharing
-    moved = float(costs.get("bytes accessed", 0.0)) + program.repeated_bytes()
+    moved = float(traffic_bytes(program))
     return row | {
         "fits": True,
         "memory": _memory(compiled, kind),
+        "gathered": program.gathered_bytes(),
         "operations": counted,
         "traffic": moved,
         "collectives": _collectives(program, sharing),
@@ -246,7 +251,7 @@ def _operations(each: Compilation) -> float:
     """Of all chips; the compiler of a slice that is not there counts none."""
     function, arguments = each.one
     traced = jax.jit(function).trace(*arguments)
-    return operations(traced, traced.lower(lowering_platforms=(PLATFORM,)), PLATFORM)
+    return operations(traced, traced.lower(lowering_platforms=(PLATFORM,)))
 
 
 def _memory(compiled: jax.stages.Compiled, kind: str) -> dict[str, Any]:

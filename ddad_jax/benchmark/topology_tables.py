@@ -5,6 +5,15 @@ from typing import Any
 
 from ddad_jax.evaluation.tables import markdown_table
 
+# As seen with libtpu 0.0.52, each tried by itself.
+WHY_CHIPS_WAIT = (
+    "Why a chip waits: the compiler lets all-gathers run beside computation on TPU v5e alone, and "
+    "there the larger ones; for v5p and v6e it refuses that form "
+    "(`xla_tpu_enable_async_collective_fusion_fuse_all_gather`). Gradients it joins into few "
+    "all-reduces at the end of the backward pass, where nothing is left to do beside them; among "
+    "sixteen chips it makes an all-reduce even of `jax.lax.psum_scatter`, among eight it does not."
+)
+
 
 def topology_markdown(document: Mapping[str, Any]) -> str:
     """The document as tables."""
@@ -17,20 +26,27 @@ def topology_markdown(document: Mapping[str, Any]) -> str:
         _programs(document["rows"]),
         _exchanges(document["rows"]),
         "Memory: arguments, results that take no argument's place, temporaries and the program. "
-        "Operations are those of the program as written for a TPU; traffic is the compiler's "
-        "estimate; of both, loops count as often as they run. The bound is no measurement: no step "
-        "takes less than operations at the data sheet's peak, or traffic at its bandwidth; waiting "
-        "for collectives is not in it. Waiting: bytes of collectives that are not asynchronous, "
-        "during which the chip does nothing else.",
+        "Gathered: the most that is held at a time of what all-gathers bring, among the "
+        "temporaries. Operations are those of the program as written for a TPU; traffic is what "
+        "the compiled one reads and writes of main memory; of both, loops count as often as they "
+        "run. The bound is no measurement: no step takes less than operations at the data sheet's "
+        "peak, or traffic at its bandwidth; waiting for collectives is not in it. Waiting: bytes "
+        "of collectives that are not asynchronous, during which the chip does nothing else.",
+        WHY_CHIPS_WAIT if _waits(document["rows"]) else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _waits(rows: Sequence[Mapping[str, Any]]) -> bool:
+    kinds = (each for row in rows if row["fits"] for each in row["collectives"].values())
+    return any(each["waiting_bytes"] for each in kinds)
+
+
 def _programs(rows: Sequence[Mapping[str, Any]]) -> str:
     header = [
-        "program", "type", "batch", "chips", "arguments, MB", "temporaries, MB", "in all, MB",
-        "of memory", "GFLOP", "traffic, MB", "at least, ms", "utilisation at most", "limit",
-        "compile, s",
+        "program", "type", "batch", "chips", "arguments, MB", "temporaries, MB", "gathered, MB",
+        "in all, MB", "of memory", "GFLOP", "traffic, MB", "at least, ms", "utilisation at most",
+        "limit", "compile, s",
     ]  # fmt: skip
     return markdown_table(header, [_program(row) for row in rows])
 
@@ -38,12 +54,14 @@ def _programs(rows: Sequence[Mapping[str, Any]]) -> str:
 def _program(row: Mapping[str, Any]) -> list[str]:
     about = [row["program"], row["dtype"], str(row["batch_size"]), str(row["chips"])]
     if not row["fits"]:
-        return [*about, *[""] * 3, "does not fit", *[""] * 6]
+        return [*about, *[""] * 4, "does not fit", *[""] * 6]
     memory, least = row["memory"], row["bound"]
     share = memory["of_chip"]
     return [
         *about,
-        *(f"{memory[name] / 1e6:.1f}" for name in ("arguments", "temporaries", "whole")),
+        *(f"{memory[name] / 1e6:.1f}" for name in ("arguments", "temporaries")),
+        f"{row['gathered'] / 1e6:.1f}",
+        f"{memory['whole'] / 1e6:.1f}",
         "unknown" if share is None else f"{share:.1%}",
         f"{row['operations'] / 1e9:.4g}",
         f"{row['traffic'] / 1e6:.4g}",

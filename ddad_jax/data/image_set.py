@@ -1,6 +1,7 @@
 """The photographs of a split as the networks see them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,20 @@ class ImageSet:
             sizes=self.sizes[indices],
             contents=tuple(self.contents[index] for index in indices),
         )
+
+
+def joined(sets: Sequence[ImageSet]) -> ImageSet:
+    """The photographs of several sets of the same size, one set after the other, in memory."""
+    counts = np.concatenate([np.diff(each.starts) for each in sets])
+    return ImageSet(
+        samples=tuple(sample for each in sets for sample in each.samples),
+        squares=np.concatenate([each.squares for each in sets]),
+        starts=np.append(0, np.cumsum(counts)),
+        masks=np.concatenate([each.masks for each in sets]),
+        has_mask=np.concatenate([each.has_mask for each in sets]),
+        sizes=np.concatenate([each.sizes for each in sets]),
+        contents=tuple(content for each in sets for content in each.contents),
+    )
 
 
 def content_of(squares: UInt8[np.ndarray, "n size size 3"]) -> str:

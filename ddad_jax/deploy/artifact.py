@@ -1,10 +1,11 @@
 """A fitted detector as a file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 10 holds as JSON: "networks", what builds them; "settings" of detection;
-"preprocessing"; "made_of", the settings, images and weights that it was made of; "wish", the
-threshold that was asked for instead of the calibrated one, and by whom; and "shared": by network
-whose arrays are in a file of their own, which detectors share, its path from here ("file") and the
-"checksum" of its content. "version" is that of ddad_jax. Newer versions read older formats.
+The header of format 11 holds as JSON: "networks", what builds them; "settings" of detection;
+"kinds", what kinds of good parts are called, where it was fitted to several; "preprocessing";
+"made_of", the settings, images and weights that it was made of; "wish", the threshold that was
+asked for instead of the calibrated one, and by whom; and "shared": by network whose arrays are in a
+file of their own, which detectors share, its path from here ("file") and the "checksum" of its
+content. "version" is that of ddad_jax. Newer versions read older formats.
 """
 
 import dataclasses
@@ -29,9 +30,9 @@ from ddad_jax.errors import UserError
 from ddad_jax.machine.copies import obtain_beside
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 10
+FORMAT = 11
 NAME = "ddad_jax detector"
-NOT_ARRAYS = ("networks", "settings", "mesh")
+NOT_ARRAYS = ("networks", "settings", "kind_names", "mesh")
 # What files of format 3 do not say of their preprocessing: the setting that says it, and its value
 # where none was given.
 LACKING = {
@@ -76,6 +77,7 @@ def write(
         **about,
         "shared": places,
         "settings": dataclasses.asdict(detector.settings),
+        "kinds": detector.kind_names,
         "preprocessing": dataclasses.asdict(preprocessing),
     }
     metadata = {name: json.dumps(value) for name, value in header.items()}
@@ -142,7 +144,9 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
     for name, place in json.loads(metadata.get("shared", "{}")).items():
         arrays |= _shared(path, name, **place)
     about = {name: json.loads(metadata.get(name, "{}")) for name in ("networks", "made_of", "wish")}
-    return _detector(arrays, settings, about["networks"]), preprocessing, about
+    names = tuple(json.loads(metadata.get("kinds", "[]")))
+    detector = _detector(arrays, settings, about["networks"]).replace(kind_names=names)
+    return detector, preprocessing, about
 
 
 def _shared(path: Path, network: str, file: str, checksum: str) -> dict[str, np.ndarray]:
@@ -203,10 +207,12 @@ def _detector(
         "scores": np.zeros(0, np.float32),
         "patch_limit": np.float32(np.inf),
     }
+    unknown["peaks"] = known.get("scores", unknown["scores"])
     kinds = parts.pop("kinds", {})
     of_old = {
         "bank_kind": np.zeros(len(parts["bank"]), np.int32),
         "latent_bank": np.zeros((0, 0, 0, 0), np.float32),
+        "foreground": np.zeros(0, np.float32),
     }
     detector = Detector(
         # One without weights, such as that of pixels, leaves no array in a file.

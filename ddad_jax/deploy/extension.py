@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -90,8 +89,15 @@ def extend(
       photographs: RGB, of any size.
 
     Raises:
-      UserError: fewer than two of them are new, or the detector does not say what it was made of.
+      UserError: fewer than two of them are new, the detector does not say what it was made of, or
+        its score is of several pixels.
     """
+    if detector.settings.score_share:
+        raise UserError(
+            f"detection.score_share: the detector's is {detector.settings.score_share:g}; one that "
+            "can be extended has 0, since the factor of a kind brings either its scores or its "
+            "pixels to the detector's thresholds; fit one with it"
+        )
     new = _new_ones(preprocessing, made_of, photographs)
     settings = made_of["settings"]
     build = BuildSettings(
@@ -123,9 +129,12 @@ def extend(
         found = np.zeros(len(new))
         folds = banks.cross_fitted(parts, len(new), seed, calibration=calibration, counts=counts)
         for fold, chosen in folds:
-            found[chosen] = scores(fold.replace(kinds=()), chosen)
-    kind = Kind(calibration.location, calibration.scale, jnp.float32(1.0), calibration.patch_limit)
-    extended = banks.detector.replace(kinds=(*detector.kinds, kind))
+            found[chosen] = scores(fold.replace(kinds=(), kind_names=()), chosen)
+    names = detector.kind_names
+    if names:
+        names += (f"extension {len(made_of.get('extensions', ())) + 1}",)
+    kinds = (*detector.kinds, Kind.of(calibration))
+    extended = banks.detector.replace(kinds=kinds, kind_names=names)
     return Extension(
         detector=extended,
         record={

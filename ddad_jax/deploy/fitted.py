@@ -206,8 +206,10 @@ class FittedDetector:
 
     @property
     def _scores_of_kinds(self) -> list[Float[np.ndarray, " _"]]:
-        """Of the good images of each extension, each by its own calibration."""
-        return [np.array(each["scores"]) for each in self.made_of.get("extensions", ())]
+        """Of the good images of each of the detector's kinds, each by its own calibration."""
+        made_of = self.made_of
+        kinds = [*made_of.get("kinds", ()), *made_of.get("extensions", ())]
+        return [np.array(each["scores"]) for each in kinds]
 
     def with_false_alarm_rate(self, rate: float) -> "FittedDetector":
         """The same detector with the threshold of another rate, from the same good images.
@@ -305,6 +307,7 @@ class FittedDetector:
             patch_bank=d.patch_bank[:patches],
             latent_bank=d.latent_bank[:latents],
             kinds=d.kinds[:-1],
+            kind_names=d.kind_names[:-1],
         )
         made_of = {name: value for name, value in self.made_of.items() if name != "extensions"}
         if others:
@@ -318,7 +321,8 @@ class FittedDetector:
         if len(self.scores):
             pixel_rate = self.made_of["settings"].get("build.pixel_alarm_rate", 0.0)
             rate = self.false_alarm_rate
-            calibration = with_thresholds(calibration, self.scores, rate, pixel_rate)
+            peaks = np.asarray(calibration.peaks, np.float64)
+            calibration = with_thresholds(calibration, self.scores, peaks, rate, pixel_rate)
             kinds = tuple(
                 kind.replace(factor=_factor(calibration, scores, rate))
                 for kind, scores in zip(kinds, self._scores_of_kinds, strict=True)

@@ -26,7 +26,7 @@ class Prediction:
 
     Attributes:
       name: the photograph's path, or its number.
-      score: the maximum of the anomaly map, unbounded.
+      score: the maximum of the anomaly map, or the mean of its highest pixels, unbounded.
       calibrated_score: in [0, 1]; 0.5 at the threshold.
       decision: whether it is called anomalous: its score is above `threshold`.
       threshold: of the score.
@@ -34,6 +34,8 @@ class Prediction:
       knn_distance: to the training images, which chose T̂.
       reconstructed_knn_distance: that of the reconstruction; None where that is not made of every
         photograph.
+      kind: of good part that it is taken for, the name of a category; None where the detector was
+        fitted to one.
       anomaly_map: on the scale of the score, at the photograph's own size.
       mask: the defective pixels: those of the regions.
       regions: where it is defective, the highest peak first.
@@ -48,6 +50,7 @@ class Prediction:
     noise_level: int
     knn_distance: float
     reconstructed_knn_distance: float | None
+    kind: str | None
     anomaly_map: Float[np.ndarray, "h w"]
     mask: Bool[np.ndarray, "h w"]
     regions: Sequence[Region]
@@ -115,9 +118,10 @@ class Prediction:
         return np.rint(values).clip(0, 255).astype(np.uint8)
 
     def __repr__(self) -> str:
+        taken_for = f", taken for {self.kind}" if self.kind else ""
         lines = [
             f"{self.name}: {decision_name(self.decision)}, score {self.score:.3f}, "
-            f"threshold {self.threshold:.3f}"
+            f"threshold {self.threshold:.3f}{taken_for}"
         ]
         lines += [
             f"  {each.width}×{each.height} pixels at ({each.left}, {each.top}), "
@@ -179,6 +183,7 @@ def prediction_of(
         noise_level=found.noise_level,
         knn_distance=found.knn_distance,
         reconstructed_knn_distance=found.reconstructed_knn_distance,
+        kind=found.kind,
         anomaly_map=heat,
         mask=mask,
         regions=regions,

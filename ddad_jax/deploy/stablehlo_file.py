@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ddad_jax.deploy.program import Program, Runner, open_inputs
+from ddad_jax.machine.platforms import for_all_platforms
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -16,7 +17,8 @@ def encode(program: Program, smallest_side: int) -> bytes:
       smallest_side: of the images, in pixels.
     """
     inputs = open_inputs(smallest_side)
-    exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*inputs)
+    with for_all_platforms():
+        exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(*inputs)
     return bytes(exported.serialize())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -80,6 +81,24 @@ def _blurring(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
     for row in range(size):
         np.add.at(weights[row], source[row : row + 2 * radius + 1], taps)
     return weights
+
+
+def largest_around(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
+    """The largest of each place and of those next to it."""
+    return jax.lax.reduce_window(maps, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
+
+
+def pixels_of_share(pixels: int, share: float) -> int:
+    """How many pixels make up a share of them, at the least one."""
+    return max(round(share * pixels), 1)
+
+
+def image_scores(maps: Float[Array, "b h w"], share: float) -> Float[Array, " b"]:
+    """The mean of so large a share of each map's pixels, the highest; 0: of the highest alone."""
+    if share == 0:
+        return maps.max(axis=(1, 2))
+    b, h, w = maps.shape
+    return jax.lax.top_k(maps.reshape(b, h * w), pixels_of_share(h * w, share))[0].mean(axis=1)
 
 
 def normalise(

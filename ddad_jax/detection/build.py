@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from ddad_jax.detection import noise_level, patches
-from ddad_jax.detection.batching import batched, fitted_batch_size
+from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
 from ddad_jax.detection.detector import (
     Calibration,
     Detector,
@@ -18,11 +18,14 @@ from ddad_jax.detection.detector import (
     Settings,
     Variables,
 )
+from ddad_jax.detection.foreground import find_foreground, is_in_foreground
 from ddad_jax.detection.reconstruction import extract, to_network_range
 from ddad_jax.settings import Checked, setting
 
 # Parts that training images are divided into where they are calibrated on.
 FOLDS = 5
+# Images that the foreground is found by; the patches of all of them are in memory at once.
+MOST_FOR_FOREGROUND = 32
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class BuildSettings(Checked):
     """How banks and calibration are made.
 
     Attributes:
-      patch_bank_size: normal patches kept, chosen to cover all of them.
+      patch_bank_size: normal patches kept, chosen to cover all of them; 0: all candidates.
       patch_candidates: patches it is chosen from, drawn evenly from all training images.
       quarter_turns: whether patches are also taken from training images turned by 90, 180 and 270
         degrees, for parts that lie any way round.
@@ -38,17 +41,21 @@ class BuildSettings(Checked):
         join them, each measured against banks that hold no image of its fifth of the parts.
       false_alarm_rate: share of normal images that may be called anomalous.
       pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
-        be called anomalous, and so every anomalous image has a defective region, and no other has.
+        be called anomalous, and so, without detection.score_share, every anomalous image has a
+        defective region, and no other has.
       latent_bank_size: training images, at most, whose latents images are restored from.
-      planted: defects planted in held-out images, which decide whether the reconstruction's maps
-        count: they do not where the patch map alone clearly tells more defects from good images. 0,
-        and of tiled photographs: they count by detection.patch_weight.
+      planted: defects planted in held-out images, which decide what counts: an adapted extractor
+        only where it clearly tells more of them from good images than the one before; the
+        reconstruction's maps unless the patch map alone clearly does; and how patches are compared,
+        where detection.patch_metric asks. 0: all count as the settings say. Of tiled photographs,
+        of fewer than five held out and with data.unified, nothing can tell: the maps count,
+        distances are Euclidean, and the extractor is not adapted. The paper's scoring asks nothing.
       batch_size: images at a time.
       share_networks: whether the detectors of several categories share files of the networks that
         were not trained with them, in the folder `networks`; else each detector's file is whole.
     """
 
-    patch_bank_size: int = setting(8192, changes="detector", low=1)
+    patch_bank_size: int = setting(8192, changes="detector", low=0)
     patch_candidates: int = setting(65536, changes="detector", low=1)
     quarter_turns: bool = setting(False, changes="detector")
     calibration_size: int = setting(100, changes="detector", low=0)
@@ -59,6 +66,24 @@ class BuildSettings(Checked):
     batch_size: int = setting(16, changes="nothing", low=1)
     share_networks: bool = setting(True, changes="nothing")
 
+    @property
+    def most_patches(self) -> int:
+        """Rows of the patch bank, about, where there are enough images."""
+        return self.patch_bank_size or self.patch_candidates * (4 if self.quarter_turns else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Patches that may enter the bank.
+
+    Attributes:
+      described: as `patches.describe` makes them.
+      origins: the image that each of them is from.
+    """
+
+    described: Float[Array, "k p"]
+    origins: Int[np.ndarray, " k"]
+
 
 @dataclass(frozen=True, eq=False)
 class Banks:
@@ -67,12 +92,24 @@ class Banks:
     Attributes:
       detector: the detector.
       origins: of each row of its patch bank, the image that it is from; -1: none of those below.
-      before: rows of its other bank that are of none of those images; they come first.
+      before: rows of its other bank that are of none of those images; they come first, and others
+        that are of none may come last.
     """
 
     detector: Detector
     origins: Int[np.ndarray, " m"]
     before: int = 0
+
+    def of_images(self, start: int, count: int) -> "Banks":
+        """The same banks, as those of some of the images alone.
+
+        Args:
+          start: the first of them.
+          count: how many.
+        """
+        origins = self.origins - start
+        theirs = (origins >= 0) & (origins < count)
+        return Banks(self.detector, np.where(theirs, origins, -1), self.before + start)
 
     def cross_fitted(
         self,
@@ -99,7 +136,8 @@ class Banks:
         squares = np.broadcast_to(counts, len(parts))
         for fold, chosen in _folds(parts, wanted, seed):
             unknown = np.repeat(fold, squares)
-            rows = np.concatenate([np.zeros(self.before, bool), unknown])
+            rows = np.zeros(len(self.detector.bank), bool)
+            rows[self.before : self.before + len(unknown)] = unknown
             of_patches = np.append(unknown, False)[self.origins]
             yield self.hiding(rows, of_patches).replace(calibration=calibration), chosen
 
@@ -124,6 +162,7 @@ def fill_banks(
     latent_scale: Float[Array, " c"],
     alpha_bar: Float[Array, " table"],
     train_images: UInt8[np.ndarray, "n h w 3"],
+    train_kinds: Int[np.ndarray, " n"] | None = None,
     train_latents: Float[np.ndarray, "n _h _w c"] | None,
     seed: int,
 ) -> Banks:
@@ -140,16 +179,25 @@ def fill_banks(
       latent_scale: per channel, what the shifted latent is multiplied by.
       alpha_bar: the schedule's table.
       train_images: normal images that the networks were trained on.
+      train_kinds: of which kind of good part each of them is, from 0; None: all of one.
       train_latents: theirs; None where images are not restored.
       seed: of the choice of patches and latents.
     """
     views = [np.rot90(train_images, turn, axes=(1, 2)) for turn in range(4)]
     if not build.quarter_turns:
         views = views[:1]
-    pooled, candidates, norm = features_of_views(networks, settings, build, extractor, views, seed)
-    patch_scale = 1.0 / jnp.maximum(norm, 1e-6)
+    foreground = _foreground(networks, settings, build, extractor, train_images)
+    pooled, candidates, norm = features_of_views(
+        networks, settings, build, extractor, foreground, views, seed
+    )
+    patch_scale = _scale(norm)
     distances = _training_distances(pooled, settings)
-    patch_bank, origins = _patch_bank(candidates * patch_scale, build.patch_bank_size, seed)
+    patch_bank, origins = _patch_bank(
+        patches.compared(candidates.described, patch_scale, settings),
+        candidates.origins,
+        build.patch_bank_size,
+        seed,
+    )
     unit = jnp.float32(1.0)
     latents = np.zeros((0, 0, 0, 0)) if train_latents is None else train_latents
     detector = Detector(
@@ -160,12 +208,15 @@ def fill_banks(
         latent_scale=latent_scale,
         alpha_bar=alpha_bar,
         bank=pooled,
-        bank_kind=jnp.zeros(len(pooled), jnp.int32),
+        bank_kind=jnp.zeros(len(pooled), jnp.int32)
+        if train_kinds is None
+        else jnp.asarray(train_kinds, jnp.int32),
         bin_edges=noise_level.bin_edges(distances, settings.num_bins, settings.bin_spacing),
         patch_bank=patch_bank,
         patch_scale=patch_scale,
+        foreground=foreground,
         latent_bank=drawn_latents(latents, build.latent_bank_size, seed),
-        calibration=Calibration({}, {}, unit, unit, unit, unit, jnp.zeros(0), unit),
+        calibration=Calibration({}, {}, unit, unit, unit, unit, jnp.zeros(0), jnp.zeros(0), unit),
         kinds=(),
         networks=networks,
         settings=settings,
@@ -204,9 +255,10 @@ def features_of_views(
     settings: Settings,
     build: BuildSettings,
     extractor: Variables,
+    foreground: Float[Array, "_"],
     views: Sequence[UInt8[np.ndarray, "n h w 3"]],
     seed: int,
-) -> tuple[Float[Array, "n d"], Float[Array, "_ m p"], Float[Array, " p"]]:
+) -> tuple[Float[Array, "n d"], Candidates, Float[Array, " p"]]:
     """Features of images that are seen in several ways.
 
     Args:
@@ -214,18 +266,21 @@ def features_of_views(
       settings: of the detector.
       build: see `BuildSettings`; of each view as many patches are drawn as it says.
       extractor: variables of the extractor.
+      foreground: as of `Detector`.
       views: the images, and the same moved or turned.
       seed: of the choice of patches.
 
     Returns:
       Pooled features of every image, of its first view; patches of every view that may enter the
-      bank, the views one after the other; the usual norm of a patch's parts.
+      bank, the views one after the other as if they were other images; the usual norm of a patch's
+      parts.
     """
     pooled, candidates, norm = _features(
         networks,
         settings,
         replace(build, patch_candidates=len(views) * build.patch_candidates),
         extractor,
+        foreground,
         np.concatenate(views),
         seed,
     )
@@ -237,42 +292,83 @@ def _features(
     settings: Settings,
     build: BuildSettings,
     extractor: Variables,
+    foreground: Float[Array, "_"],
     images: UInt8[np.ndarray, "n h w 3"],
     seed: int,
-) -> tuple[Float[Array, "n d"], Float[Array, "n m p"], Float[Array, " p"]]:
+) -> tuple[Float[Array, "n d"], Candidates, Float[Array, " p"]]:
     """Pooled features of every image, patches of it that may enter the bank, their usual norm."""
-    fused = settings.scoring == "fused"
 
     @jax.jit
-    def describe(variables, batch):
-        features = extract(
-            networks.extractor, variables, to_network_range(batch, settings.image_size)
-        )
-        pooled = noise_level.pool_features(features[settings.knn_stage - 1])
-        if not fused:
-            return pooled, jnp.zeros((batch.shape[0], 0, 0)), jnp.zeros((batch.shape[0], 0))
-        chosen = [features[stage - 1] for stage in settings.patch_stages]
-        described = patches.describe(chosen)
-        flat = described.reshape(batch.shape[0], -1, described.shape[-1])
-        return pooled, flat, patches.stage_norms(chosen)
+    def describe(variables, foreground, batch):
+        pooled, described, norms = _described(networks, settings, variables, batch)
+        counts = jnp.ones(described.shape[:3], bool)
+        if settings.leaves_background_out:
+            counts = is_in_foreground(described, foreground)
+        b, rows, columns, p = described.shape
+        flat = described.reshape(b, rows * columns, p)
+        return pooled, flat, counts.reshape(b, rows * columns), norms
 
     rng = np.random.default_rng(seed)
     per_image = -(-build.patch_candidates // len(images))
-    all_pooled, candidates, norms = [], [], []
+    all_pooled, points, numbers, norms = [], [], [], []
     size = fitted_batch_size(build.batch_size, len(images))
-    for pooled, described, norm in batched(
-        partial(describe, extractor), images, size, "feature bank"
+    for pooled, described, counts, norm in batched(
+        partial(describe, extractor, foreground), images, size, "feature bank"
     ):
         all_pooled.append(pooled)
         norms.append(norm)
-        for image in described:
-            count = min(per_image, len(image))
-            candidates.append(image[rng.choice(len(image), count, replace=False)])
+        for image, counting in zip(described, counts, strict=True):
+            there = np.flatnonzero(counting)
+            chosen = rng.choice(there, min(per_image, len(there)), replace=False)
+            points.append(image[chosen])
+            numbers.append(len(chosen))
     return (
         jnp.asarray(np.concatenate(all_pooled)),
-        jnp.asarray(np.stack(candidates)),
+        Candidates(jnp.asarray(np.concatenate(points)), np.repeat(np.arange(len(images)), numbers)),
         jnp.asarray(np.concatenate(norms).mean(0)),
     )
+
+
+def _foreground(
+    networks: Networks,
+    settings: Settings,
+    build: BuildSettings,
+    extractor: Variables,
+    images: UInt8[np.ndarray, "n h w 3"],
+) -> Float[Array, "_"]:
+    """`Detector.foreground`, from some of the training images."""
+    if not settings.leaves_background_out:
+        return jnp.zeros(0)
+
+    @jax.jit
+    def describe(variables, batch):
+        return _described(networks, settings, variables, batch)[1:]
+
+    count = min(len(images), MOST_FOR_FOREGROUND)
+    some = images[np.linspace(0, len(images) - 1, count).astype(int)]
+    size = fitted_batch_size(build.batch_size, count)
+    described, norms = concatenate(batched(partial(describe, extractor), some, size, "foreground"))
+    return jnp.asarray(find_foreground(described, np.asarray(_scale(norms.mean(0)))))
+
+
+def _described(
+    networks: Networks,
+    settings: Settings,
+    extractor: Variables,
+    images: UInt8[Array, "b h w 3"],
+) -> tuple[Float[Array, "b d"], Float[Array, "b _rows _columns p"], Float[Array, "b p"]]:
+    """Pooled features of images, their patches, none without a patch map, and the parts' norms."""
+    features = extract(networks.extractor, extractor, to_network_range(images, settings.image_size))
+    pooled = noise_level.pool_features(features[settings.knn_stage - 1])
+    if settings.scoring != "fused":
+        return pooled, jnp.zeros((len(images), 0, 0, 0)), jnp.zeros((len(images), 0))
+    chosen = [features[stage - 1] for stage in settings.patch_stages]
+    return pooled, patches.describe(chosen), patches.stage_norms(chosen)
+
+
+def _scale(norms: Float[Array, " p"] | Float[np.ndarray, " p"]) -> Float[Array, " p"]:
+    """`Detector.patch_scale`, from the usual norms of a patch's parts."""
+    return 1.0 / jnp.maximum(norms, 1e-6)
 
 
 def _training_distances(pooled: Float[Array, "n d"], settings: Settings) -> Float[Array, " n"]:
@@ -283,20 +379,10 @@ def _training_distances(pooled: Float[Array, "n d"], settings: Settings) -> Floa
 
 
 def _patch_bank(
-    candidates: Float[Array, "n m p"], size: int, seed: int
+    points: Float[Array, "n p"], origins: Int[np.ndarray, " n"], size: int, seed: int
 ) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
     """The bank of normal patches, and the training image that each of them is from."""
-    points, origins = flattened(candidates)
-    if len(points) <= size:
+    if not 0 < size < len(points):
         return points, origins
     chosen = jax.jit(patches.coreset, static_argnums=1)(points, size, jax.random.key(seed))
     return points[chosen], origins[np.asarray(chosen)]
-
-
-def flattened(
-    candidates: Float[Array, "n m p"],
-) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
-    """Patches of images one below the other, and the image that each of them is from."""
-    images, per_image, width = candidates.shape
-    points = candidates.reshape(images * per_image, width)
-    return points, np.repeat(np.arange(images), per_image)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddad_jax.detection.anomaly_map import gaussian_blur
+from ddad_jax.detection.anomaly_map import gaussian_blur, image_scores
 from ddad_jax.detection.detector import Calibration, Settings
 from ddad_jax.detection.evidence import Evidence, evidence_weights
 from ddad_jax.detection.threshold import fit_threshold
@@ -52,9 +52,11 @@ def calibrate(
         location[kind], scale[kind], calibrated = fitted
         heat += weight * calibrated
     assert isinstance(heat, Array)  # There is evidence of at least one kind.
-    scores = np.asarray(heat.max((1, 2)), np.float64)
+    scores, peaks = (
+        np.asarray(image_scores(heat, share), np.float64) for share in (settings.score_share, 0.0)
+    )
     sigma_threshold = three_sigma(np.asarray(heat))
-    peaks = evidence.extremes["patch"][:, 1] if "patch" in evidence.extremes else jnp.inf
+    of_patches = evidence.extremes["patch"][:, 1] if "patch" in evidence.extremes else jnp.inf
     calibration = Calibration(
         location=location,
         scale=scale,
@@ -63,34 +65,38 @@ def calibrate(
         sigma_threshold=jnp.float32(sigma_threshold),
         spread=0.0,
         scores=None,
-        patch_limit=jnp.quantile(peaks, UNTOUCHED).astype(jnp.float32),
+        peaks=None,
+        patch_limit=jnp.quantile(of_patches, UNTOUCHED).astype(jnp.float32),
     )
-    return with_thresholds(calibration, scores, false_alarm_rate, pixel_alarm_rate)
+    return with_thresholds(calibration, scores, peaks, false_alarm_rate, pixel_alarm_rate)
 
 
 def with_thresholds(
     calibration: Calibration,
     scores: Float[np.ndarray, " n"],
+    peaks: Float[np.ndarray, " n"],
     false_alarm_rate: float,
     pixel_alarm_rate: float = 0.0,
 ) -> Calibration:
-    """The calibration with the thresholds that fit the scores of normal images.
+    """The calibration with the thresholds that fit the scores and maps of normal images.
 
     Args:
       calibration: of the maps.
       scores: of normal images.
+      peaks: the highest pixel of each of their anomaly maps; its score, without
+        `Settings.score_share`.
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
       pixel_alarm_rate: the share of normal images that may have any defective pixel, in (0, 1); 0:
         as many as may be called anomalous.
     """
     threshold, spread = fit_threshold(scores, false_alarm_rate)
-    # The highest pixel of an image is its score.
-    of_pixels = fit_threshold(scores, pixel_alarm_rate)[0] if pixel_alarm_rate else threshold
+    of_pixels = fit_threshold(peaks, pixel_alarm_rate or false_alarm_rate)[0]
     return calibration.replace(
         threshold=jnp.float32(threshold),
         pixel_threshold=jnp.float32(of_pixels),
         spread=jnp.float32(spread),
         scores=jnp.asarray(scores, jnp.float32),
+        peaks=jnp.asarray(peaks, jnp.float32),
     )
 
 

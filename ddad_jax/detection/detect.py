@@ -12,7 +12,8 @@ class Detections(Evidence):
     """What `detect` says of each image, beside the evidence for it.
 
     Attributes:
-      score: the maximum of the anomaly map, unbounded, [b].
+      score: the maximum of the anomaly map, or the mean of `Settings.score_share` of it, unbounded,
+        [b].
       calibrated_score: in [0, 1]; 0.5 at the threshold, [b].
       decision: whether the image is called anomalous, bool [b].
       anomaly_map: per pixel, on the scale of the score, [b, h, w].

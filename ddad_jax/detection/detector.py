@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ddad_jax.detection.nearest import Metric
 from ddad_jax.detection.noise_level import BinSpacing
@@ -67,7 +67,18 @@ class Settings(Checked):
       scoring: "paper", the latent and the feature map, or "fused", which adds the distance of
         each patch to the nearest normal patch.
       patch_stages: stages of the extractor, from 1, whose features describe a patch.
+      patch_layers: whether these stages are "joined" into one long vector, or "averaged", which
+        takes stages of as many channels each. Each is divided by its usual norm before.
+      patch_metric: how far a patch is from a normal one: "l2", the Euclidean distance, or "cosine",
+        1 - the cosine of the angle between them; "planted": the one of these that tells more
+        planted defects from good images (build.planted), and "l2" where nothing can tell.
+      foreground: whether patches of the background are left out of the bank and of the patch map,
+        by the sign of the first principal component of good images' patches. It counts only where
+        it clearly tells the middle of these images from their edge. Where a component is missing
+        the background shows, and so the patch map does not tell.
       patch_weight: weight in [0, 1] of the patch map where scoring is "fused".
+      score_share: the score is the mean of so large a share of the anomaly map's pixels, the
+        highest, such as 0.01; 0: of the highest pixel alone.
       smallest_region: share of a photograph; defective regions below are specks, and left out.
       reconstruction: what the image without defect is. "denoised": the paper's, whose latent the
         maps compare. "restored": the image's own latent, made anew from training latents where
@@ -98,7 +109,11 @@ class Settings(Checked):
     blur: float = setting(4.0, changes="detector", low=0)
     scoring: Literal["fused", "paper"] = setting("fused", changes="detector")
     patch_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
+    patch_layers: Literal["joined", "averaged"] = setting("joined", changes="detector")
+    patch_metric: Literal["planted", "l2", "cosine"] = setting("l2", changes="detector")
+    foreground: bool = setting(False, changes="detector")
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
+    score_share: float = setting(0.0, changes="detector", low=0, high=1)
     smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
     reconstruction: Literal["denoised", "restored"] = setting("denoised", changes="detector")
     reconstruct: bool = setting(True, changes="metrics")
@@ -128,6 +143,11 @@ class Settings(Checked):
         patches_count = self.scoring == "fused" and self.patch_weight > 0
         return self.reconstruction == "restored" and patches_count
 
+    @property
+    def leaves_background_out(self) -> bool:
+        """Whether patches of the background count nowhere."""
+        return self.scoring == "fused" and self.foreground
+
 
 class Calibration(flax.struct.PyTreeNode):
     """What normal images that no network was trained on look like to the detector.
@@ -143,6 +163,7 @@ class Calibration(flax.struct.PyTreeNode):
       spread: scalar; the scale of normal images' scores about their median, in units of the score.
       scores: of the normal images that the thresholds are from, [n]; none where a file of an older
         format does not say.
+      peaks: the highest pixel of each of their anomaly maps, [n], likewise.
       patch_limit: scalar; patches farther than this from the nearest normal one are made anew where
         images are restored.
     """
@@ -154,11 +175,12 @@ class Calibration(flax.struct.PyTreeNode):
     sigma_threshold: Leaf
     spread: Leaf
     scores: Leaf
+    peaks: Leaf
     patch_limit: Leaf
 
 
 class Kind(flax.struct.PyTreeNode):
-    """How a kind of good part is calibrated that a detector was extended by.
+    """How a further kind of good part is calibrated: another category, or one added later.
 
     Attributes:
       location: see `Calibration`.
@@ -173,6 +195,12 @@ class Kind(flax.struct.PyTreeNode):
     factor: Leaf
     patch_limit: Leaf
 
+    @classmethod
+    def of(cls, calibration: Calibration) -> "Kind":
+        """That of a calibration; its factor is still 1."""
+        factor = jnp.float32(1.0)
+        return cls(calibration.location, calibration.scale, factor, calibration.patch_limit)
+
 
 class Detector(flax.struct.PyTreeNode):
     """A fitted detector: a pytree of arrays, with its networks and settings as static data.
@@ -182,17 +210,22 @@ class Detector(flax.struct.PyTreeNode):
       latent_shift, latent_scale: z = (E(x) - shift) · scale, float [c].
       alpha_bar: the noise schedule's table, float [timesteps + 1].
       bank: pooled features of the training images, float [n, d].
-      bank_kind: of which kind of good part each row of the bank is, int [n]; 0: of those that the
-        detector was fitted to, k: of `kinds[k - 1]`.
+      bank_kind: of which kind of good part each row of the bank is, int [n]; 0: of the first, which
+        `calibration` is of, k: of `kinds[k - 1]`.
       bin_edges: edges of the distance bins, float [bins + 1].
-      patch_bank: scaled features of normal patches, float [m, p]; empty where scoring is "paper".
+      patch_bank: normal patches as they are compared, float [m, q]; empty where scoring is "paper".
       patch_scale: what each feature of a patch is multiplied by, so that every stage counts alike,
         float [p].
+      foreground: weights of a patch's features and, last, what is added to their sum, float
+        [p + 1]: where that is above 0, the patch is of the foreground; empty where all patches
+        count.
       latent_bank: latents of training images, float [l, h, w, c]; empty where images are not
         restored.
       calibration: see `Calibration`.
-      kinds: those that it was extended by. An image is of the kind of the row of the bank that it
-        is nearest to.
+      kinds: other categories that it was fitted to, and those that it was extended by. An image is
+        of the kind of the row of the bank that it is nearest to.
+      kind_names: what all kinds are called, the first before those of `kinds`; empty where it was
+        fitted to one.
       mesh: the devices it is laid over, as `shard_detector` does; None for one device.
     """
 
@@ -207,16 +240,18 @@ class Detector(flax.struct.PyTreeNode):
     bin_edges: Leaf
     patch_bank: Leaf
     patch_scale: Leaf
+    foreground: Leaf
     latent_bank: Leaf
     calibration: Calibration
     kinds: tuple[Kind, ...]
     networks: Networks = flax.struct.field(pytree_node=False)
     settings: Settings = flax.struct.field(pytree_node=False)
+    kind_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
     mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def axes(self) -> tuple[str, ...] | None:
-        """The mesh's axes, all of which images and bank rows are divided over; None without."""
+        """The mesh's axes, all of which images and banks' rows are divided over; None without."""
         return None if self.mesh is None else self.mesh.axis_names
 
     @property
@@ -233,14 +268,14 @@ def with_reconstruct(detector: Detector, reconstruct: bool) -> Detector:
 
 
 def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
-    """The detector laid over a mesh: each device has a part of the k-NN bank and all the rest.
+    """The detector laid over a mesh: each device has a part of the two banks and all the rest.
 
-    Batches are divided over all devices likewise. The bank is filled up to a multiple of them with
+    Batches are divided over all devices likewise. Each bank is filled up to a multiple of them with
     rows of NaN, which are nobody's neighbours. Over one device the detector is as it was.
     """
     if mesh.size == 1:
         return detector
-    divided = _fill_bank(detector, mesh)
+    divided = _fill_banks(detector, mesh)
     return jax.tree.map(lay_out, divided, _shardings(divided))
 
 
@@ -249,7 +284,7 @@ def outline_detector(detector: Detector, mesh: Mesh) -> Detector:
 
     Over one device too they say which, as of a device that is not there.
     """
-    divided = jax.eval_shape(lambda each: _fill_bank(each, mesh), detector)
+    divided = jax.eval_shape(lambda each: _fill_banks(each, mesh), detector)
     if mesh.size == 1:
         divided = divided.replace(mesh=None)
     return jax.tree.map(
@@ -259,11 +294,17 @@ def outline_detector(detector: Detector, mesh: Mesh) -> Detector:
     )
 
 
-def _fill_bank(detector: Detector, mesh: Mesh) -> Detector:
-    missing = -len(detector.bank) % mesh.size
-    bank = jnp.pad(detector.bank, ((0, missing), (0, 0)), constant_values=jnp.nan)
-    bank_kind = jnp.pad(detector.bank_kind, (0, missing))
-    return detector.replace(bank=bank, bank_kind=bank_kind, mesh=mesh)
+def _fill_banks(detector: Detector, mesh: Mesh) -> Detector:
+    def filled(bank: Array, value: float | int) -> Array:
+        missing = -len(bank) % mesh.size
+        return jnp.pad(bank, [(0, missing)] + [(0, 0)] * (bank.ndim - 1), constant_values=value)
+
+    return detector.replace(
+        bank=filled(detector.bank, jnp.nan),
+        bank_kind=filled(detector.bank_kind, 0),
+        patch_bank=filled(detector.patch_bank, jnp.nan),
+        mesh=mesh,
+    )
 
 
 def _shardings(detector: Detector) -> Detector:
@@ -296,4 +337,4 @@ def _layout(detector: Detector) -> Detector:
     """The partition of each array of a detector on its mesh."""
     everywhere = jax.tree.map(lambda _: PartitionSpec(), detector)
     rows = PartitionSpec(detector.axes)
-    return everywhere.replace(bank=rows, bank_kind=rows)
+    return everywhere.replace(bank=rows, bank_kind=rows, patch_bank=rows)

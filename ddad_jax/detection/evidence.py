@@ -17,6 +17,7 @@ from ddad_jax.detection.detector import (
     Settings,
     over_devices,
 )
+from ddad_jax.detection.foreground import is_in_foreground
 from ddad_jax.detection.reconstruction import (
     as_bytes,
     by_image,
@@ -193,10 +194,14 @@ def _compared(
 def patch_distances(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
 ) -> Float[Array, "b _rows _columns"]:
-    """How far each patch is from the nearest normal one."""
-    chosen = [features[stage - 1] for stage in detector.settings.patch_stages]
-    described = patches.describe(chosen) * detector.patch_scale
-    return patches.distance_map(described, detector.patch_bank)
+    """How far each patch is from the nearest normal one; those of the background are at 0."""
+    d, s = detector, detector.settings
+    described = patches.describe([features[stage - 1] for stage in s.patch_stages])
+    compared = patches.compared(described, d.patch_scale, s)
+    distances = patches.distance_map(compared, d.patch_bank, s, d.axes)
+    if s.leaves_background_out:
+        distances = jnp.where(is_in_foreground(described, d.foreground), distances, 0.0)
+    return distances
 
 
 def _patch_limit(
@@ -226,7 +231,7 @@ def score_evidence(
     settings: Settings,
     kinds: Sequence[Kind] = (),
 ) -> tuple[Float[Array, "b size size"], Float[Array, " b"]]:
-    """The anomaly map, a weighted sum of the calibrated evidence, and its maximum, the score."""
+    """The anomaly map, a weighted sum of the calibrated evidence, and the score by it."""
 
     def calibrated(by: Calibration | Kind) -> Float[Array, "b size size"]:
         total = sum(
@@ -244,4 +249,6 @@ def score_evidence(
         assert evidence.kind is not None  # There are several.
         is_of_it = jnp.equal(evidence.kind, number)[:, None, None]
         heat = jnp.where(is_of_it, kind.factor * calibrated(kind), heat)
-    return heat, heat.max(axis=(1, 2))
+    score_of = partial(anomaly_map.image_scores, share=settings.score_share)
+    # Sums of several images at once differ in the last bit from those of one.
+    return heat, by_image(score_of, heat) if settings.score_share else score_of(heat)

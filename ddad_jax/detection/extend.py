@@ -14,7 +14,6 @@ from ddad_jax.detection.build import (
     BuildSettings,
     drawn_latents,
     features_of_views,
-    flattened,
 )
 from ddad_jax.detection.detector import Detector
 from ddad_jax.detection.reconstruction import encode, extract, to_network_range
@@ -36,10 +35,12 @@ def extend_banks(
     """
     half = _patch_side(detector) // 2
     views = [_moved(images, *by) for by in ((0, 0), (0, half), (half, 0), (half, half))]
+    d = detector
     pooled, candidates, _ = features_of_views(
-        detector.networks, detector.settings, build, detector.extractor, views, seed
+        d.networks, d.settings, build, d.extractor, d.foreground, views, seed
     )
-    points, origins = flattened(candidates * detector.patch_scale)
+    points = patches.compared(candidates.described, d.patch_scale, d.settings)
+    origins = candidates.origins % len(images)
     latents = detector.latent_bank
     if detector.settings.restores:
         own = _latents(detector, images, build.batch_size)
@@ -48,7 +49,7 @@ def extend_banks(
     if size:
         choose = jax.jit(patches.extend_coreset, static_argnums=2)
         chosen = choose(detector.patch_bank, points, size, jax.random.key(seed))
-        points, origins = points[chosen], origins[np.asarray(chosen)] % len(images)
+        points, origins = points[chosen], origins[np.asarray(chosen)]
     return Banks(
         detector.replace(
             bank=jnp.concatenate([detector.bank, pooled]),

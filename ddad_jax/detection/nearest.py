@@ -1,5 +1,6 @@
 """Exact k-nearest-neighbour distances in blocks of bounded memory."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 Metric = Literal["l1", "l2"]
+# Of more queries at a time, the distances to one block of the bank would be too many for memory.
+MOST_QUERIES = 16384
 
 
 def nearest_distances(
@@ -70,12 +73,32 @@ def nearest_distances_over_devices(
       metric: see `nearest_distances`.
       axes: the mesh axes that queries and bank are divided over.
     """
+
+    def to_own_rows(some: Float[Array, "_ d"]) -> Float[Array, "_ k"]:
+        return nearest_distances(some, bank, num_neighbours, metric)
+
     everyone = jax.lax.all_gather(queries, axes, tiled=True)
-    nearest = nearest_distances(everyone, bank, num_neighbours, metric)
+    nearest = in_parts(to_own_rows, everyone, MOST_QUERIES)
     by_owner = nearest.reshape(-1, queries.shape[0], num_neighbours)
     mine = jax.lax.all_to_all(by_owner, axes, split_axis=0, concat_axis=0)
     candidates = jnp.moveaxis(mine, 0, 1).reshape(queries.shape[0], -1)
     return _smallest(candidates, num_neighbours)
+
+
+def in_parts(
+    function: Callable[[Float[Array, "_ d"]], Float[Array, "_ k"]],
+    queries: Float[Array, "q d"],
+    most: int,
+) -> Float[Array, "q k"]:
+    """A function of queries, of at most so many at a time."""
+    count = queries.shape[0]
+    parts = -(-count // most)
+    if parts == 1:
+        return function(queries)
+    size = -(-count // parts)
+    padded = jnp.pad(queries, ((0, parts * size - count), (0, 0)))
+    found = jax.lax.map(function, padded.reshape(parts, size, -1))
+    return found.reshape(parts * size, -1)[:count]
 
 
 def _smallest(distances: Float[Array, "q m"], count: int) -> Float[Array, "q _k"]:

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from ddad_jax import models
 from ddad_jax.detection.detector import Networks
+from ddad_jax.detection.reconstruction import extract
+from ddad_jax.models import Extractor
 
 
 def build_networks(
@@ -45,6 +50,14 @@ def build_networks(
         extractor["name"], size=extractor.get("size", 0), **_hashable(extractor["network"])
     )
     return Networks(coder, unet, features)
+
+
+def stage_channels(extractor: Extractor, size: int) -> tuple[int, ...]:
+    """How many channels each stage has, of images of so many pixels a side."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = models.abstract_variables(extractor)
+    stages = jax.eval_shape(lambda *each: extract(extractor, *each), variables, images)
+    return tuple(stage.shape[-1] for stage in stages)
 
 
 def _hashable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,20 @@ The nearest-patch idea is PatchCore's (Roth et al., CVPR 2022, arXiv 2106.08265)
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ddad_jax.detection.nearest import nearest_distances
+from ddad_jax.detection.detector import Settings
+from ddad_jax.detection.nearest import (
+    MOST_QUERIES,
+    in_parts,
+    nearest_distances,
+    nearest_distances_over_devices,
+)
 from ddad_jax.machine.platforms import is_for_any
 
 
@@ -55,13 +62,48 @@ def stage_norms(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b
     return jnp.concatenate(wide, axis=-1)
 
 
+def compared(
+    described: Float[Array, "*shape p"], scale: Float[Array, " p"], settings: Settings
+) -> Float[Array, "*shape _q"]:
+    """What `describe` gives, as patches are compared and as the bank holds them.
+
+    Args:
+      described: of any patches.
+      scale: what each value is multiplied by, so that every stage counts alike. Of a single stage
+        it is one number, of which the cosine knows nothing.
+      settings: say whether the stages stay joined or are averaged, and what is compared; for the
+        cosine the vectors have length 1.
+    """
+    found = described * scale
+    if settings.patch_layers == "averaged":
+        count = len(settings.patch_stages)
+        found = found.reshape(*found.shape[:-1], count, found.shape[-1] // count).mean(-2)
+    if settings.patch_metric == "cosine":
+        found = found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+    return found
+
+
 def distance_map(
-    described: Float[Array, "b h w p"], bank: Float[Array, "m p"]
+    patches: Float[Array, "b h w p"],
+    bank: Float[Array, "m p"],
+    settings: Settings,
+    axes: tuple[str, ...] | None = None,
 ) -> Float[Array, "b h w"]:
-    """Euclidean distance of each patch to the nearest row of the bank."""
-    b, h, w, p = described.shape
-    distances = nearest_distances(described.reshape(b * h * w, p), bank, 1, "l2")
-    return distances.reshape(b, h, w)
+    """How far each patch is from the nearest row of the bank.
+
+    Args:
+      patches: as `compared` makes them.
+      bank: the same of normal patches.
+      settings: whether it is the Euclidean distance, or 1 - the cosine of the angle. Of vectors of
+        length 1 that is half the square of the former.
+      axes: the mesh axes that patches and bank are divided over, if they are.
+    """
+    b, h, w, p = patches.shape
+    nearest = nearest_distances
+    if axes is not None:
+        nearest = partial(nearest_distances_over_devices, axes=axes)
+    distances = nearest(patches.reshape(b * h * w, p), bank, 1, "l2").reshape(b, h, w)
+    return distances**2 / 2.0 if settings.patch_metric == "cosine" else distances
 
 
 def coreset(points: Float[Array, "n p"], size: int, key: Key[Array, ""]) -> Int[Array, " size"]:
@@ -93,7 +135,11 @@ def extend_coreset(
       key: decides the projection.
     """
     own, projected = (_project(each, key) for each in (bank, points))
-    nearest = nearest_distances(projected, own, 1, "l2")[:, 0]
+
+    def nearest_of(some: Float[Array, "_ q"]) -> Float[Array, "_ 1"]:
+        return nearest_distances(some, own, 1, "l2")
+
+    nearest = in_parts(nearest_of, projected, MOST_QUERIES)[:, 0]
     return _farthest_first(projected, nearest**2, nearest.argmax(), size)
 
 

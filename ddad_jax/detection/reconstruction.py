@@ -1,6 +1,7 @@
 """From pixels to the reconstruction: encode, take to the noise level, denoise, decode."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -9,9 +10,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from ddad_jax.detection.detector import Settings, Variables
 from ddad_jax.diffusion import sampler, schedule
+from ddad_jax.machine.division import dividing_devices
 from ddad_jax.machine.platforms import by_platform
 from ddad_jax.models import Extractor, ImageNetwork, apply
 from ddad_jax.models.extractor import resize_images
+
+# In pixels, of the largest image whose layers in an autoencoder a TPU v5e or v6e keeps on the chip.
+ON_CHIP_SIDE = 256
 
 
 def to_network_range(
@@ -50,19 +55,33 @@ def extract(
 
 
 def by_image(
-    function: Callable[[Shaped[Array, "b *_size"]], PyTree], batch: Shaped[Array, "b *_size"]
+    function: Callable[[Shaped[Array, "b *_size"]], PyTree],
+    batch: Shaped[Array, "b *_size"],
+    *,
+    side: Callable[[], int] | None = None,
 ) -> PyTree:
     """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one.
 
-    There an image's result is then the same to the last bit, whatever its batch.
+    There an image's result is then the same to the last bit, whatever its batch. Where XLA divides
+    a batch over devices, as in training, its images stay together.
+
+    Args:
+      function: of a batch.
+      batch: images, or what is made of them.
+      side: in pixels, of the image at the function's first or last layer, asked for a TPU alone:
+        the layers of a small one its memory on the chip holds, too. None: never.
     """
-    if batch.shape[0] == 1:
+    if batch.shape[0] == 1 or dividing_devices() > 1:
         return function(batch)
 
-    def one_by_one(batch):
+    def one_by_one(batch: Shaped[Array, "b *_size"]) -> PyTree:
         return jax.lax.map(lambda one: jax.tree.map(lambda x: x[0], function(one[None])), batch)
 
-    return by_platform(batch, cpu=one_by_one, default=function)
+    def small_ones(batch: Shaped[Array, "b *_size"]) -> PyTree:
+        small = side is not None and side() <= ON_CHIP_SIDE
+        return one_by_one(batch) if small else function(batch)
+
+    return by_platform(batch, default=function, cpu=one_by_one, tpu=small_ones)
 
 
 def encode(
@@ -84,7 +103,8 @@ def encode_unscaled(
     def encoded(images):
         return apply(autoencoder, variables, autoencoder.resized(images), method="encode")
 
-    return by_image(encoded, images).astype(jnp.float32)
+    side = partial(autoencoder.side, images.shape[1])
+    return by_image(encoded, images, side=side).astype(jnp.float32)
 
 
 def decode(
@@ -96,7 +116,14 @@ def decode(
 ) -> Float[Array, "b size size 3"]:
     """The image of a scaled latent, in float32 and in [-1, 1], at the autoencoder's own size."""
     unscaled = latent / scale + shift
-    images = by_image(lambda x: apply(autoencoder, variables, x, method="decode"), unscaled)
+
+    def decoded(latent):
+        return apply(autoencoder, variables, latent, method="decode")
+
+    def side():
+        return jax.eval_shape(decoded, unscaled).shape[1]
+
+    images = by_image(decoded, unscaled, side=side)
     return jnp.clip(images.astype(jnp.float32), -1.0, 1.0)
 
 

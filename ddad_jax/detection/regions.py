@@ -55,7 +55,8 @@ def find_regions(
     """
     above = anomaly_map > threshold
     if anomalous and not above.any():
-        # The map of a photograph may be lower than that of the networks' size, whose peak it is.
+        # The map of a photograph may be lower than that of the networks' size, and the score may be
+        # of more than one pixel.
         above = anomaly_map >= anomaly_map.max()
     labels, count = ndimage.label(above, EIGHT_CONNECTED)
     areas = np.bincount(labels.ravel(), minlength=count + 1)

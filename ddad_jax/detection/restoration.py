@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ddad_jax.detection.anomaly_map import gaussian_blur
+from ddad_jax.detection.anomaly_map import gaussian_blur, largest_around
 
 # Standard deviation of the surroundings that count, as a share of the latent's side.
 REACH = 1 / 8
@@ -34,9 +34,7 @@ def places_to_restore(
     """
     b = distances.shape[0]
     on_latent = jax.image.resize(distances, (b, side, side), "linear")
-    # The largest of each place and those next to it.
-    around = jax.lax.reduce_window(on_latent, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
-    return around > jnp.broadcast_to(limit, b)[:, None, None]
+    return largest_around(on_latent) > jnp.broadcast_to(limit, b)[:, None, None]
 
 
 def restore(

@@ -128,6 +128,7 @@ def calibrate_on_photographs(
       build: the rates, of photographs, and how many tiles are taken at a time.
     """
     scores: list[float] = []
+    peaks: list[float] = []
     calibration = None
 
     def maps() -> Iterator[Float[np.ndarray, "_ _"]]:
@@ -137,6 +138,7 @@ def calibrate_on_photographs(
             brief = with_reconstruct(detector, False)
             for each in find_all(brief, preprocessing, images, build.batch_size):
                 scores.append(each.score)
+                peaks.append(float(each.anomaly_map.max()))
                 yield each.anomaly_map
 
     sigma_threshold = three_sigma(maps())
@@ -144,6 +146,7 @@ def calibrate_on_photographs(
     return with_thresholds(
         calibration.replace(sigma_threshold=np.float32(sigma_threshold)),
         np.array(scores, np.float64),
+        np.array(peaks, np.float64),
         build.false_alarm_rate,
         build.pixel_alarm_rate,
     )

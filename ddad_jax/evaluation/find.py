@@ -1,7 +1,7 @@
 """What a detector says of photographs: the one way for test images, calibration and prediction.
 
-A photograph that is tiled has the map that its tiles' maps blend into, and its score is the maximum
-of that; memory holds the tiles of one batch and the map of one photograph.
+A photograph that is tiled has the map that its tiles' maps blend into, and its score is by that
+map; memory holds the tiles of one batch and the map of one photograph.
 """
 
 import threading
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy.special import expit
 
 from ddad_jax.data.preprocessing import Preprocessing
+from ddad_jax.detection.anomaly_map import pixels_of_share
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.calibration import RECONSTRUCTED
 from ddad_jax.detection.detect import Detections, detect
@@ -41,6 +42,8 @@ class Found:
         own.
       reconstruction: RGB of 0 to 255, of the same size, not rounded where it is tiled; None without
         `Settings.reconstruct`.
+      kind: of good part that it is taken for, of a tiled photograph as the noise level; None where
+        these have no names.
       evidence: if asked for, of each kind that compares with the reconstruction the blurred map and
         the extremes before.
     """
@@ -53,6 +56,7 @@ class Found:
     reconstructed_knn_distance: float | None
     anomaly_map: Float[np.ndarray, "h w"]
     reconstruction: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"] | None
+    kind: str | None = None
     evidence: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
@@ -119,7 +123,7 @@ class Finder:
             tiles: list[Found] = []
             whole = self._preprocessing.restore(_layers(found, count, tiles), height, width)
             first = max(tiles, key=lambda tile: tile.score)
-            score = float(whole[..., 0].max())
+            score = _score(whole[..., 0], self._detector.settings.score_share)
             yield Found(
                 score=score,
                 calibrated_score=float(expit((score - threshold) / spread)),
@@ -129,6 +133,7 @@ class Finder:
                 reconstructed_knn_distance=first.reconstructed_knn_distance,
                 anomaly_map=whole[..., 0],
                 reconstruction=whole[..., 1:] if self._detector.settings.reconstruct else None,
+                kind=first.kind,
             )
 
     def reconstruction(
@@ -152,6 +157,7 @@ class Finder:
         self, squares: UInt8[np.ndarray, "m size size 3"], with_evidence: bool, bar: str
     ) -> Iterator[Found]:
         detect_one = self._detect  # Compiled here, and not in each of several threads.
+        names = self._detector.kind_names
 
         def detect_batch(batch: UInt8[np.ndarray, "b size size 3"]) -> Any:
             f = detect_one(self._detector, batch)
@@ -167,10 +173,10 @@ class Finder:
                 "knn_distance": f.knn_distance,
                 "reconstructed_knn_distance": f.reconstructed_knn_distance,
             }
-            return figures, f.anomaly_map, f.reconstruction, evidence
+            return figures, f.anomaly_map, f.reconstruction, evidence, f.kind
 
         results = batched(detect_batch, squares, self.batch_size, bar)
-        for figures, maps, reconstructions, evidence in results:
+        for figures, maps, reconstructions, evidence, kinds in results:
             for row in range(len(maps)):
                 of_row: dict[str, Any] = {
                     name: None if values is None else values[row].item()
@@ -180,8 +186,17 @@ class Finder:
                     **of_row,
                     anomaly_map=maps[row],
                     reconstruction=None if reconstructions is None else reconstructions[row],
+                    kind=names[kinds[row]] if names else None,
                     evidence=evidence and {k: (m[row], e[row]) for k, (m, e) in evidence.items()},
                 )
+
+
+def _score(heat: Float[np.ndarray, "h w"], share: float) -> float:
+    """As `image_scores` has it, of a map of any size, for which nothing is compiled."""
+    if share == 0:
+        return float(heat.max())
+    count = pixels_of_share(heat.size, share)
+    return float(np.partition(heat, -count, axis=None)[-count:].mean(dtype=np.float64))
 
 
 def _layers(

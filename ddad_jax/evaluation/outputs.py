@@ -19,7 +19,7 @@ from ddad_jax.machine.storage import write_atomically, write_csv, write_json
 # Of scores.csv; `problem` says why a photograph has no score.
 COLUMNS = (
     "path", "label", "defect", "score", "calibrated_score", "decision", "noise_level",
-    "knn_distance", "reconstructed_knn_distance", "regions", "defective_share", "problem",
+    "knn_distance", "reconstructed_knn_distance", "kind", "regions", "defective_share", "problem",
 )  # fmt: skip
 LABELS = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: ""}
 # Bytes of a file's name, in all usual file systems.
@@ -53,6 +53,7 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
             "reconstructed_knn_distance": None
             if p.reconstructed_knn_distances is None
             else p.reconstructed_knn_distances[row],
+            "kind": p.kinds and p.kinds[row],
             "regions": len(regions),
             "defective_share": defective.mean(),
         }

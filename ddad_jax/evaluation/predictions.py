@@ -48,6 +48,7 @@ class Predictions:
       smallest_region: share of an image; see `find_regions`.
       regions: of each image its defects with what of them is enough, at the size of the maps; None
         where the data set does not say so.
+      kinds: of good part that each is taken for; None where these have no names.
       test_normalised_maps: with protocol "paper", the maps as `d3ad.normalise_by_test_set` makes
         them; else None.
 
@@ -73,6 +74,7 @@ class Predictions:
     sigma_threshold: float
     smallest_region: float
     regions: Sequence[Sequence[Saturating]] | None = None
+    kinds: Sequence[str] | None = None
     test_normalised_maps: Float[np.ndarray, "n h w"] | None = None
 
     def __post_init__(self):
@@ -90,8 +92,8 @@ class Predictions:
 
         Args:
           detector: has the thresholds.
-          answers: one a photograph: its score, calibrated_score, decision, noise_level and the two
-            distances.
+          answers: one a photograph: its score, calibrated_score, decision, noise_level, the two
+            distances and its kind.
           **others: all attributes that neither of them says.
         """
         calibration = detector.calibration
@@ -106,6 +108,7 @@ class Predictions:
             )
             if detector.settings.reconstruct
             else None,
+            kinds=[each.kind for each in answers] if detector.kind_names else None,
             threshold=float(calibration.threshold),
             pixel_threshold=float(calibration.pixel_threshold),
             sigma_threshold=float(calibration.sigma_threshold),

@@ -24,6 +24,13 @@ from ddad_jax.evaluation.report_tables import figure_table, headlines
 from ddad_jax.machine.storage import write_atomically
 
 PAGE = files("ddad_jax.evaluation") / "page"
+# What planted defects chose that a reader has to know: the choice, what came of it, in words.
+CHOICES = (
+    ("adapted_extractor", True, "The adapted extractor{} counts"),
+    ("adapted_extractor", False, "The adapted extractor{} does not count, the published one does"),
+    ("cosine_of_patches", True, "Patches{} are compared by their cosine"),
+    ("patch_map_alone", True, "The reconstruction's maps{} do not count"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +136,16 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
         promised = promise(fewest["images"], fewest["false_alarm_rate"])
         whose = "The threshold is" if len(parts) == 1 else "That of the fewest images is"
         where += f". {whose} {promised}"
-    dropped = [part.name for part in parts if part.metrics.get("choice", {}).get("dropped")]
-    if dropped:
-        of = f" of {', '.join(dropped)}" if len(parts) > 1 else ""
-        where += f". The reconstruction's maps{of} do not count: planted defects decided so"
+    taken_for = [part.metrics["taken_for"] for part in parts if "taken_for" in part.metrics]
+    if taken_for:
+        mistaken = sum(count for others in taken_for for count in others.values())
+        where += f". {mistaken} of them are taken for parts of another category"
+    for what, taken, said in CHOICES:
+        of_parts = {part.name: part.metrics.get("choice", {}).get(what) for part in parts}
+        chosen = [name for name, choice in of_parts.items() if choice and choice["taken"] == taken]
+        if chosen:
+            of = f" of {', '.join(chosen)}" if len(parts) > 1 else ""
+            where += f". {said.format(of)}: planted defects decided so"
     judged = any(image["label"] >= 0 for part in parts for image in part.images)
     note = PROTOCOL_NOTES[parts[0].metrics["protocol"]] if judged else ""
     return f"{count} images; {where}. {note}".rstrip()

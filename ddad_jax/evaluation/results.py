@@ -1,5 +1,6 @@
 """The results of several categories: results.json, results.csv, and tables for papers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +15,17 @@ COUNTS = ("normal", "anomalous", "unlabelled")
 
 
 def mean_figures(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over categories of every metric that all of them have, and the summed counts."""
+    """The mean over categories of every metric that all of them have, and the summed counts.
+
+    Also summed is "taken_for", of images that one detector of all took for another category.
+    """
     counts = {name: sum(each["counts"][name] for each in metrics) for name in metrics[0]["counts"]}
     means: dict[str, Any] = {"protocol": metrics[0]["protocol"], "counts": counts, "decision": {}}
     for measure in AVERAGED:
         place = means["decision"] if measure.kind == "decision" else means
         place[measure.key] = mean_of([measure.of(each) for each in metrics])
+    if all("taken_for" in each for each in metrics):
+        means["taken_for"] = dict(sum((Counter(each["taken_for"]) for each in metrics), Counter()))
     return means
 
 

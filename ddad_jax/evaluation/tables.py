@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddad_jax.evaluation.measures import MEASURES
-from ddad_jax.evaluation.published import Benchmark
+from ddad_jax.evaluation.published import ALL_IN_ONE, ONE_EACH, Benchmark
 
 MARK = "†"
 NOTE = (
@@ -62,7 +62,8 @@ def _comparison(
     categories: int, mean: dict[str, Any], benchmark: Benchmark
 ) -> tuple[Row, Sequence[Row]]:
     ours = f"ddad_jax, {categories} of {benchmark.categories} categories"
-    protocol = "one model a category, one setting for all, no test labels"
+    models = ALL_IN_ONE if "taken_for" in mean else ONE_EACH
+    protocol = f"{models}, one setting for all, no test labels"
     figures = [_percent(figure.of(mean)) for figure in OURS]
     rows = [[ours, *figures, f"{protocol}; protocol exact", "this run"]]
     if mean["protocol"] == "paper":

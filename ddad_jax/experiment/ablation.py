@@ -11,17 +11,13 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
+from ddad_jax.data.image_set import ImageSet
 from ddad_jax.errors import UserError
 from ddad_jax.evaluation.metrics import compute_metrics
 from ddad_jax.evaluation.results import mean_figures, write_rows
+from ddad_jax.experiment.asking import evaluate_detector, plant_defects, validate_detector
 from ddad_jax.experiment.config import parse
-from ddad_jax.experiment.fitting import (
-    build,
-    evaluate_detector,
-    made_of,
-    plant_defects,
-    validate_detector,
-)
+from ddad_jax.experiment.fitting import build, made_of
 from ddad_jax.experiment.identity import settings_of
 from ddad_jax.experiment.schema import Config
 from ddad_jax.experiment.trained import Trained
@@ -67,12 +63,15 @@ def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
     grid = dict(_parse(config, text) for text in varied)
     # The evidence has the weights that a row names, whatever planted defects say.
     config = changed(config, {"build.planted": 0})
-    return [
+    found = [
         Variant(changes, changed(config.of_preset(preset), changes))
         for values in itertools.product(*grid.values())
         for changes in [dict(zip(grid, values, strict=True))]
         for preset in [changes.get("preset", config.preset)]
     ]
+    for variant in found:
+        variant.config.check_stages()
+    return found
 
 
 def _parse(config: Config, text: str) -> tuple[str, list[Any]]:
@@ -119,22 +118,23 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
       UserError: there are no images to evaluate on.
       Interrupted: a signal while adapting, with the state saved.
     """
-    category = made.category
-    on_planted = category.config.evaluation.ablate_on == "planted"
-    if not on_planted and len(category.images["test"]) == 0:
-        raise UserError(
-            f"{category.name}: has no test images; an ablation needs some, or planted defects: "
-            "--config.evaluation.ablate_on=planted"
-        )
-    path = category.workdir / "ablation.json"
+    subject = made.subject
+    on_planted = subject.config.evaluation.ablate_on == "planted"
+    for category in () if on_planted else subject.categories:
+        if len(category.images["test"]) == 0:
+            raise UserError(
+                f"{category.name}: has no test images; an ablation needs some, or planted defects: "
+                "--config.evaluation.ablate_on=planted"
+            )
+    path = subject.workdir / "ablation.json"
     with processes.first_then_others("rows"):
         stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     done = {row["fingerprint"]: row for row in stored}
     about = made_of(made)
-    base = _fingerprint(about, category.config)
-    configs = [variant.config.of_category(category.config.data.category) for variant in chosen]
+    base = _fingerprint(about, subject.config)
+    configs = [variant.config.of_category(subject.config.data.category) for variant in chosen]
     fingerprints = [_fingerprint(about, config) for config in configs]
-    planted = None
+    planted: dict[str, ImageSet] = {}
     for variant, config, fingerprint in zip(
         tqdm(chosen, desc="ablate", unit="variant", disable=None),
         configs, fingerprints, strict=True,
@@ -144,13 +144,18 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
         (adapted,) = train_networks([_adapted(made, config)], ["extractor"])
         with together.dividing():
             fitted = build(adapted, config.detector, config.build)
-            if on_planted:
-                planted = planted or plant_defects(category)[0]
-                predictions = validate_detector(adapted.category, fitted, planted)
-            else:
-                predictions = evaluate_detector(adapted.category, fitted)
-        masks = None if on_planted else category.resized_masks()
-        metrics = compute_metrics(predictions, {}, masks)
+            figures = []
+            for category in adapted.subject.categories:
+                masks = None
+                if on_planted:
+                    name = category.name
+                    planted[name] = planted.get(name) or plant_defects(category)[0]
+                    predictions = validate_detector(category, fitted, planted[name])
+                else:
+                    predictions = evaluate_detector(category, fitted)
+                    masks = category.resized_masks()
+                figures.append(compute_metrics(predictions, {}, masks))
+        metrics = figures[0] if len(figures) == 1 else mean_figures(figures)
         logging.info("%s: image AUROC %s", variant.name, metrics["image_auroc"])
         done[fingerprint] = {
             "base": base,
@@ -159,11 +164,11 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
             "metrics": metrics,
         }
         if processes.is_first():
-            write_table(category.workdir, list(done.values()))
+            write_table(subject.workdir, list(done.values()))
     asked = [done[fingerprint] for fingerprint in fingerprints]
     others = [row for row in done.values() if row["fingerprint"] not in fingerprints]
     if processes.is_first():
-        write_table(category.workdir, others + asked)
+        write_table(subject.workdir, others + asked)
     return asked
 
 
@@ -180,15 +185,16 @@ def _fingerprint(about: Mapping[str, Any], config: Config) -> str:
 
 def _adapted(made: Trained, config: Config) -> Trained:
     """The networks, the extractor still to be adapted where the config adapts it otherwise."""
-    category = made.category
-    same = settings_of(config, "extractor") == settings_of(category.config, "extractor")
-    if same:
-        return replace(made, category=category.variant(config, category.workdir))
+    subject = made.subject
+    alike = replace(made, subject=subject.variant(config, subject.workdir))
+    same = settings_of(config, "extractor") == settings_of(subject.config, "extractor")
+    if same and alike.trains("extractor") == made.trains("extractor"):
+        return alike
     about = json.dumps(settings_of(config, "extractor"), sort_keys=True)
     folder = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
     other = replace(
         made,
-        category=category.variant(config, category.workdir / "ablation" / folder),
+        subject=subject.variant(config, subject.workdir / "ablation" / folder),
         records={name: of for name, of in made.records.items() if name != "extractor"},
     )
     return replace(

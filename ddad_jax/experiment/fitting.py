@@ -1,32 +1,40 @@
 """From trained networks and normal images to a detector that knows what it was made of."""
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jaxtyping import Float, UInt8
 
-from ddad_jax.data.image_set import ImageSet
-from ddad_jax.data.planted import Planted, plant_in_set
+from ddad_jax.data.planted import plant_in_set
 from ddad_jax.deploy.fitted import FittedDetector
-from ddad_jax.detection.build import BuildSettings, fill_banks
+from ddad_jax.detection.build import Banks, BuildSettings, fill_banks
 from ddad_jax.detection.calibration import VERSION, calibrate
 from ddad_jax.detection.detector import (
     Calibration,
-    Detector,
+    Kind,
     Settings,
     shard_detector,
     with_reconstruct,
 )
-from ddad_jax.detection.evidence import Evidence, evidence_weights
+from ddad_jax.detection.evidence import Evidence
 from ddad_jax.detection.normal import evidence_of_sets, normal_evidence
 from ddad_jax.detection.threshold import FEW, promise
 from ddad_jax.errors import UserError
-from ddad_jax.evaluation.evaluate import calibrate_on_photographs, evaluate
-from ddad_jax.evaluation.predictions import Predictions
-from ddad_jax.experiment.category import Category
-from ddad_jax.experiment.choosing import OTHER_DEFECTS, Choice, can_choose, choose, patches_alone
+from ddad_jax.evaluation.evaluate import calibrate_on_photographs
+from ddad_jax.experiment.category import Category, Subject
+from ddad_jax.experiment.choosing import (
+    OTHER_DEFECTS,
+    Choice,
+    can_drop_reconstruction,
+    choose,
+    is_asked,
+    outranks,
+    patches_alone,
+)
 from ddad_jax.experiment.identity import first_difference, settings_of
 from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.experiment.trained import Trained
@@ -34,65 +42,72 @@ from ddad_jax.machine import processes, together
 
 # Settings that change thresholds alone.
 RATES = ("build.false_alarm_rate", "build.pixel_alarm_rate")
-
-
 # What a detector's record says besides what it was made of.
-BESIDES = ("extensions", "choice")
+BESIDES = ("extensions", "choice", "kinds")
 
 
 def made_of(made: Trained) -> dict[str, Any]:
-    """What a detector of these networks is made of, serialisable.
+    """What a detector of these networks is made of, serialisable; what was chosen comes besides.
 
     Returns:
       "settings" by dotted name; "images": the contents in its banks ("train") and of those that it
       is calibrated on besides ("heldout"); "networks": a digest of each network, and the contents
-      of all images that it was ever trained on, where it was trained here.
+      of all images that it was ever trained on, where it was trained here; "categories": the names
+      of several.
     """
-    train, heldout = made.category.division
+    subject = made.subject
+    train, heldout = subject.division
     networks: dict[str, Any] = {}
     for name in NETWORKS:
         networks[name] = {"digest": made.digests[name]}
         if name in made.records:
             networks[name]["trained_on"] = sorted(made.records[name].ever)
     return {
-        "settings": settings_of(made.category.config, "detector"),
+        "settings": settings_of(subject.config, "detector"),
         "images": {"train": list(train.contents), "heldout": list(heldout.contents)},
         "networks": networks,
         "calibration": VERSION,
+        **_names(subject),
     }
+
+
+def _names(subject: Subject) -> dict[str, list[str]]:
+    """What a detector's record says of the categories it is of, where there are several."""
+    names = [each.name for each in subject.categories]
+    return {"categories": names} if len(names) > 1 else {}
 
 
 def fitted_detector(made: Trained) -> FittedDetector:
     """The stored detector where it is made of just this, or else a new one, stored."""
-    category, wanted = made.category, made_of(made)
-    stored = category.stored_detector
+    subject, wanted = made.subject, made_of(made)
+    stored = subject.stored_detector
     if stored is not None:
         rated = _of_these_rates(stored, wanted)
-        fitting = _reconstructing(rated, category)
+        fitting = reconstructing(rated, subject)
         difference = first_difference(_as_fitted(fitting), wanted)
         if not difference and fitting is stored:
             logging.info("%s: its detector is of these settings and images, used as it is%s",
-                         category.workdir, _since_then(stored))  # fmt: skip
+                         subject.workdir, _since_then(stored))  # fmt: skip
             return stored
         if not difference:
             changed = "detection.reconstruct alone is another"
             if rated is not stored:
                 changed = f"another rate gives it the threshold {fitting.threshold:.3f}"
-            logging.info("%s: its detector is of these images; %s", category.workdir, changed)
-            _save(fitting, category)
+            logging.info("%s: its detector is of these images; %s", subject.workdir, changed)
+            _save(fitting, subject)
             return fitting
-        logging.info("%s: its detector is built again: %s%s", category.workdir, difference,
+        logging.info("%s: its detector is built again: %s%s", subject.workdir, difference,
                      _since_then(stored, "; this is lost: it "))  # fmt: skip
     with together.dividing():
-        built = build(made, category.config.detector, category.config.build)
-    _say_what_it_is_made_of(category, wanted)
-    _save(built, category)
+        built = build(made, subject.config.detector, subject.config.build)
+    _say_what_it_is_made_of(subject, wanted)
+    _save(built, subject)
     return built
 
 
-def _save(fitted: FittedDetector, category: Category) -> None:
+def _save(fitted: FittedDetector, subject: Subject) -> None:
     if processes.is_first():
-        fitted.save(category.detector_path, category.shared)
+        fitted.save(subject.detector_path, subject.shared)
 
 
 def _as_fitted(fitted: FittedDetector) -> dict[str, Any]:
@@ -112,9 +127,9 @@ def _of_these_rates(fitted: FittedDetector, wanted: dict[str, Any]) -> FittedDet
     return replace(fitted, made_of=made_of, wish={}).recalibrated()
 
 
-def _reconstructing(fitted: FittedDetector, category: Category) -> FittedDetector:
+def reconstructing(fitted: FittedDetector, subject: Subject) -> FittedDetector:
     """As the config asks, which changes nothing else."""
-    asked = category.config.detection.reconstruct
+    asked = subject.config.detection.reconstruct
     if fitted.detector.settings.reconstruct == asked:
         return fitted
     return replace(fitted, detector=with_reconstruct(fitted.detector, asked))
@@ -132,62 +147,95 @@ def _since_then(fitted: FittedDetector, begin: str = "; it ") -> str:
     return begin + " and ".join(done) if done else ""
 
 
-def _say_what_it_is_made_of(category: Category, wanted: dict[str, Any]) -> None:
+def _say_what_it_is_made_of(subject: Subject, wanted: dict[str, Any]) -> None:
     images = wanted["images"]
     seen = [set(each["trained_on"]) for each in wanted["networks"].values() if "trained_on" in each]
     unseen = len(set(images["train"]) - set.union(*seen)) if seen else 0
     logging.info(
-        "%s: banks of %d good images%s, calibrated on %d held out", category.name,
+        "%s: banks of %d good images%s, calibrated on %d held out", subject.name,
         len(images["train"]), f" ({unseen} of them unknown to the networks)" if unseen else "",
         len(images["heldout"]),
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A detector that may be taken.
+
+    Attributes:
+      banks: with it, not calibrated yet.
+      good: what it says of good images that its banks do not know, the held-out ones first.
+      planted: what it says of planted defects; None where none are.
+    """
+
+    banks: Banks
+    good: Evidence
+    planted: Evidence | None = None
+
+    def outranks(self, settings: Settings) -> Float[np.ndarray, "planted good"]:
+        """See `choosing.outranks`; defects are planted wherever there is a choice."""
+        assert self.planted is not None
+        return outranks(self.good, self.planted, settings)
+
+    def completed(self, other: "_Candidate", settings: Settings) -> "_Candidate":
+        """The same with other settings, which take the maps that it lacks from another candidate.
+
+        Args:
+          other: says of the same images what does not depend on the banks of patches.
+          settings: of the detector.
+        """
+        assert self.planted is not None and other.planted is not None
+        good, planted = (
+            mine.replace(maps=theirs.maps | mine.maps, extremes=theirs.extremes | mine.extremes)
+            for mine, theirs in ((self.good, other.good), (self.planted, other.planted))
+        )
+        detector = self.banks.detector.replace(settings=settings)
+        return _Candidate(replace(self.banks, detector=detector), good, planted)
+
+
 def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDetector:
     """A detector of the trained networks, its banks and calibration made for the settings."""
-    category, config = made.category, made.category.config
-    mesh, seed = category.mesh.local_mesh, config.seed
-    shift, scale = made.latent_scaling
-    banks = fill_banks(
-        category.networks,
-        settings,
-        build,
-        autoencoder=jax.device_put(made.autoencoder),
-        denoiser=jax.device_put(made.denoiser),
-        extractor=jax.device_put(made.extractor),
-        latent_shift=shift,
-        latent_scale=scale,
-        alpha_bar=made.alpha_bar,
-        train_images=category.train_images,
-        train_latents=made.latents(category.train_images) if settings.restores else None,
-        seed=seed,
-    )
-    tiled = category.preprocessing.tile
-    squares = category.heldout_images
-    if tiled:
-        # Of tiles there are many; the threshold, that of photographs, is found below.
-        wanted = min(len(squares), max(build.calibration_size, 1))
-        squares = squares[np.linspace(0, len(squares) - 1, wanted).astype(int)]
-    parts = category.train_parts
-    train, heldout = category.division
-    counts = np.diff(train.starts)
-    evidence = normal_evidence(
-        banks, build, train.squares, np.repeat(parts, counts), squares, seed, mesh
-    )
-    about = made_of(made)
-    choice = None if tiled else _choice(category, banks.detector, evidence, build)
-    if choice is not None:
-        logging.info("%s: %s", category.name, choice)
-        about["choice"] = choice.record
-        if choice.drops_reconstruction:
-            settings = patches_alone(settings)
-            banks = replace(banks, detector=banks.detector.replace(settings=settings))
+    subject, about = made.subject, made_of(made)
+    first, *others = subject.categories
+    if others:
+        banks = _filled(made, _undecided(settings), build)
+        calibrations = [
+            _calibration(category, own, _good(category, own, build), build)
+            for category, own in _banks_of(banks, subject.categories)
+        ]
+    else:
+        candidate, choices = _chosen(made, first, settings, build)
+        banks = candidate.banks
+        calibrations = [_calibration(first, banks, candidate.good, build)]
+        if choices:
+            about["choice"] = {what: choice.record for what, choice in choices.items()}
+    detector = banks.detector.replace(calibration=calibrations[0])
+    description = subject.config.description
+    fitted = FittedDetector(detector, subject.preprocessing, description, about)
+    return _with_kinds(fitted, calibrations[1:]) if others else fitted
+
+
+def _banks_of(banks: Banks, categories: Sequence[Category]) -> Iterator[tuple[Category, Banks]]:
+    """The banks of several categories as those of each, whose images alone are ever hidden."""
+    start = 0
+    for category in categories:
+        count = len(category.train_images)
+        yield category, banks.of_images(start, count)
+        start += count
+
+
+def _calibration(
+    category: Category, banks: Banks, good: Evidence, build: BuildSettings
+) -> Calibration:
+    """That of a category, by what is said of its good images."""
     rates = build.false_alarm_rate, build.pixel_alarm_rate
-    calibration = calibrate(evidence, settings, *rates)
-    if tiled:
+    calibration = calibrate(good, banks.detector.settings, *rates)
+    if category.preprocessing.tile:
+        train, heldout = category.division
+        mesh, seed = category.mesh.local_mesh, category.config.seed
         others = banks.cross_fitted(
-            parts, build.calibration_size - len(heldout), seed,
-            calibration=calibration, counts=counts,
+            category.train_parts, build.calibration_size - len(heldout), seed,
+            calibration=calibration, counts=np.diff(train.starts),
         )  # fmt: skip
         sets = [(banks.detector.replace(calibration=calibration), heldout)]
         sets += [(fold, train.take(chosen)) for fold, chosen in others]
@@ -197,28 +245,139 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
             build,
         )
     _say_what_it_promises(category.name, calibration, build)
-    detector = banks.detector.replace(calibration=calibration)
-    return FittedDetector(detector, category.preprocessing, config.description, about)
+    return calibration
 
 
-def _choice(
-    category: Category, detector: Detector, evidence: Evidence, build: BuildSettings
-) -> Choice | None:
-    """What defects planted in the held-out images say; None where there is no choice.
+def _with_kinds(fitted: FittedDetector, others: Sequence[Calibration]) -> FittedDetector:
+    """A detector of several categories, calibrated for the first, with the other calibrations."""
+    names = tuple(fitted.made_of["categories"])
+    kinds = tuple(map(Kind.of, others))
+    scores = [{"scores": np.asarray(each.scores, np.float64).tolist()} for each in others]
+    detector = fitted.detector.replace(kinds=kinds, kind_names=names)
+    made_of = {**fitted.made_of, "kinds": scores}
+    return replace(fitted, detector=detector, made_of=made_of).recalibrated()
+
+
+def _chosen(
+    made: Trained, category: Category, settings: Settings, build: BuildSettings
+) -> tuple[_Candidate, dict[str, Choice]]:
+    """What is calibrated, and what defects planted in held-out images say of each choice there is.
 
     Args:
-      category: whose images count.
-      detector: its banks filled.
-      evidence: of normal images, those that are held out first.
+      made: the trained networks.
+      category: theirs.
+      settings: of the detector; those of the candidate may be others.
       build: see `BuildSettings`.
     """
+    judged = is_asked(settings, build) and not category.undecided
+    has_maps = judged and can_drop_reconstruction(settings)
+    is_judged = judged and made.is_adapted
+    is_open = judged and settings.patch_metric == "planted" and settings.patch_weight > 0
+    settings = _undecided(settings)
+    if not has_maps and not is_judged and not is_open:
+        return _candidate(made, category, settings, build), {}
     heldout, seed = category.division[1], category.config.seed + OTHER_DEFECTS
-    if not build.planted or not can_choose(detector.settings, len(heldout)):
-        return None
     images, planted = plant_in_set(heldout, build.planted, seed)
-    sets = [(detector, images.squares[len(heldout) :])]
-    of_planted = evidence_of_sets(sets, build.batch_size, category.mesh.local_mesh)
-    return choose(evidence, of_planted, [each.row for each in planted], detector.settings, seed)
+    defects, rows = images.squares[len(heldout) :], [each.row for each in planted]
+    found = _candidate(made, category, settings, build, defects)
+    choices = {}
+    if is_judged:
+        before = replace(made, extractor=made.pretrained_extractor)
+        published = _candidate(before, category, settings, build, defects)
+        # The adapted one has learnt from the other good images.
+        with_it, without = (
+            each.outranks(settings)[:, : len(heldout)] for each in (found, published)
+        )
+        choices["adapted_extractor"] = choose(with_it, without, rows, seed)
+        if not choices["adapted_extractor"].taken:
+            made, found = before, published
+    if is_open:
+        by_cosine = replace(settings, patch_metric="cosine")
+        of_patches = _candidate(made, category, patches_alone(by_cosine), build, defects)
+        other = of_patches.completed(found, by_cosine)
+        with_it, without = other.outranks(by_cosine), found.outranks(settings)
+        choices["cosine_of_patches"] = choose(with_it, without, rows, seed, clearly=False)
+        if choices["cosine_of_patches"].taken:
+            settings, found = by_cosine, other
+    if has_maps:
+        alone = patches_alone(settings)
+        with_it, without = (found.outranks(each) for each in (alone, settings))
+        choices["patch_map_alone"] = choose(with_it, without, rows, seed)
+        if choices["patch_map_alone"].taken:
+            detector = found.banks.detector.replace(settings=alone)
+            found = replace(found, banks=replace(found.banks, detector=detector))
+    for what, choice in choices.items():
+        logging.info("%s: the %s %s", category.name, what.replace("_", " "), choice)
+    return found, choices
+
+
+def _undecided(settings: Settings) -> Settings:
+    """With the distance of patches that is taken where planted defects have not chosen."""
+    by_choice = settings.patch_metric == "planted"
+    return replace(settings, patch_metric="l2") if by_choice else settings
+
+
+def _candidate(
+    made: Trained,
+    category: Category,
+    settings: Settings,
+    build: BuildSettings,
+    defects: UInt8[np.ndarray, "n size size 3"] | None = None,
+) -> _Candidate:
+    """A detector whose banks are filled, and what it says of normal images and of these defects."""
+    banks = _filled(made, settings, build)
+    good = _good(category, banks, build)
+    if defects is None:
+        return _Candidate(banks, good)
+    mesh = category.mesh.local_mesh
+    planted = evidence_of_sets([(banks.detector, defects)], build.batch_size, mesh)
+    return _Candidate(banks, good, planted)
+
+
+def _filled(made: Trained, settings: Settings, build: BuildSettings) -> Banks:
+    """The banks of a detector of the trained networks."""
+    subject, train = made.subject, made.subject.train_images
+    shift, scale = made.latent_scaling
+    banks = fill_banks(
+        subject.networks,
+        settings,
+        build,
+        autoencoder=jax.device_put(made.autoencoder),
+        denoiser=jax.device_put(made.denoiser),
+        extractor=jax.device_put(made.extractor),
+        latent_shift=shift,
+        latent_scale=scale,
+        alpha_bar=made.alpha_bar,
+        train_images=train,
+        train_kinds=np.repeat(
+            np.arange(len(subject.categories)),
+            [len(category.train_images) for category in subject.categories],
+        ),
+        train_latents=made.latents(train) if settings.restores else None,
+        seed=subject.config.seed,
+    )
+    if settings.leaves_background_out and not np.any(banks.detector.foreground[:-1]):
+        logging.warning(
+            "%s: detection.foreground: the principal component of its good images does not tell "
+            "their middle from their edge, so all patches count", subject.name,
+        )  # fmt: skip
+    return banks
+
+
+def _good(category: Category, banks: Banks, build: BuildSettings) -> Evidence:
+    """What a detector that is not calibrated yet says of a category's good images.
+
+    Those that are held out come first.
+    """
+    squares = category.heldout_images
+    if category.preprocessing.tile:
+        # Of tiles there are many; the threshold is that of photographs.
+        wanted = min(len(squares), max(build.calibration_size, 1))
+        squares = squares[np.linspace(0, len(squares) - 1, wanted).astype(int)]
+    train = category.division[0]
+    parts = np.repeat(category.train_parts, np.diff(train.starts))
+    mesh, seed = category.mesh.local_mesh, category.config.seed
+    return normal_evidence(banks, build, train.squares, parts, squares, seed, mesh)
 
 
 def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSettings) -> None:
@@ -226,71 +385,6 @@ def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSetti
     count = len(calibration.scores)
     say = logging.warning if count < FEW else logging.info
     say("%s: threshold %.3f, %s", name, calibration.threshold, promise(count, rate))
-
-
-def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions:
-    """What a detector says of the test images.
-
-    Raises:
-      UserError: the detector has seen one of them.
-    """
-    config, test = category.config, category.images["test"]
-    fitted = _reconstructing(fitted, category)
-    weights = evidence_weights(fitted.detector.settings)
-    if config.evaluation.protocol == "paper" and not weights.keys() - {"patch"}:
-        raise UserError(
-            "evaluation.protocol: 'paper' is of the reconstruction's maps, which do not count in "
-            f"{category.name}, as planted defects decided; fit it with --config.build.planted=0"
-        )
-    seen = contents_of(fitted)
-    for sample, content in zip(test.samples, test.contents, strict=True):
-        if content in seen:
-            raise UserError(
-                f"{sample.name}: is a test image, but the detector was made of it; take it out of "
-                "the test images"
-            )
-    return evaluate(
-        shard_detector(fitted.detector, category.mesh.local_mesh),
-        fitted.preprocessing,
-        category.source,
-        test,
-        config.build.batch_size,
-        protocol=config.evaluation.protocol,
-        at_original=config.at_original,
-    )
-
-
-def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
-    """The good images that are held out, and defects planted in them, as `plant_in_set` has them.
-
-    Raises:
-      UserError: no good image is held out.
-    """
-    config, heldout = category.config, category.division[1]
-    if not len(heldout):
-        raise UserError(
-            f"data.heldout_fraction: {config.data.heldout_fraction} holds no good image out that "
-            "defects could be planted in; choose another, and another --workdir"
-        )
-    return plant_in_set(heldout, config.evaluation.planted, config.seed)
-
-
-def validate_detector(category: Category, fitted: FittedDetector, images: ImageSet) -> Predictions:
-    """What a detector says of images with planted defects, as of test images.
-
-    Args:
-      category: whose settings count.
-      fitted: the detector.
-      images: as `plant_defects` makes them.
-    """
-    fitted = _reconstructing(fitted, category)
-    return evaluate(
-        shard_detector(fitted.detector, category.mesh.local_mesh),
-        replace(fitted.preprocessing, tile=0),
-        category.source,
-        images,
-        category.config.build.batch_size,
-    )
 
 
 def contents_of(fitted: FittedDetector) -> set[str]:
@@ -301,25 +395,28 @@ def contents_of(fitted: FittedDetector) -> set[str]:
     return {content for contents in found for content in contents}
 
 
-def detector_to_evaluate(category: Category) -> FittedDetector:
+def detector_to_evaluate(subject: Subject) -> FittedDetector:
     """The stored detector, where it is one of the settings of now.
 
     Raises:
       UserError: there is none, or it is of other settings; says which.
     """
-    stored = category.stored_detector
+    stored = subject.stored_detector
     if stored is None:
         raise UserError(
-            f"--workdir={category.workdir}: holds no detector to evaluate; make one with --mode=fit"
+            f"--workdir={subject.workdir}: holds no detector to evaluate; make one with --mode=fit"
         )
-    wanted = settings_of(category.config, "detector")
-    difference = first_difference(stored.made_of["settings"], wanted)
+    wanted = settings_of(subject.config, "detector") | _names(subject)
+    made_with = {**stored.made_of["settings"]}
+    if "categories" in stored.made_of:
+        made_with["categories"] = stored.made_of["categories"]
+    difference = first_difference(made_with, wanted)
     if difference:
         raise UserError(
-            f"--workdir={category.workdir}: its detector is of other settings: {difference}; give "
+            f"--workdir={subject.workdir}: its detector is of other settings: {difference}; give "
             "those it was made with, or make another with --mode=fit"
         )
-    here = {*category.images["train"].contents}
+    here = {content for each in subject.categories for content in each.images["train"].contents}
     images = stored.made_of["images"]
     gone = len({*images["train"], *images["heldout"]} - here)
     new = len(here - {*images["train"], *images["heldout"]})
@@ -327,6 +424,6 @@ def detector_to_evaluate(category: Category) -> FittedDetector:
         logging.warning(
             "%s: since its detector was made, %d good images were added and %d removed; --mode=fit "
             "makes one of the images of now",
-            category.workdir, new, gone,
+            subject.workdir, new, gone,
         )  # fmt: skip
     return stored

@@ -27,6 +27,11 @@ PREPROCESSING = (
     "data.size", "data.resize", "data.tiling.tile", "data.tiling.overlap",
     "data.settings.white_level", "extractor.size",
 )  # fmt: skip
+# Settings that records of before do not name, and what went without saying.
+UNSAID = {
+    "extractor.size": 0, "detection.patch_layers": "joined", "detection.patch_metric": "l2",
+    "detection.foreground": False, "detection.score_share": 0,
+}  # fmt: skip
 # Settings that the extractor's features depend on, whatever its weights.
 OF_FEATURES = ("extractor.name", "extractor.network", "extractor.size")
 
@@ -46,10 +51,10 @@ def settings_of(config: Config, product: str) -> dict[str, Any]:
         # Its objective compares the extractor's features.
         or (product == "autoencoder" and name in OF_FEATURES)
     }
-    if not config.extractor.size:
-        # Records of before there was that setting do not name it.
-        found.pop("extractor.size", None)
-    elif config.extractor.size > config.data.size:
+    for name, before in UNSAID.items():
+        if found.get(name) == before:
+            del found[name]
+    if config.extractor.size > config.data.size:
         # All networks' photographs are prepared at it.
         found["extractor.size"] = config.extractor.size
     found.pop("data.category_augmentation")

@@ -26,11 +26,9 @@ from ddad_jax.evaluation.compare import compare_runs
 from ddad_jax.evaluation.report import write_report
 from ddad_jax.evaluation.results import write_results
 from ddad_jax.experiment import ablation
-from ddad_jax.experiment.category import DETECTOR, Category, open_categories, write_config
-from ddad_jax.experiment.fitting import (
-    detector_to_evaluate,
-    fitted_detector,
-)
+from ddad_jax.experiment.category import DETECTOR, Category, Subject
+from ddad_jax.experiment.fitting import detector_to_evaluate, fitted_detector
+from ddad_jax.experiment.opening import open_subjects, write_config
 from ddad_jax.experiment.schema import NETWORKS, Config
 from ddad_jax.experiment.scoring import SCORED, score
 from ddad_jax.experiment.trained import Trained, load_networks
@@ -62,7 +60,7 @@ MODES = {
 
 
 def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> None:
-    """Carries out "fit", "prepare", "train", "adapt", "evaluate" or "validate" for every category.
+    """Carries out "fit", "prepare", "train", "adapt", "evaluate" or "validate" for all categories.
 
     Args:
       mode: one of these.
@@ -77,22 +75,22 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
     if mode == "prepare":
         with processes.first_then_others("prepare"):
             config.networks()  # Raises where they cannot be.
-            categories = open_categories(config, workdir)
+            subjects = open_subjects(config, workdir)
             if processes.is_first():
-                _prepare(categories)
-        write_config(categories)
+                _prepare([category for subject in subjects for category in subject.categories])
+        write_config(subjects)
         return
-    categories, parts = _checked(config, workdir, mode in TRAINED, train_on), []
-    for group in _groups(categories, config.mesh.category):
+    subjects, parts = _checked(config, workdir, mode in TRAINED, train_on), []
+    for group in _groups(subjects, config.mesh.category):
         if mode in SCORED:
-            for category in group:
-                fitted = detector_to_evaluate(category)
-                write_config([category])
-                parts += SCORED[mode](category, fitted)
+            for subject in group:
+                fitted = detector_to_evaluate(subject)
+                write_config([subject])
+                parts += SCORED[mode](subject, fitted)
         else:
             trained = _train(group, TRAINED[mode], train_on)
             for made in trained if mode == "fit" else ():
-                parts += score(made.category, fitted_detector(made))
+                parts += score(made.subject, fitted_detector(made))
         copies.publish()
         processes.wait_for_all("stage")
     if len(parts) > 1:
@@ -100,30 +98,30 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
         write_results(workdir, config.data.source, {part.name: part.metrics for part in parts})
 
 
-def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Category]:
-    """Every category, once settings and images of all are known to be right."""
+def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Subject]:
+    """What a detector is made for, once settings and images of all are known to be right."""
     with processes.first_then_others("checks"):
         if trains:
             config.networks()  # Raises where they cannot be.
-        categories = open_categories(config, workdir)
-        for category in categories if trains else ():
-            category.check_trained(train_on)
-        for category in categories:
+        subjects = open_subjects(config, workdir)
+        for subject in subjects if trains else ():
+            subject.check_trained(train_on)
+        for category in (each for subject in subjects for each in subject.categories):
             counts = [len(category.images[split]) for split in ("train", "test")]
             logging.info("%s: %d good images to train on, %d test images", category.name, *counts)
-    return categories
+    return subjects
 
 
-def _groups(categories: list[Category], size: int) -> Iterator[list[Category]]:
+def _groups(subjects: list[Subject], size: int) -> Iterator[list[Subject]]:
     """Those that are trained at a time; each group's images leave the memory with the next."""
-    while categories:
-        group, categories[:size] = categories[:size], []
+    while subjects:
+        group, subjects[:size] = subjects[:size], []
         yield group
 
 
-def _train(group: Sequence[Category], networks: Sequence[str], train_on: bool) -> list[Trained]:
+def _train(group: Sequence[Subject], networks: Sequence[str], train_on: bool) -> list[Trained]:
     with processes.first_then_others("weights"):
-        made = [load_networks(category) for category in group]
+        made = [load_networks(subject) for subject in group]
     write_config(group)
     return train_networks(made, networks, train_on)
 
@@ -194,7 +192,7 @@ def benchmark(config: Config, workdir: Path) -> None:
         config.detector,
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
         bank_rows=settings.bank_rows,
-        patch_rows=config.build.patch_bank_size,
+        patch_rows=config.build.most_patches,
         seed=config.seed,
     )
     detector = jax.eval_shape(make) if settings.topology else make()

@@ -10,7 +10,7 @@ from ddad_jax.data.augment import AugmentationSettings
 from ddad_jax.deploy.outputs import PredictionSettings
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Networks, Settings
-from ddad_jax.detection.networks import build_networks
+from ddad_jax.detection.networks import build_networks, stage_channels
 from ddad_jax.diffusion.schedule import Prediction, ScheduleSettings
 from ddad_jax.errors import UserError
 from ddad_jax.serving.settings import ServeSettings
@@ -75,8 +75,11 @@ class DataSettings(Checked):
         "mvtec_3d", "visa", "real_iad", "btad", "ksdd", "ksdd2", "dagm" or "elpv"; or "folder",
         "manifest", "tfds" or "synthetic".
       root: the folder, or the table, that holds it; may be gs://… or s3://….
-      category: the product; empty: every category under the root, one after the other, each in a
-        folder of its own.
+      category: the product, or several with commas between; empty: every category under the root.
+        Several are taken one after the other, each in a folder of its own.
+      unified: whether several categories get one detector: networks and banks of all their images,
+        whose sizes are for all together, and a calibration and a threshold of each. A photograph is
+        judged as one of the category that it looks most like.
       size: side in pixels of the square images that the networks see; extractor.size may be another
         for the extractor.
       resize: how an image becomes square: "stretch", "pad" or "crop".
@@ -95,6 +98,7 @@ class DataSettings(Checked):
     source: str = setting("mvtec", changes="nothing")
     root: str = setting("", changes="nothing", path=True)
     category: str = setting("", changes="nothing")
+    unified: bool = setting(False, changes="nothing")
     size: int = setting(256, changes="autoencoder", low=1)
     resize: Literal["stretch", "pad", "crop"] = setting("stretch", changes="autoencoder")
     tiling: TilingSettings = section(TilingSettings)
@@ -104,6 +108,25 @@ class DataSettings(Checked):
     augmentation: AugmentationSettings = section(AugmentationSettings)
     category_augmentation: dict[str, Any] = setting({}, changes="autoencoder")
     settings: dict[str, Any] = setting({}, changes="nothing")
+
+    def check_together(self) -> None:
+        """Raises SettingError: a category that is named twice, or augmented by itself in vain."""
+        names = self.categories
+        if "" in names or len({*names}) < len(names):
+            raise SettingError(
+                "category", f"'{self.category}' names nothing, or the same, between two commas"
+            )
+        if self.unified and self.category_augmentation:
+            raise SettingError(
+                "category_augmentation",
+                "is for networks of one category, and data.unified trains them on all; use "
+                "data.augmentation",
+            )
+
+    @property
+    def categories(self) -> list[str]:
+        """Those that are named, in that order."""
+        return [name.strip() for name in self.category.split(",")] if self.category else []
 
     def augmentation_of(self, category: str) -> AugmentationSettings:
         """That of a category's training images.
@@ -178,7 +201,8 @@ class ExtractorSettings(Checked):
         prepared at this size and maps have it too; the autoencoder still sees data.size.
       distillation_weight: λ_DL of DDAD, how strongly adapted features are held to the published.
       training: of the adaptation, see `TrainSettings`; 0 steps and 0 epochs leave the extractor as
-        it is. It stops when held-out images gain nothing, and is skipped where they never do.
+        it is. It stops when its objective gains nothing on held-out images; whether it counts,
+        build.planted says.
     """
 
     name: str = setting("resnet34", changes="own")
@@ -269,6 +293,12 @@ class Config(Checked):
                 "evaluation.protocol",
                 "'paper' is of whole images; use 'exact', or data.tiling.tile=0",
             )
+        if self.data.unified and self.detection.score_share:
+            raise SettingError(
+                "detection.score_share",
+                f"{self.detection.score_share:g}: with data.unified it is 0, since one factor "
+                "brings a category's scores and its pixels to the thresholds of all",
+            )
         patches_alone = self.detection.scoring == "fused" and self.detection.patch_weight == 1
         if self.evaluation.protocol == "paper" and patches_alone:
             raise SettingError(
@@ -314,6 +344,7 @@ class Config(Checked):
         Raises:
           UserError: naming the setting that cannot be.
         """
+        self.check_stages()
         built = build_networks(**self.description)
         for name in NETWORKS:
             try:
@@ -321,6 +352,21 @@ class Config(Checked):
             except UserError as error:
                 raise SettingError(f"{name}.network", str(error)) from error
         return built
+
+    def check_stages(self) -> None:
+        """Raises SettingError where the stages that describe a patch cannot be averaged."""
+        d = self.detection
+        if d.scoring != "fused" or d.patch_layers != "averaged":
+            return
+        channels = stage_channels(build_networks(**self.description).extractor, self.image_size)
+        found = [channels[stage - 1] for stage in d.patch_stages]
+        if len({*found}) > 1:
+            raise SettingError(
+                "detection.patch_stages",
+                f"the stages {d.patch_stages} of {self.extractor.name} have {found} channels, and "
+                "only stages of as many each can be averaged; name such, or use "
+                "detection.patch_layers=joined",
+            )
 
     @property
     def at_original(self) -> bool:
@@ -343,5 +389,7 @@ class Config(Checked):
     def of_category(self, category: str) -> "Config":
         """The same with the category's own augmentation for that of all."""
         own = self.data.augmentation_of(category)
-        data = replace(self.data, augmentation=own, category_augmentation={}, category=category)
+        data = replace(
+            self.data, augmentation=own, category_augmentation={}, category=category, unified=False
+        )
         return replace(self, data=data)

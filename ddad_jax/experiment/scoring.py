@@ -1,5 +1,6 @@
 """What is found in the images of a category, measured and written to its folder."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,35 @@ from ddad_jax.evaluation.outputs import write_metrics, write_pictures, write_sco
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import ReportPart, report_part, write_report
 from ddad_jax.evaluation.restoration import restoration_figures
-from ddad_jax.experiment.category import Category
-from ddad_jax.experiment.fitting import evaluate_detector, plant_defects, validate_detector
+from ddad_jax.experiment.asking import evaluate_detector, plant_defects, validate_detector
+from ddad_jax.experiment.category import Category, Subject
 from ddad_jax.machine import processes, together
 
 VALIDATION = "validation"
 
 
-def score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
-    """Scores the test images, where there are any; process 0 writes, and it alone has a part."""
+def score(subject: Subject, fitted: FittedDetector) -> list[ReportPart]:
+    """Scores the test images of each category, where there are any.
+
+    Process 0 writes, and it alone has parts.
+    """
+    parts = [part for category in subject.categories for part in _score(category, fitted)]
+    if parts:
+        write_training_loss(subject.workdir / "figures", subject.workdir)
+    return parts
+
+
+def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     if len(category.images["test"]) == 0:
-        logging.info("no test images; the detector is ready for --mode=predict")
+        logging.info("%s: no test images; the detector is ready for --mode=predict", category.name)
         return []
     with together.dividing():
         predictions = evaluate_detector(category, fitted)
     if not processes.is_first():
         return []
-    folder = category.workdir
-    part = _write_results(folder, category.name, predictions, fitted, category.resized_masks())
-    write_training_loss(folder / "figures", folder)
+    more = _taken_for_others(category, predictions)
+    masks = category.resized_masks()
+    part = _write_results(category.workdir, category.name, predictions, fitted, masks, more)
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = part.metrics[name]
         shown = part.metrics["undefined"][name] if value is None else f"{value:.4f}"
@@ -44,8 +55,26 @@ def score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     return [part]
 
 
-def validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
-    """Scores planted defects; process 0 writes, and it alone has a part."""
+def _taken_for_others(category: Category, predictions: Predictions) -> dict[str, Any]:
+    """How many of a category's images are taken for each other one, where there are several."""
+    if predictions.kinds is None:
+        return {}
+    others = Counter(kind for kind in predictions.kinds if kind != category.name)
+    if others:
+        logging.warning(
+            "%s: %d of %d images are taken for parts of another category: %s", category.name,
+            others.total(), len(predictions),
+            ", ".join(f"{count} for {kind}" for kind, count in others.most_common()),
+        )  # fmt: skip
+    return {"taken_for": dict(others)}
+
+
+def validate(subject: Subject, fitted: FittedDetector) -> list[ReportPart]:
+    """Scores planted defects of each category; process 0 writes, and it alone has parts."""
+    return [part for category in subject.categories for part in _validate(category, fitted)]
+
+
+def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     images, planted = plant_defects(category)
     restored = None
     with together.dividing():
@@ -58,9 +87,10 @@ def validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     if not processes.is_first():
         return []
     folder = category.workdir / VALIDATION
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     name = f"{category.name}, planted defects"
-    part = _write_results(folder, name, predictions, fitted, more={"restoration": restored})
+    more = {"restoration": restored, **_taken_for_others(category, predictions)}
+    part = _write_results(folder, name, predictions, fitted, more=more)
     for kind, of in part.metrics["per_defect"].items():
         count = of["images"]
         logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)

@@ -13,8 +13,8 @@ from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.deploy.stream import Unreadable, stream
 from ddad_jax.deploy.submission import not_written, require_tifffile, write_prediction
 from ddad_jax.detection.detector import shard_detector, with_reconstruct
-from ddad_jax.experiment.category import open_categories
 from ddad_jax.experiment.fitting import detector_to_evaluate
+from ddad_jax.experiment.opening import open_subjects
 from ddad_jax.experiment.schema import Config
 from ddad_jax.machine import copies
 from ddad_jax.settings import SettingError
@@ -40,7 +40,8 @@ def submit(config: Config, workdir: Path, folder: Path) -> None:
             f"'{config.data.source}': only '{DATASET.name}' has a server to submit to",
         )
     require_tifffile()
-    categories = open_categories(config, workdir)
+    subjects = open_subjects(config, workdir)
+    categories = [category for subject in subjects for category in subject.categories]
     private = {
         category.name: [
             sample
@@ -49,11 +50,12 @@ def submit(config: Config, workdir: Path, folder: Path) -> None:
         ]
         for category in categories
     }
-    for category in categories:
-        fitted = detector_to_evaluate(category)
-        samples = not_written(folder, private[category.name], category.detector_path)
-        if samples:
-            _write(folder, samples, fitted, config)
+    for subject in subjects:
+        fitted = detector_to_evaluate(subject)
+        for category in subject.categories:
+            samples = not_written(folder, private[category.name], subject.detector_path)
+            if samples:
+                _write(folder, samples, fitted, config)
     logging.info("see %s", folder)
     missing = sorted({*OBJECTS} - {*private})
     if missing:

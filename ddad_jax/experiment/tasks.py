@@ -33,44 +33,44 @@ class Task:
 
 
 def _autoencoder(made: Trained) -> Task:
-    category = made.category
-    settings, network = category.config.autoencoder, category.networks.autoencoder
+    subject = made.subject
+    settings, network = subject.config.autoencoder, subject.networks.autoencoder
     loss = autoencoder_loss(
         network,
-        category.networks.extractor,
+        subject.networks.extractor,
         feature_weight=settings.feature_weight,
         latent_weight=settings.latent_weight,
         crop_size=settings.crop_size,
     )
     return Task(
         loss,
-        initialise(network, jax.random.key(category.config.seed))["params"],
+        initialise(network, jax.random.key(subject.config.seed))["params"],
         {"extractor": made.pretrained_extractor},
-        {"image": category.train_images},
-        {"image": category.heldout_images},
-        autoencoder_sample(network, category.sampled_images),
+        {"image": subject.train_images},
+        {"image": subject.heldout_images},
+        autoencoder_sample(network, subject.sampled_images),
     )
 
 
 def _denoiser(made: Trained) -> Task:
-    category, config = made.category, made.category.config
-    settings, network = config.denoiser, category.networks.denoiser
+    subject, config = made.subject, made.subject.config
+    settings, network = config.denoiser, subject.networks.denoiser
     frozen: dict[str, Any] = {"alpha_bar": made.alpha_bar}
-    if category.augmentations:
+    if subject.augmentations:
         # An augmented image is another one at each step, so its latent is made there.
         frozen |= {"autoencoder": made.autoencoder, "scaling": made.latent_scaling}
-        arrays = {"image": category.train_images}
-        heldout = {"image": category.heldout_images}
+        arrays = {"image": subject.train_images}
+        heldout = {"image": subject.heldout_images}
     else:
-        arrays, heldout = {"latent": made.latents(category.train_images)}, None
+        arrays, heldout = {"latent": made.latents(subject.train_images)}, None
         if settings.training.validate_every:
-            heldout = {"latent": made.latents(category.heldout_images)}
+            heldout = {"latent": made.latents(subject.heldout_images)}
     loss = denoiser_loss(
         network,
         max_timestep=settings.max_timestep or config.diffusion.num_timesteps,
         prediction=settings.prediction,
         weighting=settings.weighting,
-        encode=partial(_encode, made) if category.augmentations else None,
+        encode=partial(_encode, made) if subject.augmentations else None,
     )
     params = initialise(network, jax.random.key(config.seed))["params"]
     sampled_with = {
@@ -79,24 +79,24 @@ def _denoiser(made: Trained) -> Task:
         "alpha_bar": made.alpha_bar,
     }
     sample = denoiser_sample(
-        category.networks, config.detector, sampled_with, category.sampled_images
+        subject.networks, config.detector, sampled_with, subject.sampled_images
     )
     return Task(loss, params, frozen, arrays, heldout, sample)
 
 
 def _encode(made: Trained, frozen: Any, batch: Any) -> Float[Array, "b h w c"]:
-    category = made.category
-    pixels = reconstruction.to_network_range(batch["image"], category.preprocessing.size)
+    subject = made.subject
+    pixels = reconstruction.to_network_range(batch["image"], subject.preprocessing.size)
     shift, scale = frozen["scaling"]
     return reconstruction.encode(
-        category.networks.autoencoder, frozen["autoencoder"], shift, scale, pixels
+        subject.networks.autoencoder, frozen["autoencoder"], shift, scale, pixels
     )
 
 
 def _extractor(made: Trained) -> Task:
-    category, config = made.category, made.category.config
+    subject, config = made.subject, made.subject.config
     loss = adaptation_loss(
-        category.networks,
+        subject.networks,
         config.detector,
         distillation_weight=config.extractor.distillation_weight,
     )
@@ -113,8 +113,8 @@ def _extractor(made: Trained) -> Task:
         loss,
         made.pretrained_extractor["params"],
         frozen,
-        {"image": category.train_images},
-        {"image": category.heldout_images},
+        {"image": subject.train_images},
+        {"image": subject.heldout_images},
     )
 
 

@@ -1,4 +1,4 @@
-"""The networks of a category, as far as they are made."""
+"""The networks of a subject, as far as they are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,16 +6,15 @@ from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Float, UInt8
 
 from ddad_jax import pretrained
 from ddad_jax.detection.detector import Variables
 from ddad_jax.diffusion import schedule
-from ddad_jax.experiment.category import Category
-from ddad_jax.experiment.identity import (
-    Record,
-    digest_of,
-)
+from ddad_jax.experiment.category import Subject
+from ddad_jax.experiment.choosing import is_asked
+from ddad_jax.experiment.identity import Record, digest_of
 from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.models import parameter_count
 from ddad_jax.training.latents import channel_scaling, encode_images
@@ -23,10 +22,10 @@ from ddad_jax.training.latents import channel_scaling, encode_images
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The networks of a category, as far as they are made.
+    """The networks of a subject, as far as they are made.
 
     Attributes:
-      category: theirs.
+      subject: what they are made for.
       autoencoder: its variables; None where it is still to be trained.
       denoiser: likewise.
       pretrained_extractor: before any adaptation.
@@ -34,7 +33,7 @@ class Trained:
       records: of each network that was trained in the working directory.
     """
 
-    category: Category
+    subject: Subject
     pretrained_extractor: Variables
     autoencoder: Variables | None = None
     denoiser: Variables | None = None
@@ -44,17 +43,17 @@ class Trained:
     @cached_property
     def alpha_bar(self) -> Float[Array, " table"]:
         """The noise schedule."""
-        d = self.category.config.diffusion
+        d = self.subject.config.diffusion
         return jnp.asarray(schedule.linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps))
 
     @cached_property
     def latent_scaling(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """Shift and scale per channel: the configured scale, or mean 0 and deviation 1."""
-        scale = self.category.config.autoencoder.latent_scale
+        scale = self.subject.config.autoencoder.latent_scale
         if scale:
-            channels = self.category.networks.autoencoder.latent_channels
+            channels = self.subject.networks.autoencoder.latent_channels
             return jnp.zeros(channels), jnp.full(channels, scale, jnp.float32)
-        return channel_scaling(self._encoded(self.category.train_images))
+        return channel_scaling(self._encoded(self.subject.train_images))
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -69,21 +68,33 @@ class Trained:
         return (self._encoded(images) - shift) * scale
 
     def _encoded(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
-        network, c = self.category.networks.autoencoder, self.category
+        network, c = self.subject.networks.autoencoder, self.subject
         assert self.autoencoder is not None  # It is the first that is made.
         return encode_images(network, self.autoencoder, images, c.config.build.batch_size, c.cache)
 
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the extractor is another one than before any adaptation."""
+        return self.digests["extractor"] != self.digests["pretrained_extractor"]
+
+    @property
+    def undecided(self) -> str:
+        """Why nothing could tell whether adaptation helps; "" where it can, or is not asked."""
+        config = self.subject.config
+        return self.subject.undecided if is_asked(config.detector, config.build) else ""
+
     def trains(self, network: str) -> bool:
         """Whether a network is trained here: it has no weights yet, or is to be adapted."""
-        section = getattr(self.category.config, network)
+        section = getattr(self.subject.config, network)
         if network == "extractor":
-            return bool(section.training.steps or section.training.epochs)
-        return not section.weights and parameter_count(getattr(self.category.networks, network)) > 0
+            asked = section.training.steps or section.training.epochs
+            return bool(asked) and not self.undecided
+        return not section.weights and parameter_count(getattr(self.subject.networks, network)) > 0
 
 
-def load_networks(category: Category) -> Trained:
-    """A category's networks that have weights already, so that a wrong path is said early."""
-    config, networks = category.config, category.networks
+def load_networks(subject: Subject) -> Trained:
+    """A subject's networks that have weights already, so that a wrong path is said early."""
+    config, networks = subject.config, subject.networks
     loaded: dict[str, Variables] = {
         "pretrained_extractor": pretrained.load(config.extractor.weights, networks.extractor)
     }
@@ -93,5 +104,13 @@ def load_networks(category: Category) -> Trained:
             loaded[name] = pretrained.load(weights, network)
         elif not parameter_count(network):
             loaded[name] = {}
-    made = Trained(category, **loaded)
-    return made if made.trains("extractor") else replace(made, extractor=made.pretrained_extractor)
+    made = Trained(subject, **loaded)
+    if made.trains("extractor"):
+        return made
+    training = config.extractor.training
+    if training.steps or training.epochs:
+        logging.warning(
+            "%s: the extractor is not adapted, since nothing could tell whether that helps: %s; "
+            "--config.build.planted=0 adapts it all the same", subject.name, made.undecided,
+        )  # fmt: skip
+    return replace(made, extractor=made.pretrained_extractor)

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from ddad_jax.data.loader import training_batches
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.category import Category
+from ddad_jax.experiment.category import Subject
 from ddad_jax.experiment.identity import (
     Record,
     begun_record,
@@ -56,7 +56,7 @@ def train_networks(
     for network in networks:
         for each in made:
             if getattr(each, network) is None:
-                _settings_of_training(each.category, network)
+                _settings_of_training(each.subject, network)
     found = list(made)
     for network in networks:
         todo = [i for i, each in enumerate(found) if getattr(each, network) is None]
@@ -72,7 +72,7 @@ def train_networks(
             tasks = {i: TASKS[network](found[i]) for i in todo}
         # Augmented images are encoded at each step, others once: these are two programs.
         for augmented in (False, True):
-            alike = [i for i in todo if bool(found[i].category.augmentations) == augmented]
+            alike = [i for i in todo if bool(found[i].subject.augmentations) == augmented]
             if alike:
                 trained = _train_group([(found[i], tasks[i]) for i in alike], network)
                 for i, params in zip(alike, trained, strict=True):
@@ -82,7 +82,7 @@ def train_networks(
 
 def _with(made: Trained, network: str, params: PyTree) -> Trained:
     """The same with a network whose training has ended."""
-    folder = made.category.workdir / network
+    folder = made.subject.workdir / network
     with processes.first_then_others("finished"):
         if processes.is_first():
             finish_record(folder)
@@ -98,13 +98,13 @@ def _taken_up(made: Trained, network: str, train_on: bool) -> Record | None:
     Raises:
       UserError: it was trained otherwise; says with what, and what goes on.
     """
-    category, folder = made.category, made.category.workdir / network
+    subject, folder = made.subject, made.subject.workdir / network
     _complete_step(folder)
     record = read_record(folder)
     wanted = Record(
-        settings=settings_of(category.config, network),
+        settings=settings_of(subject.config, network),
         weights=_read_by(made, network),
-        images=category.division[0].contents,
+        images=subject.division[0].contents,
     )
     if record is None:
         if processes.is_first():
@@ -122,24 +122,24 @@ def _taken_up(made: Trained, network: str, train_on: bool) -> Record | None:
     if dict(record.weights) != wanted.weights:
         named = [n for n, digest in wanted.weights.items() if record.weights.get(n) != digest]
         raise UserError(
-            f"--workdir={category.workdir}: its {network} was trained with other weights of the "
+            f"--workdir={subject.workdir}: its {network} was trained with other weights of the "
             f"{' and the '.join(named)}; {hint}, or choose another --workdir"
         )
     if not record.done:
         raise UserError(
-            f"--workdir={category.workdir}: the training of its {network} was interrupted, and "
+            f"--workdir={subject.workdir}: the training of its {network} was interrupted, and "
             f"since then training images changed ({others or 'their order'}); {hint}, or put the "
             "images back"
         )
     logging.warning(
         "%s: the %s was trained on other images than there are now (%s); it is used as it is, %s",
-        category.name, network, others or "in another order", hint,
+        subject.name, network, others or "in another order", hint,
     )  # fmt: skip
     return record
 
 
 def _finished(made: Trained, network: str, record: Record) -> Trained:
-    folder = made.category.workdir / network
+    folder = made.subject.workdir / network
     params = read_parameters(folder / "checkpoints", _train_settings(record, network))
     if params is None:
         # Nothing had to be learnt: no step was asked for.
@@ -196,16 +196,16 @@ def _next(folder: Path) -> Path:
 
 def _train_group(tasks: Sequence[tuple[Trained, Task]], network: str) -> list[PyTree]:
     trainings = [_training(made, network, task) for made, task in tasks]
-    first = tasks[0][0].category
+    first = tasks[0][0].subject
     peak = peak_flops(jax.devices()[0].device_kind, first.config.dtype)
     return train(tasks[0][1].loss, trainings, mesh=first.mesh, peak_flops=peak)
 
 
 def _training(made: Trained, network: str, task: Task) -> Training:
-    category = made.category
-    settings = _settings_of_training(category, network)
-    augmentations = category.augmentations if "image" in task.arrays else ()
-    seed, folder = category.config.seed, category.workdir / network
+    subject = made.subject
+    settings = _settings_of_training(subject, network)
+    augmentations = subject.augmentations if "image" in task.arrays else ()
+    seed, folder = subject.config.seed, subject.workdir / network
     return Training(
         params=flax.core.unfreeze(_start(folder, network, task.params)),
         frozen=task.frozen,
@@ -218,15 +218,15 @@ def _training(made: Trained, network: str, task: Task) -> Training:
     )
 
 
-def _settings_of_training(category: Category, network: str) -> TrainSettings:
+def _settings_of_training(subject: Subject, network: str) -> TrainSettings:
     """Those of a network, whose epochs are so many steps of the category's images.
 
     Raises:
       SettingError: they do not go with that number of steps.
     """
-    settings = getattr(category.config, network).training
+    settings = getattr(subject.config, network).training
     try:
-        return settings.for_images(len(category.division[0].squares))
+        return settings.for_images(len(subject.division[0].squares))
     except SettingError as error:
         raise error.within(f"{network}.training") from error
 

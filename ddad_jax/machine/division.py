@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import Primitive
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, PyTree, Shaped
@@ -39,28 +38,36 @@ def lay_out(array: Shaped[ArrayLike, "..."], sharding: NamedSharding) -> Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def keep_divided(primitive: Primitive, *_: Any, **__: Any) -> bool:
-    """A policy of `jax.checkpoint`: keeps for the gradient all but what `gather` makes."""
-    return primitive.name not in ("custom_vjp_call", "sharding_constraint")
+def dividing_devices() -> int:
+    """Over how many devices XLA divides what is being traced."""
+    return math.prod(_dividing_axes().values())
+
+
+def sharing_devices() -> int:
+    """How many devices share variables in what is being traced."""
+    return _dividing_axes().get(AXIS, 1)
+
+
+def _dividing_axes() -> dict[str, int]:
+    """Axes of the mesh over which XLA divides what is being traced, and their sizes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in types if kind == AxisType.Auto}
 
 
 def gather(variables: PyTree, dtype: DTypeLike) -> PyTree:
-    """Variables whole on each device, where this is traced for devices that share them.
+    """Variables whole on each device that shares them.
 
-    Their gradients are divided again as soon as they are made. Within `jax.checkpoint` by
-    `keep_divided` what is gathered is not kept for the gradient, but gathered once more.
+    Their gradients are divided again as soon as they are made.
 
     Args:
       variables: of a network.
       dtype: of its computation; kernels, which each layer would bring to it, are gathered in it.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    if types.get(AXIS) != AxisType.Auto or mesh.shape[AXIS] == 1:
-        return variables
+    devices = sharing_devices()
 
     def one(leaf: Any) -> Any:
-        spec = divided_spec(leaf.shape, mesh.shape[AXIS])
+        spec = divided_spec(leaf.shape, devices)
         if spec == PartitionSpec():
             return leaf
         if leaf.ndim > 1:

@@ -1,8 +1,8 @@
-"""What a compiled program does, read from its text: collectives, loops, and what loops move."""
+"""What a compiled program does, read from its text: instructions, loops and collectives."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,15 +18,30 @@ KINDS = (
 )
 # A TPU's compiler puts the start of an asynchronous collective into a fusion with this call.
 STARTED = 'custom_call_target="AsyncCollectiveStart"'
+# It keeps a reduce-scatter as a fusion of an all-reduce and slices, of this name.
+SCATTERED = "all-reduce-scatter"
 # What hands on arrays and moves none.
-FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while"))
+FREE = frozenset(
+    (
+        "parameter",
+        "constant",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "while",
+        "call",
+        "conditional",
+    )
+)
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
-_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.-]+)")
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|(?:true|false)_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch|called)_computations=\{([^}]*)\}")
 _ROUNDS = re.compile(r'"?known_trip_count"?:\{"n":"(\d+)"\}')
+_ELSEWHERE = re.compile(r"S\([1-9]\d*\)")
+_NUMBER = re.compile(r"\b[su]32\[\]")
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,10 @@ class Collective:
 class Program:
     """A compiled program.
 
+    Attributes:
+      computations: by name, the instructions of each in the order in which they run, its result
+        last.
+
     Args:
       text: of `jax.stages.Compiled.as_text`.
 
@@ -76,12 +95,12 @@ class Program:
     """
 
     def __init__(self, text: str) -> None:
-        self._computations: dict[str, list[Instruction]] = {}
+        self.computations: dict[str, list[Instruction]] = {}
         self._entry = ""
         current: list[Instruction] = []
         for line in text.splitlines():
             if begun := _COMPUTATION.match(line):
-                current = self._computations.setdefault(begun[2], [])
+                current = self.computations.setdefault(begun[2], [])
                 self._entry = begun[2] if begun[1] else self._entry
             elif found := _INSTRUCTION.match(line.strip()):
                 current.append(Instruction(*found.groups()))
@@ -90,69 +109,112 @@ class Program:
 
     @cached_property
     def times(self) -> dict[str, int]:
-        """How often each computation runs; loops whose rounds are not known count once."""
-        counts = dict.fromkeys(self._computations, 0)
+        """How often each computation runs at most: each branch of a conditional as if taken.
+
+        Loops whose rounds are not known count once.
+        """
+        counts = dict.fromkeys(self.computations, 0)
 
         def visit(name: str, times: int) -> None:
             counts[name] += times
-            for instruction in self._computations[name]:
-                rounds = _ROUNDS.search(instruction.rest) if instruction.kind == "while" else None
-                for called in _called(instruction):
-                    visit(called, times * int(rounds[1]) if rounds else times)
+            for instruction in self.computations[name]:
+                rounds = self._rounds(instruction) if instruction.kind == "while" else 1
+                for called in called_by(instruction):
+                    visit(called, times * rounds)
 
         visit(self._entry, 1)
         return counts
 
+    def _rounds(self, loop: Instruction) -> int:
+        """As the program says it, or as its condition does: JAX counts from 0 to below a limit."""
+        if known := _ROUNDS.search(loop.rest):
+            return int(known[1])
+        condition = re.search(r"condition=%?([\w.-]+)", loop.rest)
+        instructions = self.computations[condition[1]] if condition else []
+        compares = instructions and "direction=LT" in instructions[-1].rest
+        limits = [
+            int(each.rest.partition(")")[0])
+            for each in instructions
+            if each.kind == "constant" and _NUMBER.match(each.result)
+        ]
+        return limits[0] if compares and len(limits) == 1 else 1
+
     def collectives(self) -> list[Collective]:
         """Each once, however many instructions a compiler makes of it."""
         found: dict[str, Collective] = {}
-        for computation, instructions in self._computations.items():
+        for computation, instructions in self.computations.items():
             started = any(STARTED in each.rest for each in instructions)
+            scattered = computation.startswith(SCATTERED)
             for each in instructions:
                 kind = each.kind.removesuffix("-start")
                 if kind not in KINDS or not self.times[computation]:
                     continue
-                channel = re.search(r"channel_id=(\d+)", each.rest)
-                key = channel[1] if channel else each.name
+                key, times = _key(each), self.times[computation]
                 before = found.get(key)
+                begun = started or kind != each.kind
+                if before is not None and not begun:
+                    # What goes on beside each round of a loop is one collective still.
+                    times = before.times if before.asynchronous else max(times, before.times)
                 found[key] = Collective(
-                    kind,
-                    _result_bytes(each),
-                    max(self.times[computation], before.times if before else 0),
-                    started or kind != each.kind or (before is not None and before.asynchronous),
+                    "reduce-scatter" if scattered else kind,
+                    result_bytes(instructions[-1] if scattered else each),
+                    times,
+                    begun or (before is not None and before.asynchronous),
                     replica_groups(each.rest),
                 )
         return list(found.values())
 
-    def repeated_bytes(self) -> int:
-        """Bytes that loops read and write beyond their first round."""
-        return sum(
-            (times - 1) * self._moved(name)
-            for name, times in self.times.items()
-            if times > 1 and name in self._bodies
-        )
+    def gathered_bytes(self) -> int:
+        """The most bytes of results of all-gathers that a device holds at a time.
+
+        By the order in which the program runs: each is held from its start until what reads it has
+        run.
+        """
+        return max(self._most_gathered(self.computations[name]) for name in self.bodies)
+
+    def _most_gathered(self, instructions: Sequence[Instruction]) -> int:
+        held: dict[str, set[str]] = {}
+        sizes: dict[str, int] = {}
+        begun: dict[str, int] = {}
+        read: dict[str, int] = {}
+        for place, each in enumerate(instructions):
+            gathers = self._gathers(each)
+            handed = set().union(*(held.get(operand, ()) for operand in operands(each)))
+            for key, size in gathers.items():
+                sizes[key] = size
+                begun.setdefault(key, place)
+            read |= dict.fromkeys(handed | gathers.keys(), place)
+            passes_on = each.kind in FREE or each.kind.endswith("-done")
+            held[each.name] = gathers.keys() | (handed if passes_on else set())
+        changes = np.zeros(len(instructions) + 1, np.int64)
+        for key, size in sizes.items():
+            changes[begun[key]] += size
+            changes[read[key] + 1] -= size
+        return int(changes.cumsum().max())
+
+    def _gathers(self, instruction: Instruction) -> dict[str, int]:
+        """Bytes of the all-gathers that an instruction is or, a fusion, starts or ends."""
+        parts = [instruction]
+        if instruction.kind == "fusion":
+            parts += [part for name in called_by(instruction) for part in self.computations[name]]
+        return {
+            _key(part): result_bytes(part)
+            for part in parts
+            if part.kind in ("all-gather", "all-gather-start")
+        }
 
     @cached_property
-    def _bodies(self) -> set[str]:
+    def bodies(self) -> set[str]:
         """Computations whose instructions read and write memory: not those within a fusion."""
         bodies = {self._entry}
         waiting = [self._entry]
         while waiting:
-            for each in self._computations[waiting.pop()]:
+            for each in self.computations[waiting.pop()]:
                 if each.kind in ("while", "conditional", "call"):
-                    new = set(_called(each)) - bodies
+                    new = set(called_by(each)) - bodies
                     bodies |= new
                     waiting += new
         return bodies
-
-    def _moved(self, name: str) -> int:
-        instructions = self._computations[name]
-        sizes = {each.name: sum(_arrays(each.result)) for each in instructions}
-        return sum(
-            sizes[each.name] + sum(sizes.get(operand, 0) for operand in _operands(each))
-            for each in instructions
-            if each.kind not in FREE
-        )
 
 
 def replica_groups(attributes: str) -> list[list[int]]:
@@ -188,29 +250,53 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def _called(instruction: Instruction) -> Iterator[str]:
+def called_by(instruction: Instruction) -> Iterator[str]:
+    """Names of the computations that it runs."""
     yield from _CALLED.findall(instruction.rest)
     for names in _BRANCHES.findall(instruction.rest):
         yield from re.findall(r"[\w.-]+", names)
 
 
-def _operands(instruction: Instruction) -> list[str]:
+def operands(instruction: Instruction) -> list[str]:
     """Names of the operands, which stand before the parenthesis that ends them."""
     return re.findall(r"%([\w.-]+)", instruction.rest.partition(")")[0])
 
 
-def _result_bytes(collective: Instruction) -> int:
-    """Bytes of a collective's result; the start of one may name operands before, marks after."""
-    # Marks by which the hardware says that it is done.
-    sizes = _arrays(collective.result.replace("u32[]", ""))
-    if collective.kind in ("all-reduce-start", collective.kind.removesuffix("-start")):
-        return sum(sizes)
-    return sum(sizes[len(sizes) // 2 :])
+def _key(collective: Instruction) -> str:
+    """What the instructions that a compiler makes of one collective have in common."""
+    channel = re.search(r"channel_id=(\d+)", collective.rest)
+    return channel[1] if channel else collective.name
 
 
-def _arrays(result: str) -> list[int]:
-    """Bytes of each array of a type."""
+def result_bytes(collective: Instruction) -> int:
+    """Bytes of a collective's result."""
+    return sum(made(collective, array_bytes(collective.result)))
+
+
+def made(instruction: Instruction, sizes: Sequence[int]) -> Sequence[int]:
+    """Of the sizes of a result's arrays, those of what an instruction makes.
+
+    The result of what is begun may name the operands as well, and marks by which the hardware says
+    that it is done.
+    """
+    if not instruction.kind.endswith("-start") or instruction.kind == "all-reduce-start":
+        return sizes
+    marks = len(_NUMBER.findall(instruction.result))
+    half = (len(sizes) - marks) // 2
+    return sizes[:half] if instruction.kind == "copy-start" else sizes[half : 2 * half]
+
+
+def array_bytes(result: str, *, main: bool = False) -> list[int]:
+    """Bytes of each array of a type.
+
+    Args:
+      result: the type, as the program writes it.
+      main: whether arrays that lie in another memory than the main one, such as one on the chip,
+        are none.
+    """
     return [
-        math.prod(_numbers(shape) if shape else []) * max(int(bits or 8) // 8, 1)
-        for _, bits, shape in _ARRAY.findall(result)
+        0
+        if main and _ELSEWHERE.search(layout)
+        else math.prod(_numbers(shape) if shape else []) * max(int(bits or 8) // 8, 1)
+        for _, bits, shape, layout in _ARRAY.findall(result)
     ]

@@ -15,6 +15,7 @@ from ddad_jax.models import (
     dinov2,
     dinov3,
     dinov3_convnext,
+    efficientnet,
     efficientnet_lite,
     pixel_space,
     resnet,
@@ -34,7 +35,16 @@ from ddad_jax.models.variables import abstract_variables, apply, initialise, par
 Network = TypeVar("Network", bound=nn.Module)
 _AUTOENCODERS = (autoencoder_kl, pixel_space, tiny_autoencoder)
 # A further one is a file like these, named here.
-_EXTRACTORS = (resnet, efficientnet_lite, dinov2, dinov3, dinov3_convnext, convnext, vision_towers)
+_EXTRACTORS = (
+    resnet,
+    efficientnet_lite,
+    efficientnet,
+    dinov2,
+    dinov3,
+    dinov3_convnext,
+    convnext,
+    vision_towers,
+)
 AUTOENCODERS: Mapping[str, Callable[..., ImageNetwork]] = {
     name: builder for family in _AUTOENCODERS for name, builder in family.BUILDERS.items()
 }

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ddad_jax.models.attention import attend
 from ddad_jax.models.convolution import Conv
 from ddad_jax.models.extractor import ImageNetwork
 from ddad_jax.models.layers import GroupNorm, Types, require_divisible
@@ -76,7 +77,7 @@ class Attention(nn.Module):
         q, k, v = (
             nn.Dense(c, name=name, **types)(tokens)[:, :, None] for name in ("to_q", "to_k", "to_v")
         )
-        attended = jax.nn.dot_product_attention(q, k, v)[:, :, 0]
+        attended = attend(q, k, v)[:, :, 0]
         return x + nn.Dense(c, name="to_out_0", **types)(attended).reshape(x.shape)
 
 

@@ -1,15 +1,16 @@
 """A network's variables: making them, applying them, counting them."""
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 from clu.parameter_overview import count_parameters
-from jaxtyping import Array, Key
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key, PyTree
 
-from ddad_jax.machine.division import gather
+from ddad_jax.machine.division import gather, sharing_devices
 
 
 def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
@@ -32,13 +33,62 @@ def apply(
 ) -> Any:
     """What a network makes of inputs, its variables staying as they are.
 
+    Where devices share the variables, each layer's are gathered when it runs, let go after it, and
+    gathered again for its gradient; no convolution or product is computed more often than on one
+    device.
+
     Args:
       network: any network of `ddad_jax.models`.
-      variables: as `initialise` makes them; those that devices share are gathered here.
+      variables: as `initialise` makes them.
       *inputs: as the method takes them.
       method: its name; None: that of a call.
     """
-    return network.apply(gather(variables, network.dtype), *inputs, method=method)
+    if sharing_devices() == 1:
+        return network.apply(variables, *inputs, method=method)
+    gathered = _gather_outside_layers(variables, network.dtype)
+    with nn.intercept_methods(partial(_run_layer, network.dtype)):
+        return network.apply(gathered, *inputs, method=method)
+
+
+def _is_layer(variables: Mapping[str, Any]) -> bool:
+    """Whether a module's own parameters are those of a convolution or product."""
+    return "kernel" in variables and not isinstance(variables["kernel"], Mapping)
+
+
+def _gather_outside_layers(variables: PyTree, dtype: DTypeLike) -> PyTree:
+    """A network's variables, of which all that are not a layer's are whole."""
+    if not isinstance(variables, Mapping):
+        return gather(variables, dtype)
+    return {
+        name: part
+        if isinstance(part, Mapping) and _is_layer(part)
+        else _gather_outside_layers(part, dtype)
+        for name, part in variables.items()
+    }
+
+
+def _run_layer(
+    dtype: DTypeLike,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Runs a module's method (`flax.linen.intercept_methods`); a layer gathers its variables."""
+    module = context.module
+    # The layer that is run below is not within a module.
+    inner = isinstance(module.parent, nn.Module) and context.method_name == "__call__"
+    if not inner or not _is_layer(module.variables.get("params", {})):
+        return call(*args, **kwargs)
+    layer = module.clone(parent=None)
+
+    # Its gradient asks for its input and its variables, never for its result: within
+    # `jax.checkpoint` no convolution or product is done again. Its arguments are arrays.
+    @jax.checkpoint
+    def run(variables: Mapping[str, Any], *args: Any) -> Any:
+        return layer.apply(gather(variables, dtype), *args, **kwargs)
+
+    return run(module.variables, *args)
 
 
 @cache

@@ -39,7 +39,7 @@ def make_detector(size: str, dtype: str, preset: str, bank_rows: int) -> Detecto
         config.detector,
         jnp.asarray(linear_alpha_bar(d.beta_start, d.beta_end, d.num_timesteps)),
         bank_rows=bank_rows,
-        patch_rows=config.build.patch_bank_size,
+        patch_rows=config.build.most_patches,
         seed=0,
     )
     return detector.replace(denoiser=drawn(detector.networks.denoiser, 2))

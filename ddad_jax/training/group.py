@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from ddad_jax.machine import copies, processes
 from ddad_jax.machine.cost import operations
-from ddad_jax.machine.division import AXIS, keep_divided
 from ddad_jax.training import mesh as meshes
 from ddad_jax.training.checkpoints import Checkpoints
 from ddad_jax.training.samples import Sample
@@ -94,8 +93,6 @@ def group_step(
       frozen: what the objective reads besides, likewise.
     """
     layout, each = _layout_of(state), _whole(mesh)
-    if mesh.shape[AXIS] > 1:
-        loss = jax.checkpoint(loss, policy=keep_divided)
     batch = meshes.shardings(mesh, jax.ShapeDtypeStruct((1, 1), np.int32), meshes.batch_spec)
     return jax.jit(
         meshes.over_group(make_step(loss, settings), mesh),

@@ -9,8 +9,13 @@ from ddad_jax.diffusion.schedule import linear_alpha_bar
 
 @pytest.fixture(scope="session")
 def seeded(network_description):
+    return seeded_of(network_description)
+
+
+def seeded_of(description):
+    """A detector of drawn weights, of the networks that are described."""
     return seeded_detector(
-        build_networks(**network_description),
+        build_networks(**description),
         Settings(image_size=64, num_neighbours=5, reconstruction="restored"),
         jnp.asarray(linear_alpha_bar(0.0015, 0.0195, 1000)),
         bank_rows=20,

@@ -26,6 +26,10 @@ SETTINGS = BenchmarkSettings(
 )
 
 
+# One benchmark of every program serves most of them.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_limits():
     """A product and a copy that take no time."""

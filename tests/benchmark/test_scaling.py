@@ -89,9 +89,7 @@ def test_collectives_are_found_in_a_compiled_program():
 @pytest.mark.slow
 def test_over_two_devices_of_one_process_and_four_of_two(tmp_path, network_description):
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
-    # Each step is compiled for each mesh.
-    network = network_description["denoiser"]["network"] | {"channel_multipliers": [1]}
-    networks = json.dumps(network_description | {"denoiser": {"network": network}})
+    networks = json.dumps(network_description)
     address = free_address()
     pair = [
         subprocess.Popen(

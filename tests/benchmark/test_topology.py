@@ -1,11 +1,13 @@
 import importlib.util
 import json
+import math
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from ddad_jax.benchmark import topology
 from ddad_jax.benchmark.programs import Trainings
 from ddad_jax.benchmark.run import BenchmarkSettings
 from ddad_jax.benchmark.seeded import seeded_detector
@@ -15,8 +17,10 @@ from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.networks import build_networks
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
+from ddad_jax.machine.platforms import by_platform
 from ddad_jax.training.mesh import MeshSettings
 from ddad_jax.training.state import TrainSettings
+from tests.benchmark.attention import SHAPE, moved
 from tests.conftest import lacking
 
 SETTINGS = BenchmarkSettings(
@@ -83,6 +87,7 @@ def test_a_training_step_gathers_twice_what_it_divides(document, outlined):
     gathered = row_of(document, "training step")["collectives"]["all-gather"]["bytes"]
     kernels = sum(2 * leaf.size for leaf in jax.tree.leaves(outlined.denoiser) if leaf.size >= 1024)
     assert 1.5 * kernels < gathered < 2.5 * kernels
+    assert 0 < row_of(document, "training step")["gathered"] < kernels
 
 
 @needs_libtpu
@@ -91,6 +96,29 @@ def test_nothing_passes_between_categories(document):
     for row in document["rows"]:
         assert row["collectives"]
         assert all(each["across_categories"] == 0 for each in row["collectives"].values())
+
+
+@needs_libtpu
+def test_what_is_compiled_has_the_forms_of_a_tpu(outlined, tmp_path, monkeypatch):
+    def row(each, kind):
+        form = jax.jit(lambda x: by_platform(x, tpu=jnp.cos, default=jnp.sin))
+        return {"form": form.lower(jnp.ones(3)).as_text()}
+
+    monkeypatch.setattr(topology, "_row", row)
+    monkeypatch.setattr(topology, "topology_markdown", lambda _: "")
+    rows = compiled(outlined, tmp_path)["rows"]
+    assert len(rows) == 3 and all("stablehlo.cosine" in each["form"] for each in rows)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [False, True])
+def test_weights_of_attention_never_leave_the_chip(gradient):
+    """Queries, keys, values and the result pass, or three gradients; not 0.5 GB of weights."""
+    array = 2 * math.prod(SHAPE)
+    found = moved("v5e:2x4", "in parts", gradient)
+    assert found.traffic < 1.6 * array * (6 if gradient else 4)
+    assert found.temporaries < array
 
 
 @needs_libtpu
@@ -103,6 +131,20 @@ def test_a_slice_that_cannot_be_is_refused(outlined, tmp_path):
 def test_batches_that_chips_cannot_share_are_refused(outlined, tmp_path):
     with pytest.raises(UserError, match="benchmark.batch_sizes: 6 is no multiple of the 4 chips"):
         compiled(outlined, tmp_path, replace(SETTINGS, batch_sizes=(6,)))
+
+
+@pytest.mark.parametrize("waiting", [0, 4096])
+def test_the_report_says_why_chips_wait_where_they_do(waiting):
+    gathered = {"number": 2, "runs": 2, "bytes": 8192, "asynchronous": 1, "across_categories": 0}
+    memory = {"arguments": 1, "temporaries": 1, "whole": 2, "of_chip": None}
+    row = {
+        "program": "detect", "dtype": "float32", "batch_size": 1, "chips": 8, "fits": True,
+        "memory": memory, "gathered": 1, "operations": 1.0, "traffic": 1.0, "bound": None,
+        "compilation": 1.0, "collectives": {"all-gather": gathered | {"waiting_bytes": waiting}},
+    }  # fmt: skip
+    chip, mesh = {"kind": "a chip", "memory": None}, {"model": 8}
+    text = topology_markdown({"chip": chip, "mesh": mesh, "rows": [row]})
+    assert ("Why a chip waits" in text) == bool(waiting)
 
 
 def test_a_missing_compiler_is_named(outlined, tmp_path, monkeypatch):

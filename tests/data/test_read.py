@@ -180,6 +180,7 @@ def test_too_small_to_show_anything(tmp_path):
         read_image(path)
 
 
+@pytest.mark.slow
 def test_what_pillow_takes_for_an_attack_is_refused_unless_it_is_allowed(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.new("1", (20_000, 10_000)).save(path)

@@ -60,6 +60,7 @@ def test_normal_parts_have_no_mask():
     assert source.read_mask(of(source, "good")[0]) is None
 
 
+@pytest.mark.slow
 def test_scales_differ_as_their_names_say():
     source = small(image_size=256, num_test_per_defect=12)
     area = {d: np.median([source.read_mask(s).sum() for s in of(source, d)]) for d in DEFECTS}
@@ -90,6 +91,7 @@ def test_pose_and_light_vary_as_much_as_told():
     assert deviation(0.0) < deviation(0.5) < deviation(1.0)
 
 
+@pytest.mark.slow
 def test_written_parts_are_read_back_as_mvtec(tmp_path):
     source = small(image_size=48, category="flange")
     assert write_mvtec(source, tmp_path) == tmp_path / "flange"

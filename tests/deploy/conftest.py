@@ -1,6 +1,8 @@
 import subprocess
 import sys
+from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,6 +63,19 @@ def fitted(detector, network_description):
     images = {"train": ["a"], "heldout": ["b"]}
     made_of = {"settings": SETTINGS, "images": images, "networks": {}}
     return FittedDetector(detector, Preprocessing(size=64), network_description, made_of)
+
+
+@pytest.fixture(scope="module")
+def otherwise(fitted):
+    """The same with patches by the cosine, of a drawn foreground, and a score of many pixels."""
+    d = fitted.detector
+    settings = replace(d.settings, patch_metric="cosine", foreground=True, score_share=0.02)
+    bank = d.patch_bank / np.linalg.norm(d.patch_bank, axis=1, keepdims=True)
+    foreground = np.random.default_rng(0).normal(size=len(d.patch_scale) + 1)
+    detector = d.replace(
+        settings=settings, patch_bank=bank, foreground=jnp.asarray(foreground, jnp.float32)
+    )
+    return replace(fitted, detector=detector)
 
 
 @pytest.fixture(scope="session")

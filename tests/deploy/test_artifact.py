@@ -41,6 +41,7 @@ def with_header(path, target, **changes):
     return target
 
 
+@pytest.mark.slow
 def test_a_stored_detector_is_the_same_detector(path, detector, part_images, network_description):
     stored = load_detector(path)
     assert stored.preprocessing == HOW
@@ -51,6 +52,18 @@ def test_a_stored_detector_is_the_same_detector(path, detector, part_images, net
     found, expected = (detect(d, part_images[:3]) for d in (stored.detector, detector))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_what_patches_are_compared_by_is_stored(otherwise, part_images, tmp_path):
+    d = otherwise.detector
+    otherwise.save(tmp_path / "detector.safetensors")
+    stored = load_detector(tmp_path / "detector.safetensors").detector
+    assert stored.settings == d.settings
+    np.testing.assert_array_equal(stored.foreground, d.foreground)
+    np.testing.assert_array_equal(
+        detect(stored, part_images[:2]).score, detect(d, part_images[:2]).score
+    )
 
 
 def test_it_is_loaded_from_the_top_of_the_package(path, monkeypatch):
@@ -193,6 +206,7 @@ def stored_parts(size):
     return [np.repeat(each[..., None], 3, axis=2) for each in (good, bad)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 4])
 def test_detectors_of_every_format_are_read(number):
     path = STORED / f"format-{number}.safetensors"

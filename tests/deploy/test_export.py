@@ -24,10 +24,19 @@ def test_stablehlo_needs_nothing_of_this_package(strict, photographs, tmp_path):
         require_same(found, strict.predict(photographs[which]))
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
+    # On each of them it takes the form that is fastest there.
+    assert "stablehlo.case" in exported.mlir_module()
     beside = json.loads(path.with_name("part.stablehlo.json").read_text())
     assert beside["threshold"] == strict.threshold and beside["agreement"]["photographs"] == 3
 
 
+@pytest.mark.slow
+def test_patch_evidence_of_every_kind_as_stablehlo(otherwise, photographs, tmp_path):
+    found = otherwise.export(tmp_path / "part.stablehlo", photographs["square"])
+    assert found.photographs == 6 and found.is_close
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["score", "anomaly_map", "decision", "mask", "reconstruction"])
 def test_a_file_that_differs_is_not_written(strict, photographs, monkeypatch, tmp_path, part):
     """Whatever it is that the file gets wrong; here the program itself stands for the file."""

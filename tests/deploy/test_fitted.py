@@ -41,6 +41,7 @@ def scores(detector, photographs):
     return np.array([each.score for each in detector.predict(photographs)])
 
 
+@pytest.mark.slow
 def test_predictions_come_one_by_one_from_an_endless_source(fitted, part_images):
     endless = (part_images[number % 20] for number in count())
     found = fitted.predict_iter(endless)
@@ -74,6 +75,7 @@ def test_a_prediction_says_where_it_is_defective(fitted, part_images):
         assert drawn.size == found.draw().size and drawn.width > 3 * photograph.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [0, 64])
 def test_a_reconstruction_is_made_where_it_is_asked_for(fitted, part_images, tile):
     full = replace(fitted, preprocessing=replace(fitted.preprocessing, tile=tile))
@@ -132,6 +134,43 @@ def test_a_pixel_rate_of_its_own(fitted):
     assert other.threshold == fitted.threshold
     expected = fit_threshold(fitted.scores, 0.3)[0]
     assert float(other.detector.calibration.pixel_threshold) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_where_the_score_is_of_a_share_the_pixel_threshold_is_that_of_the_peaks(
+    fitted, part_images, blue_parts
+):
+    d = fitted.detector
+    peaks = 2.0 * fitted.scores
+    calibration = d.calibration.replace(peaks=peaks.astype(np.float32))
+    settings = replace(d.settings, score_share=0.01)
+    of_share = replace(fitted, detector=d.replace(settings=settings, calibration=calibration))
+    other = of_share.with_false_alarm_rate(0.2)
+    pixel_threshold = float(other.detector.calibration.pixel_threshold)
+    assert other.threshold == pytest.approx(fit_threshold(fitted.scores, 0.2)[0])
+    assert pixel_threshold == pytest.approx(fit_threshold(peaks, 0.2)[0])
+    own = other.with_threshold(other.predict(part_images[0]).score - 1e-3)
+    of_fitted = fit_threshold(peaks, fitted.false_alarm_rate)[0]
+    assert float(own.detector.calibration.pixel_threshold) == pytest.approx(of_fitted)
+    found = own.predict(part_images[0])
+    assert found.decision and found.regions[0].peak == found.anomaly_map.max()
+    with pytest.raises(UserError, match="detection.score_share: the detector's is 0.01"):
+        other.extend(blue_parts)
+
+
+@pytest.mark.slow
+def test_of_a_tiled_photograph_the_share_is_of_its_whole_map(fitted, part_images):
+    d = fitted.detector
+    settings = replace(d.settings, score_share=0.03)
+    tiled = replace(
+        fitted,
+        detector=d.replace(settings=settings),
+        preprocessing=replace(fitted.preprocessing, tile=64),
+    )
+    found = tiled.predict(part_images[0].repeat(2, axis=0).repeat(3, axis=1))
+    ordered = np.sort(found.anomaly_map.astype(np.float64), axis=None)
+    assert found.score == pytest.approx(ordered[-round(0.03 * ordered.size) :].mean(), rel=1e-5)
+    assert found.score < ordered[-1]
 
 
 def test_a_detector_of_an_older_format_says_that_it_has_no_scores(fitted):

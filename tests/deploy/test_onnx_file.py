@@ -60,6 +60,11 @@ def session(path):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
+def test_patch_evidence_of_every_kind(otherwise, photographs, tmp_path):
+    found = otherwise.export(tmp_path / "part.onnx", photographs["square"])
+    assert found.photographs == 6 and found.is_close
+
+
 @pytest.mark.parametrize("which", ["square", "wide", "one"])
 def test_onnx_runtime_says_what_the_detector_says(session, strict, photographs, which):
     names = [output.name for output in session.get_outputs()]

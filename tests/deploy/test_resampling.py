@@ -42,6 +42,7 @@ def test_maps_return_to_the_photograph_as_pillow_scales_them(height, width, mode
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_colours_return_each_as_a_map_of_its_own():
     maps = np.random.default_rng(0).normal(size=(1, SIZE, SIZE, 3)).astype(np.float32)
     like = np.zeros((1, 90, 40, 3), np.uint8)

@@ -9,7 +9,10 @@ from scipy.spatial.distance import cdist
 
 from ddad_jax.detection.build import BuildSettings, fill_banks
 from ddad_jax.detection.calibration import calibrate
+from ddad_jax.detection.detect import detect
 from ddad_jax.detection.evidence import gather_evidence, patch_distances
+from ddad_jax.detection.foreground import is_in_foreground
+from ddad_jax.detection.patches import compared, describe
 from ddad_jax.detection.reconstruction import extract, to_network_range
 from tests.conftest import calibrated_detector
 
@@ -26,13 +29,21 @@ def build(detector, part_images):
     # Of two images of one part each is the other's nearest neighbour.
     train_images = part_images[:10].repeat(2, axis=0)
 
-    def build(settings, make=calibrated_detector, num_neighbours=1, leave_one_out=True, **changed):
+    def build(
+        settings, make=calibrated_detector, num_neighbours=1, leave_one_out=True, detection=(),
+        **changed,
+    ):  # fmt: skip
         arguments = {"train_images": train_images, "seed": 0}
         if make is calibrated_detector:
             arguments |= {"train_parts": PARTS, "heldout_images": part_images[14:]}
         return make(
             detector.networks,
-            replace(detector.settings, num_neighbours=num_neighbours, leave_one_out=leave_one_out),
+            replace(
+                detector.settings,
+                num_neighbours=num_neighbours,
+                leave_one_out=leave_one_out,
+                **dict(detection),
+            ),
             settings,
             **variables,
             alpha_bar=detector.alpha_bar,
@@ -94,6 +105,7 @@ def test_banks_of_photographs_in_several_squares_leave_out_whole_photographs(bui
     assert sorted(seen) == list(range(10))
 
 
+@pytest.mark.slow
 def test_a_single_part_cannot_be_left_out(build):
     fitted = build(SETTINGS, train_parts=np.zeros(20, int))
     assert np.isfinite(float(fitted.calibration.threshold))
@@ -138,3 +150,97 @@ def test_patches_of_turned_images_may_join_the_bank(build, part_images):
         furthest.append(float(patch_distances(d, features).max()))
         assert banks.origins.max() == 1 and len(d.bank) == 2
     assert furthest[1] < 1e-2 < furthest[0]
+
+
+def features_of(d, images):
+    pixels = to_network_range(jnp.asarray(images), d.settings.image_size)
+    return extract(d.networks.extractor, d.extractor, pixels)
+
+
+def described_by(d, images):
+    return describe([features_of(d, images)[stage - 1] for stage in d.settings.patch_stages])
+
+
+def test_a_bank_may_hold_every_candidate(build, part_images):
+    whole = replace(SETTINGS, patch_bank_size=0)
+    banks = build(whole, fill_banks, train_images=part_images[:2], train_latents=None)
+    d = banks.detector
+    described = described_by(d, part_images[:2])
+    rows = np.asarray(described * d.patch_scale).reshape(-1, described.shape[-1])
+    assert d.patch_bank.shape == rows.shape
+    assert cdist(rows, d.patch_bank).min(1).max() < 1e-4
+    np.testing.assert_array_equal(np.bincount(banks.origins), [len(rows) // 2] * 2)
+    assert whole.most_patches == whole.patch_candidates
+    assert replace(whole, quarter_turns=True).most_patches == 4 * whole.patch_candidates
+
+
+def test_a_bank_by_the_cosine_has_rows_of_length_one(build, part_images):
+    few = replace(SETTINGS, patch_bank_size=50)
+    banks = build(few, fill_banks, train_latents=None, detection={"patch_metric": "cosine"})
+    d = banks.detector
+    np.testing.assert_allclose(np.linalg.norm(d.patch_bank, axis=1), 1.0, rtol=1e-5)
+    found = patch_distances(d, features_of(d, part_images[14:16]))
+    points = np.asarray(compared(described_by(d, part_images[14:16]), d.patch_scale, d.settings))
+    expected = cdist(points.reshape(-1, points.shape[-1]), d.patch_bank, "cosine").min(1)
+    np.testing.assert_allclose(np.ravel(found), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_background_is_in_no_bank_and_at_no_distance(build, part_images, monkeypatch):
+    """The drawn features of these parts know no middle: here the upper half is the part."""
+
+    def upper_half(described, _):
+        rows = np.arange(described.shape[1])[None, :, None, None]
+        points = described.reshape(-1, described.shape[-1])
+        side = np.broadcast_to(np.where(rows < 4, 1.0, -1.0), (*described.shape[:3], 1)).ravel()
+        weights = np.linalg.lstsq(np.c_[points, np.ones(len(points))], side, rcond=None)[0]
+        return weights.astype(np.float32)
+
+    monkeypatch.setattr("ddad_jax.detection.build.find_foreground", upper_half)
+    whole = replace(SETTINGS, patch_bank_size=0, patch_candidates=2**14)
+    banks = build(
+        whole, fill_banks, train_images=part_images[:8], train_latents=None,
+        detection={"foreground": True},
+    )  # fmt: skip
+    d = banks.detector
+    masks = np.asarray(is_in_foreground(described_by(d, part_images[:8]), d.foreground))
+    assert 0.2 < masks.mean() < 0.95
+    np.testing.assert_array_equal(np.bincount(banks.origins), masks.sum((1, 2)))
+    fresh = part_images[14:]
+    shown = np.asarray(is_in_foreground(described_by(d, fresh), d.foreground))
+    found, everywhere = (
+        np.asarray(patch_distances(each, features_of(each, fresh)))
+        for each in (d, d.replace(settings=replace(d.settings, foreground=False)))
+    )
+    assert (~shown).any() and (found[~shown] == 0).all()
+    np.testing.assert_array_equal(found[shown], everywhere[shown])
+
+
+@pytest.mark.slow
+def test_patches_of_all_settings_together_are_judged_alone(build, part_images):
+    settings = {"patch_metric": "cosine", "foreground": True, "score_share": 0.02}
+    d = build(replace(SETTINGS, patch_bank_size=200), detection=settings)
+    together = jax.device_get(detect(d, part_images[14:18]))
+    alone = jax.device_get(detect(d, part_images[16:17]))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[2]), alone, together)
+    heat = np.sort(together.anomaly_map.reshape(4, -1).astype(np.float64), axis=1)
+    np.testing.assert_allclose(together.score, heat[:, -82:].mean(1), rtol=1e-5)
+
+
+def test_banks_of_some_images_hide_those_alone(build, detector):
+    """Of twenty images the last six: no row of the others is ever hidden."""
+    banks = build(SETTINGS, make=partial(fill_banks, train_latents=None)).of_images(14, 6)
+    hidden = set()
+    for fold, chosen in banks.cross_fitted(np.arange(6), 6, 0, calibration=detector.calibration):
+        missing = np.flatnonzero(np.isnan(np.asarray(fold.bank)).all(axis=1))
+        assert {*chosen + 14} == {*missing}
+        gone = np.isnan(np.asarray(fold.patch_bank)).all(axis=1)
+        np.testing.assert_array_equal(gone, np.isin(banks.origins + 14, missing))
+        hidden |= {*missing}
+    assert hidden == {*range(14, 20)}
+
+
+def test_rows_of_the_bank_are_of_the_kinds_that_are_given(build):
+    kinds = np.repeat([0, 1, 2], [5, 5, 10])
+    banks = build(SETTINGS, make=partial(fill_banks, train_latents=None), train_kinds=kinds)
+    np.testing.assert_array_equal(banks.detector.bank_kind, kinds)

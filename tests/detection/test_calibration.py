@@ -86,3 +86,34 @@ def test_the_scale_stays_positive_at_every_noise_level():
     fitted = calibrate(evidence.replace(maps=maps), ONE_KIND, 0.01)
     constant, slope = fitted.scale["latent"]
     assert all(constant + slope * level > 0.0 for level in (0, 10, 80))
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.01, 0.25, 1.0])
+def test_a_score_may_be_of_a_share_of_the_highest_pixels(share):
+    settings = dataclasses.replace(ONE_KIND, score_share=share)
+    evidence = evidence_of(np.repeat([20, 40, 60, 80], 5))
+    fitted = calibrate(evidence, settings, 0.1)
+    heat, scores = score_evidence(evidence, fitted, settings)
+    count = max(round(share * SIZE**2), 1)
+    ordered = np.sort(np.asarray(heat, np.float64).reshape(20, -1), axis=1)
+    np.testing.assert_allclose(scores, ordered[:, -count:].mean(1), atol=1e-5)
+
+
+def test_the_threshold_of_pixels_is_that_of_the_highest_ones_whatever_the_score_is_of():
+    rng = np.random.default_rng(0)
+    settings = dataclasses.replace(ONE_KIND, score_share=0.05)
+    evidence = evidence_of(rng.choice([20, 40, 60, 80], 60))
+    by_peaks, by_share = (calibrate(evidence, each, 0.05) for each in (ONE_KIND, settings))
+    assert float(by_peaks.threshold) == float(by_peaks.pixel_threshold)
+    assert float(by_share.pixel_threshold) == float(by_peaks.pixel_threshold)
+    assert float(by_share.threshold) < float(by_peaks.threshold)
+    np.testing.assert_array_equal(by_share.peaks, by_peaks.scores)
+    fresh = evidence_of(rng.choice([20, 40, 60, 80], 500), seed=99)
+    heat, scores = score_evidence(fresh, by_share, settings)
+    for values, threshold in (
+        (scores, by_share.threshold), (heat.max((1, 2)), by_share.pixel_threshold)
+    ):  # fmt: skip
+        assert 0.0 < np.mean(values > threshold) < 0.1
+    rare = calibrate(evidence, settings, 0.05, 0.01)
+    assert float(rare.threshold) == float(by_share.threshold)
+    assert float(rare.pixel_threshold) > float(by_share.pixel_threshold)

@@ -61,6 +61,7 @@ def test_the_same_input_gives_the_same_bits(detector, images, together):
     assert_same_bits(detect(detector, images), together)
 
 
+@pytest.mark.slow
 def test_bytes_and_floats_are_the_same_image(detector, images, together, ranges):
     floats = images.astype(np.float32) / 127.5 - 1.0
     assert_same(detect(detector, jnp.asarray(floats)), together, ranges)
@@ -87,12 +88,14 @@ def test_noise_levels_are_those_of_the_method(together):
     assert set(together.noise_level.tolist()) <= {20, 30, 40, 50, 60, 70, 80}
 
 
+@pytest.mark.slow
 def test_static_noise_level_is_one_for_all(detector, images):
     static = with_settings(detector, noise_level="static", max_noise_level=40)
     levels = gather_evidence(static, images[:3]).noise_level
     np.testing.assert_array_equal(levels, [40, 40, 40])
 
 
+@pytest.mark.slow
 def test_paper_scoring_is_the_weighted_sum_of_two_maps(detector, images):
     found = detect(with_settings(detector, scoring="paper"), images[:2])
     calibration = detector.calibration
@@ -122,6 +125,7 @@ def test_a_planted_defect_is_where_the_map_grows(detector, images):
     assert after.knn_distance[0] > before.knn_distance[0]
 
 
+@pytest.mark.slow
 def test_compiled_once_it_serves_all_batches(detector, images, together):
     detect(detector, images[:4])
     compilations = []
@@ -142,6 +146,7 @@ def test_compiled_once_it_serves_all_batches(detector, images, together):
     assert_same_bits(found, together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, 0.85])
 def test_without_reconstructions_the_decoder_runs_only_where_its_map_has_weight(
     detector, images, together, program, weight
@@ -158,6 +163,7 @@ def test_without_reconstructions_the_decoder_runs_only_where_its_map_has_weight(
     np.testing.assert_allclose(found.score, score, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_evidence_without_weight_is_not_made(detector, images):
     for changes, kinds in (
         ({"latent_weight": 1.0}, {"latent", "patch"}),

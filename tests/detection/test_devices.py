@@ -26,9 +26,10 @@ mesh = Mesh(np.array(jax.devices()).reshape(1, 4, 2), ("category", "data", "mode
 detector = shard_detector(load_detector(Path(artifact)).detector, mesh)
 images = np.load(images)
 found = jax.device_get(detect(detector, images))
-shards = [shard.data.shape[0] for shard in detector.bank.addressable_shards]
+shards, patch_shards = ([shard.data.shape[0] for shard in bank.addressable_shards]
+                        for bank in (detector.bank, detector.patch_bank))
 program = detect.lower(detector, images).compile()
-np.savez(output, bank_rows=shards, program=program.as_text(),
+np.savez(output, bank_rows=shards, patch_rows=patch_shards, program=program.as_text(),
          **{str(row): leaf for row, leaf in enumerate(jax.tree.leaves(found))})
 """
 
@@ -67,8 +68,10 @@ def test_eight_devices_say_what_one_says(detector, images, over_eight):
 
 
 @pytest.mark.slow
-def test_each_device_holds_its_part_of_the_bank_and_never_all(detector, over_eight):
+def test_each_device_holds_its_part_of_the_banks_and_never_all(detector, over_eight):
+    for bank, held in ((detector.bank, "bank_rows"), (detector.patch_bank, "patch_rows")):
+        np.testing.assert_array_equal(over_eight[held], [-(-len(bank) // 8)] * 8)
+    # An image's patches are as many as the patch bank's rows, and have the same shape.
     rows, width = detector.bank.shape
-    np.testing.assert_array_equal(over_eight["bank_rows"], [-(-rows // 8)] * 8)
     whole = (f"f32[{rows},{width}]", f"f32[{8 * -(-rows // 8)},{width}]")
     assert not any(shape in str(over_eight["program"]) for shape in whole)

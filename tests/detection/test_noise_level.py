@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from ddad_jax.detection import noise_level
-from ddad_jax.detection.nearest import nearest_distances
+from ddad_jax.detection.nearest import in_parts, nearest_distances
 
 
 @pytest.mark.parametrize("metric, name", [("l1", "cityblock"), ("l2", "euclidean")])
@@ -20,6 +20,21 @@ def test_nearest_distances_are_exact_whatever_the_block(metric, name, block_size
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("most", [1, 4, 6, 16, 17, 100])
+def test_queries_in_parts_have_the_same_neighbours(most):
+    rng = np.random.default_rng(0)
+    queries, bank = (jnp.float32(rng.normal(size=(n, 12))) for n in (17, 50))
+    sizes = []
+
+    def search(some):
+        sizes.append(len(some))
+        return nearest_distances(some, bank, 3, "l2")
+
+    found = in_parts(search, queries, most)
+    assert max(sizes) <= most
+    np.testing.assert_allclose(found, np.sort(cdist(queries, bank), 1)[:, :3], rtol=1e-5)
+
+
 def test_leaving_out_oneself_is_leaving_out_that_row():
     bank = jnp.asarray(np.random.default_rng(0).normal(size=(30, 8)), jnp.float32)
     for row in (0, 13, 29):
@@ -29,6 +44,7 @@ def test_leaving_out_oneself_is_leaving_out_that_row():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["l1", "l2"])
 def test_rows_of_nan_are_nobodys_neighbours(metric):
     rng = np.random.default_rng(0)

@@ -1,10 +1,12 @@
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from ddad_jax.detection.detector import Settings
 from ddad_jax.detection.reconstruction import (
@@ -52,6 +54,31 @@ def test_decoding_undoes_encoding_and_stays_an_image(images):
     np.testing.assert_allclose(found, images, atol=1e-5)
     far = decode(PixelSpace(), {}, *SCALING, 100.0 * latent)
     assert (far.min(), far.max()) == (-1.0, 1.0)
+
+
+def loops(images, network=PixelSpace):
+    """How many loops encoding is traced with."""
+    program = jax.make_jaxpr(lambda images: encode(network(), {}, *SCALING, images))(images)
+    return sum(equation.primitive.name == "scan" for equation in program.eqns)
+
+
+def test_where_devices_share_a_batch_its_images_stay_together(images):
+    """One after the other, each device would compute all of them."""
+    assert loops(images) == 1
+    mesh = AbstractMesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert loops(images) == 0
+
+
+@pytest.mark.parametrize(("side", "count"), [(256, 1), (264, 0)])
+def test_a_tpu_takes_small_images_one_by_one(side, count, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert loops(jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)) == count
+    # What counts is the side at which the network looks at them.
+    resized = partial(PixelSpace, size=side)
+    assert loops(jax.ShapeDtypeStruct((3, 260, 260, 3), jnp.float32), resized) == count
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert loops(jax.ShapeDtypeStruct((3, side, side, 3), jnp.float32)) == 0
 
 
 def test_bytes_cover_the_networks_range():

@@ -27,7 +27,12 @@ def networks_of(kind, size):
     return build_networks(**NETWORKS | {"extractor": EXTRACTORS[kind] | {"size": size}})
 
 
-@pytest.mark.parametrize(("kind", "size"), [("cnn", 96), ("cnn", 32), ("vit", 98), ("vit", 0)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("cnn", 96), ("vit", 98)]
+    + [pytest.param(*each, marks=pytest.mark.slow) for each in (("cnn", 32), ("vit", 0))],
+)
 def test_a_detector_of_two_resolutions(kind, size, part_images):
     side = max(size, 64)
     images = np.stack([fit_image(image, side, "stretch") for image in part_images])
@@ -42,6 +47,7 @@ def test_a_detector_of_two_resolutions(kind, size, part_images):
     assert np.isfinite(found.score).all()
 
 
+@pytest.mark.slow
 def test_each_network_sees_squares_at_its_own_size(part_images):
     networks = networks_of("vit", 100)
     variables = drawn_networks(networks)
@@ -62,6 +68,7 @@ def test_each_network_sees_squares_at_its_own_size(part_images):
         np.testing.assert_array_equal(stage, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "dinov2_small", "dinov3_small",
                                   "dinov3_convnext_tiny"])  # fmt: skip
 def test_stages_lie_at_the_strides_that_are_said(name):

@@ -89,6 +89,7 @@ def test_places_are_those_beyond_the_limit_of_their_image_and_their_neighbours()
     np.testing.assert_array_equal(found, [expected, np.zeros((8, 8), bool)])
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_restoration(detector, part_images):
     denoised = detector.replace(
         settings=dataclasses.replace(detector.settings, reconstruction="denoised")
@@ -101,6 +102,7 @@ def test_scores_do_not_depend_on_the_restoration(detector, part_images):
     assert np.any(one.reconstruction != other.reconstruction)
 
 
+@pytest.mark.slow
 def test_an_image_that_is_like_normal_ones_is_the_autoencoders(detector, part_images):
     found = gather_evidence(
         detector.replace(calibration=detector.calibration.replace(patch_limit=jnp.float32(1e9))),

@@ -60,6 +60,7 @@ def test_many_scores_give_the_rate_itself(name):
     assert seen == pytest.approx(0.01, rel=0.1)
 
 
+@pytest.mark.slow
 def test_what_the_promise_costs_falls_with_the_number_of_scores():
     """Medians of the threshold of Gumbel scores, in units of their scale, above their median.
 

@@ -50,6 +50,7 @@ def reddest(monkeypatch):
             reconstructed_knn_distance=2 * score,
             anomaly_map=heat,
             reconstruction=images,
+            kind=None,
         )
 
     monkeypatch.setattr("ddad_jax.evaluation.find.compiled", lambda *_: detect)

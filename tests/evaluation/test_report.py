@@ -72,11 +72,22 @@ def test_the_page_says_what_the_threshold_is_worth(make_part, tmp_path):
 @pytest.mark.parametrize("dropped", [True, False])
 def test_the_page_says_whose_reconstruction_does_not_count(make_part, tmp_path, dropped):
     parts = [make_part(name, [0, 0, 1], [0.1, 0.2, 0.9]) for name in ("plate", "screw")]
-    parts[1].metrics["choice"] = {"dropped": dropped}
+    parts[1].metrics["choice"] = {"patch_map_alone": {"taken": dropped}}
     write_report(tmp_path / "report.html", "both", parts)
     page = (tmp_path / "report.html").read_text()
     said = "The reconstruction's maps of screw do not count: planted defects decided so"
     assert (said in html.unescape(page)) == dropped
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_page_says_whose_adapted_extractor_counts(make_part, tmp_path, taken):
+    parts = [make_part(name, [0, 0, 1], [0.1, 0.2, 0.9]) for name in ("plate", "screw")]
+    parts[1].metrics["choice"] = {"adapted_extractor": {"taken": taken}}
+    write_report(tmp_path / "report.html", "both", parts)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert ("The adapted extractor of screw counts: planted defects decided so" in page) == taken
+    said = "of screw does not count, the published one does: planted defects decided so"
+    assert (said in page) != taken
 
 
 def test_without_labels_the_page_counts_what_is_called_anomalous(make_part, tmp_path):

@@ -53,6 +53,7 @@ def test_figures_of_a_detector(defect, detector):
     assert found["outside_autoencoder"] == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_patches_that_the_mask_touches(defect, detector):
     """Half of the way in pixels, compared with features worked out by hand."""
     half = ((defect.image.astype(int) + defect.original) // 2).astype(np.uint8)

@@ -97,3 +97,22 @@ def test_report_table_and_metrics_agree_to_the_last_digit_shown(metrics, tmp_pat
                 found = metrics[row["category"]] | metrics[row["category"]]["decision"]
                 assert cell == f"{found[figures[name]]:.4f}"
                 assert exact == f"{found[figures[name]]:.6f}"
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_one_model_of_all_is_told_from_one_of_each(metrics, tmp_path, unified):
+    if unified:
+        metrics["01"]["taken_for"], metrics["02"]["taken_for"] = {"02": 2}, {"01": 1}
+    write_results(tmp_path, "btad", metrics)
+    models = "one model for all categories" if unified else "one model a category"
+    assert f"| {models}, one setting for all" in (tmp_path / "results.md").read_text()
+    mean = json.loads((tmp_path / "results.json").read_text())["mean"]
+    assert mean.get("taken_for") == ({"02": 2, "01": 1} if unified else None)
+    curves = Curves(None, None, None)
+    parts = [ReportPart(name, each, curves, []) for name, each in metrics.items()]
+    write_report(tmp_path / "report.html", "parts", parts)
+    said = (
+        "3 of them are taken for parts of another category"
+        in (tmp_path / "report.html").read_text()
+    )
+    assert said == unified

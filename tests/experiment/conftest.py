@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddad_jax.experiment.category import open_categories
 from ddad_jax.experiment.config import default_config, override, read_config
+from ddad_jax.experiment.opening import open_categories, open_subjects
 from ddad_jax.experiment.trained import Trained
 from tests.tiny import drawn
 
@@ -57,3 +57,39 @@ def made(open_category):
 def pictures(images):
     """The numbers of the pictures, by their greys."""
     return {round((float(image.mean()) - 10) / 20) for image in np.asarray(images)}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Three categories in MVTec AD's layout: red, green and blue pictures, of which some are light.
+
+    Eight, nine and ten good ones to learn from, and of each two good ones and one with a black
+    square to test on.
+    """
+    root = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(1)
+    for channel, colour in enumerate(("red", "green", "blue")):
+        for folder, count in (("train/good", 8 + channel), ("test/good", 2), ("test/hole", 1)):
+            home = root / colour / folder
+            home.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.normal(40, 2.0, (32, 32, 3))
+                pixels[..., channel] += 100 + 10 * number
+                if folder == "test/hole":
+                    pixels[10:20, 10:20] = 0
+                picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+                picture.save(home / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def open_colours(colours):
+    """Function: a folder, assignments -> what `open_subjects` makes of the three categories."""
+
+    def opened(workdir, *assignments):
+        config = default_config()
+        given = (*LEAST, "data.source=mvtec", f"data.root={colours}", *assignments)
+        override(config, [tuple(each.split("=", 1)) for each in given])
+        return open_subjects(read_config(config), workdir)
+
+    return opened

@@ -49,6 +49,7 @@ def test_settings_of_the_bank_too():
         (["detection.leave_one_out=1"], "'1' is not True or False"),
         (["detection.num_steps="], "no value"),
         (["detection.num_steps=10,7"], "not a multiple"),
+        (["detection.patch_layers=averaged"], "detection.patch_stages: the stages"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(varied, part):

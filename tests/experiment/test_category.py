@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddad_jax.experiment.category import open_categories
 from ddad_jax.experiment.config import load_config, override, read_config
+from ddad_jax.experiment.opening import open_categories
 from tests.experiment.conftest import pictures
 
 

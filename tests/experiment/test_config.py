@@ -8,7 +8,6 @@ import pytest
 from ddad_jax import models
 from ddad_jax.data.augment import AugmentationSettings, Flip, Motion, build_augmentations
 from ddad_jax.errors import UserError
-from ddad_jax.experiment.category import check_batches
 from ddad_jax.experiment.config import (
     default_config,
     load_config,
@@ -16,6 +15,7 @@ from ddad_jax.experiment.config import (
     read_config,
     shipped_configs,
 )
+from ddad_jax.experiment.opening import check_batches
 from ddad_jax.experiment.reference import entries, settings_page
 from ddad_jax.experiment.schema import PRESETS, Config
 
@@ -277,6 +277,15 @@ def test_what_cannot_be_is_refused_by_name(assignment, message):
 def test_networks_that_cannot_be_are_refused_before_any_work(assignment, message):
     with pytest.raises(UserError, match=message):
         changed(f"denoiser.network.{assignment}").networks()
+
+
+def test_stages_that_cannot_be_averaged_are_refused_before_any_work():
+    averaged = "detection.patch_layers=averaged"
+    with pytest.raises(UserError, match=r"detection.patch_stages: .* \[128, 256\] channels"):
+        changed(averaged).networks()
+    changed(averaged, "detection.patch_stages=(3,)").check_stages()
+    changed(averaged, "detection.scoring=paper").check_stages()
+    changed(averaged, "extractor.name=dinov2_small").check_stages()
 
 
 def test_a_tilde_in_any_path_is_the_home_folder(monkeypatch):

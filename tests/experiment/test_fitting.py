@@ -11,15 +11,16 @@ from ddad_jax.detection.noise_level import pool_features
 from ddad_jax.detection.reconstruction import extract, to_network_range
 from ddad_jax.diffusion.schedule import linear_alpha_bar
 from ddad_jax.errors import UserError
+from ddad_jax.experiment.asking import plant_defects
 from ddad_jax.experiment.category import Category, preprocessing_of
 from ddad_jax.experiment.config import load_config, read_config
-from ddad_jax.experiment.fitting import build, made_of, plant_defects
+from ddad_jax.experiment.fitting import build, made_of
 from ddad_jax.experiment.identity import digest_of, first_difference
 
 
 def test_defects_are_planted_in_held_out_images_alone(tmp_path):
     config = read_config(load_config("demo"))
-    category = Category(config, "part", tmp_path, "", synthetic_source(), preprocessing_of(config))
+    category = Category(config, "part", tmp_path, preprocessing_of(config), "", synthetic_source())
     vars(category)["division"] = ((), ())
     with pytest.raises(UserError, match="data.heldout_fraction: 0.2 holds no good image out"):
         plant_defects(category)
@@ -28,7 +29,7 @@ def test_defects_are_planted_in_held_out_images_alone(tmp_path):
 @pytest.fixture(scope="module")
 def fitted(made):
     """A detector of the networks, its banks of nine pictures, calibrated on three."""
-    config = made.category.config
+    config = made.subject.config
     return build(made, config.detector, config.build)
 
 
@@ -36,7 +37,7 @@ def test_a_detector_looks_through_the_adapted_extractor(made, fitted):
     """Its bank holds what the adapted extractor, and no other, makes of the training images."""
     d = fitted.detector
     jax.tree.map(np.testing.assert_array_equal, d.extractor, made.extractor)
-    pixels = to_network_range(jnp.asarray(made.category.train_images), 32)
+    pixels = to_network_range(jnp.asarray(made.subject.train_images), 32)
 
     def pooled(variables):
         stages = extract(d.networks.extractor, variables, pixels)
@@ -57,7 +58,7 @@ def test_a_detector_is_made_of_every_network_and_of_its_scaling(made, fitted):
 
 
 def test_thresholds_are_from_the_scores_of_held_out_images(made, fitted):
-    category, calibration = made.category, fitted.detector.calibration
+    category, calibration = made.subject, fitted.detector.calibration
     scores = detect(fitted.detector, category.heldout_images).score
     np.testing.assert_allclose(calibration.scores, scores, rtol=1e-4)
     assert len(fitted.detector.bank) == len(category.train_images) == 9

@@ -13,7 +13,7 @@ from ddad_jax.data.prepare import prepare
 from ddad_jax.deploy.fitted import FittedDetector
 from ddad_jax.errors import UserError
 from ddad_jax.experiment import fitting, training
-from ddad_jax.experiment.category import open_categories, preprocessing_of
+from ddad_jax.experiment.category import preprocessing_of
 from ddad_jax.experiment.config import default_config, override, read_config
 from ddad_jax.experiment.fitting import contents_of, fitted_detector, made_of
 from ddad_jax.experiment.identity import (
@@ -23,6 +23,7 @@ from ddad_jax.experiment.identity import (
     read_record,
     settings_of,
 )
+from ddad_jax.experiment.opening import open_categories
 from ddad_jax.experiment.trained import load_networks
 from ddad_jax.experiment.training import train_networks
 from ddad_jax.settings import PRODUCTS, walk
@@ -58,6 +59,15 @@ def test_a_product_depends_on_its_settings_and_those_before_it():
     for name in ("mesh.data", "data.root", "data.cache", "build.batch_size", "benchmark.rounds",
                  "denoiser.training.log_every", "denoiser.training.checkpoint_every"):  # fmt: skip
         assert name in nothing
+
+
+def test_settings_that_older_records_lack_are_named_where_they_say_something():
+    new = {"detection.patch_metric": "cosine", "detection.patch_layers": "averaged",
+           "detection.foreground": True, "detection.score_share": 0.01}  # fmt: skip
+    plain = settings_of(config_of("detection.patch_metric=l2"), "detector")
+    found = settings_of(config_of(*(f"{name}={value}" for name, value in new.items())), "detector")
+    assert not plain.keys() & new.keys()
+    assert found == plain | new
 
 
 def test_what_saves_memory_is_no_other_setting():
@@ -119,12 +129,12 @@ class World:
     def train(self, group, network):
         for made, task in group:
             (squares,) = task.arrays.values()
-            assert len(squares) == len(made.category.division[0])
-            self.trained_on |= set(made.category.division[0].contents)
+            assert len(squares) == len(made.subject.division[0])
+            self.trained_on |= set(made.subject.division[0].contents)
         return [{"weight": np.zeros(1)} for _ in group]
 
     def build(self, made, settings, build):
-        train, heldout = made.category.division
+        train, heldout = made.subject.division
         self.built_of = {"train": list(train.contents), "heldout": list(heldout.contents)}
         return self.fitted(json.loads(json.dumps(fitting.made_of(made))))
 
@@ -200,6 +210,7 @@ class World:
         return category, made, fitted_detector(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_edit_of_a_run_lets_a_trained_image_be_held_out(tmp_path, monkeypatch, seed):
     world = World(tmp_path, monkeypatch, np.random.default_rng(seed))

@@ -207,6 +207,7 @@ def test_names_that_are_not_utf8(run, photographs, caplog):
     assert "br%FCken.png: is not an image" in caplog.text
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_detector_are_another_detector(run, path, tmp_path):
     run()
     fitted = load_detector(path)

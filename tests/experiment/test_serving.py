@@ -42,6 +42,7 @@ def config_of(**settings):
     return read_config(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "number"),
     [

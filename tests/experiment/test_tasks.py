@@ -15,7 +15,7 @@ from tests.experiment.conftest import pictures
 
 def detection_latents(made, images):
     """As detection has them."""
-    category = made.category
+    category = made.subject
     pixels = to_network_range(jnp.asarray(images), 32)
     return encode(category.networks.autoencoder, made.autoencoder, *made.latent_scaling, pixels)
 
@@ -29,7 +29,7 @@ def test_the_autoencoder_is_not_measured_on_what_it_learns_from(made, open_categ
     # Pixels need no training.
     blocks = "autoencoder.network={'width': 8, 'blocks': (1, 1, 1, 1)}"
     category = open_category("autoencoder.name=tiny", blocks)
-    assert_apart(TASKS["autoencoder"](replace(made, category=category)))
+    assert_apart(TASKS["autoencoder"](replace(made, subject=category)))
 
 
 def test_the_extractor_is_not_measured_on_what_it_learns_from(made):
@@ -37,7 +37,7 @@ def test_the_extractor_is_not_measured_on_what_it_learns_from(made):
 
 
 def test_the_denoiser_learns_latents_as_detection_has_them(made):
-    category, task = made.category, TASKS["denoiser"](made)
+    category, task = made.subject, TASKS["denoiser"](made)
     for found, images in (
         (task.arrays["latent"], category.train_images),
         (task.heldout["latent"], category.heldout_images),
@@ -49,9 +49,10 @@ def test_the_denoiser_learns_latents_as_detection_has_them(made):
     np.testing.assert_allclose(latents.std((0, 1, 2)), 1.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_augmented_images_are_encoded_as_others(made, open_category):
     category = open_category("data.augmentation.horizontal_flip=True")
-    augmented = replace(made, category=category)
+    augmented = replace(made, subject=category)
     task = TASKS["denoiser"](augmented)
     assert_apart(task)
     batch = {"image": jnp.asarray(category.train_images)}

@@ -16,7 +16,7 @@ def with_autoencoder(variables):
     config = Mock(autoencoder=Mock(training=training))
     images = Mock(squares=np.zeros((4, 8, 8, 3), np.uint8))
     category = Mock(spec=Category, config=config, division=(images,))
-    return Mock(spec=Trained, category=category, autoencoder=variables)
+    return Mock(spec=Trained, subject=category, autoencoder=variables)
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is():

@@ -1,11 +1,13 @@
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import jaxprs_in_params
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
-from ddad_jax.machine.division import gather, keep_divided
+from ddad_jax.machine.division import gather
 from ddad_jax.training.mesh import AXES, over_group
+from tests.jaxprs import equations, gathered
 
 WEIGHTS = {"first": jnp.ones((64, 64)), "second": jnp.ones((64, 64)), "bias": jnp.ones(64)}
 
@@ -14,15 +16,6 @@ def loss(weights):
     weights = gather(weights, jnp.bfloat16)
     hidden = jnp.tanh(jnp.ones((8, 64), jnp.bfloat16) @ weights["first"])
     return (hidden @ weights["second"] + weights["bias"]).astype(jnp.float32).mean()
-
-
-def gathered(program, inside=()):
-    """Of each array that is gathered: its type, and the primitives that it is gathered within."""
-    for equation in program.eqns:
-        if equation.primitive.name == "custom_vjp_call":
-            yield equation.outvars[0].aval, inside
-        for inner in jaxprs_in_params(equation.params):
-            yield from gathered(inner, (*inside, equation.primitive.name))
 
 
 def program_of(function, devices):
@@ -36,14 +29,17 @@ def test_what_is_divided_is_gathered_in_the_type_of_the_computation():
     assert [(aval.shape, aval.dtype.name) for aval in found] == [((64, 64), "bfloat16")] * 2
 
 
-def test_what_the_gradient_needs_is_gathered_again():
-    """The first layer's weights are needed no more: nothing before them asks for a gradient."""
-    step = jax.grad(jax.checkpoint(loss, policy=keep_divided))
-    places = [inside for _, inside in gathered(program_of(step, 8))]
-    assert sum("remat2" in inside for inside in places) == 1
-    assert sum("remat2" not in inside for inside in places) == 2
+def test_a_gradient_is_divided_as_soon_as_it_is_made():
+    specs = [
+        equation.params["sharding"].spec
+        for equation, _ in equations(program_of(jax.grad(loss), 8))
+        if equation.primitive.name == "sharding_constraint"
+    ]
+    whole, divided = PartitionSpec(), PartitionSpec("model")
+    # Each weight is divided before it is gathered, too.
+    assert Counter(specs) == {whole: 2, divided: 4}
 
 
 @pytest.mark.parametrize("function", [loss, jax.grad(loss)])
 def test_one_device_gathers_nothing(function):
-    assert not list(gathered(program_of(function, 1)))
+    assert not gathered(program_of(function, 1))

@@ -47,6 +47,11 @@ ENTRY %main (a: bf16[4,64], b: (s32[], f32[16])) -> bf16[32,64] {
   ROOT %end = bf16[32,64]{1,0} fusion(%a), kind=kCustom, calls=%ended
 }
 """
+# The same with its first all-gather going on beside each round.
+BESIDE = LOOP.replace(
+    "  %summed =",
+    "  %step = bf16[32,64]{1,0} fusion(%value), kind=kCustom, calls=%ended\n  %summed =",
+)
 
 
 def test_each_collective_counts_once_and_as_often_as_its_loop_runs():
@@ -62,9 +67,54 @@ def test_each_collective_counts_once_and_as_often_as_its_loop_runs():
     assert found["all-reduce64"].groups == [[0, 1], [2, 3]]
 
 
-def test_loops_move_their_bytes_in_every_round():
-    # The all-reduce reads 64 bytes and writes 64.
-    assert Program(LOOP).repeated_bytes() == 9 * 128
+def test_what_goes_on_beside_a_loop_is_one_collective():
+    (gathered,) = (each for each in Program(BESIDE).collectives() if each.bytes == 4096)
+    assert gathered.asynchronous and gathered.times == 1
+
+
+def test_a_reduce_scatter_of_a_tpu_is_a_fusion_of_its_name():
+    program = """%all-reduce-scatter.4 (p: bf16[64,8], q: bf16[64,8]) -> (bf16[8,8], bf16[8,8]) {
+  %p = bf16[64,8]{1,0} parameter(0)
+  %q = bf16[64,8]{1,0} parameter(1)
+  %r = (bf16[64,8], bf16[64,8]) all-reduce(%p, %q), channel_id=1, replica_groups=[1,8]<=[8]
+  %s = bf16[64,8]{1,0} get-tuple-element(%r), index=0
+  %t = bf16[64,8]{1,0} get-tuple-element(%r), index=1
+  %u = bf16[8,8]{1,0} dynamic-slice(%s, %i, %o), dynamic_slice_sizes={8,8}
+  %v = bf16[8,8]{1,0} dynamic-slice(%t, %i, %o), dynamic_slice_sizes={8,8}
+  ROOT %w = (bf16[8,8]{1,0}, bf16[8,8]{1,0}) tuple(%u, %v)
+}
+
+ENTRY %main (a: bf16[64,8], b: bf16[64,8]) -> (bf16[8,8], bf16[8,8]) {
+  %a = bf16[64,8]{1,0} parameter(0)
+  %b = bf16[64,8]{1,0} parameter(1)
+  ROOT %c = (bf16[8,8], bf16[8,8]) fusion(%a, %b), kind=kCustom, calls=%all-reduce-scatter.4
+}
+"""
+    (found,) = Program(program).collectives()
+    assert (found.kind, found.bytes) == ("reduce-scatter", 2 * 8 * 8 * 2)
+    assert not found.asynchronous
+
+
+def test_what_is_gathered_is_held_from_its_start_until_it_has_been_read():
+    # The first from its start to its end, and within that the second.
+    assert Program(LOOP).gathered_bytes() == 4096 + 64
+    one_by_one = """ENTRY %main (a: f32[4]) -> f32[16] {
+  %a = f32[4]{0} parameter(0)
+  %b = f32[16]{0} all-gather(%a), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}
+  %c = f32[16]{0} bitcast(%b)
+  %d = f32[4]{0} fusion(%c), kind=kLoop, calls=%slice
+  %e = f32[16]{0} all-gather(%d), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}
+  %f = f32[4]{0} fusion(%e), kind=kLoop, calls=%slice
+  ROOT %g = f32[4]{0} add(%f, KEPT)
+}
+
+%slice (x: f32[16]) -> f32[4] {
+  %x = f32[16]{0} parameter(0)
+  ROOT %y = f32[4]{0} slice(%x), slice={[0:4]}
+}
+"""
+    assert Program(one_by_one.replace("KEPT", "%d")).gathered_bytes() == 64
+    assert Program(one_by_one.replace("KEPT", "%c")).gathered_bytes() == 128
 
 
 def test_what_is_no_program_is_refused():
@@ -97,4 +147,3 @@ def test_rounds_of_a_compiled_loop_are_known():
 
     program = Program(jax.jit(looped).lower(jnp.ones((8, 8))).compile().as_text())
     assert 7 in program.times.values()
-    assert program.repeated_bytes() >= 6 * 3 * 8 * 8 * 4

@@ -47,6 +47,7 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket):
             action()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_one_line(reach, monkeypatch):
     reach("s3", 9)
     with pytest.raises(UserError, match=r"^--workdir=s3://runs/a: cannot be listed \(Could not"):

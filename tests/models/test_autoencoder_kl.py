@@ -11,6 +11,7 @@ SMALL = AutoencoderKL(channels=(32, 64, 64), layers_per_block=1)
 STABLE_DIFFUSION = AutoencoderKL()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network"),
     [

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from ddad_jax import models
 from ddad_jax.errors import UserError
@@ -37,6 +38,7 @@ TINY = UNet(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network"),
     [
@@ -54,12 +56,13 @@ def test_agrees_with_the_official_code(
     assert relative_error(ours, nhwc(tensors["y"])) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "published"), [(D3AD, 281_088_004), (DDAD, 32_952_707)])
 def test_has_the_published_number_of_parameters(network, published):
     assert models.parameter_count(network) == published
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 2, 8), (2, 400, 5, 8), (2, 1024, 3, 8)])
+@pytest.mark.parametrize("shape", [(3, 16, 2, 8), (2, 400, 5, 8), (2, 1024, 3, 8), (1, 1297, 1, 8)])
 def test_attention_of_a_few_heads_at_a_time_is_that_of_all(shape):
     query, key, value, weight = jax.random.normal(jax.random.key(0), (4, *shape))
 
@@ -75,12 +78,36 @@ def test_attention_of_a_few_heads_at_a_time_is_that_of_all(shape):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def blocks_of(images, positions, most):
+    """How many heads attention goes through, and how many blocks of queries, of how many each."""
+    inputs = [jax.ShapeDtypeStruct((images, positions, 2, 8), jnp.float32)] * 3
+    program = jax.make_jaxpr(partial(attend_in_parts, most=most))(*inputs)
+    (heads,) = (each for each in program.eqns if each.primitive.name == "scan")
+    (blocks,) = (e for e in heads.params["jaxpr"].eqns if e.primitive.name == "scan")
+    return heads.params["length"], blocks.params["length"], blocks.outvars[0].aval.shape[2]
+
+
+def test_positions_of_any_number_are_attended_to_in_blocks_as_large_as_may_be():
+    """A vision transformer has a prime number of them, often."""
+    assert blocks_of(1, 1297, 1297 * 650) == (2, 2, 649)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_device_attends_to_as_much_at_a_time_of_its_own_images(devices):
+    """Over devices that share a batch a block has no fewer queries than on one with its images."""
+    mesh = AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert blocks_of(2 * devices, 64, 2 * 64 * 16) == (2, 64 // 16, 16)
+
+
+@pytest.mark.slow
 def test_starts_as_zero(apply):
     variables = models.initialise(TINY, jax.random.key(0))
     latent = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
     assert not apply(TINY, variables, latent, jnp.array([3, 500])).any()
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_gradient(random_variables):
     latent = jax.random.normal(jax.random.key(1), (1, 8, 8, 4))
     variables = random_variables(TINY)
@@ -95,6 +122,7 @@ def test_rematerialisation_changes_no_gradient(random_variables):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), stored, again)
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near_and_keeps_parameters_whole(random_variables, apply):
     half = TINY.clone(dtype=jnp.bfloat16)
     inputs = jax.random.normal(jax.random.key(1), (1, 8, 8, 4)), jnp.array([7])
@@ -108,6 +136,7 @@ def test_half_precision_stays_near_and_keeps_parameters_whole(random_variables, 
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch(random_variables, apply):
     variables = random_variables(TINY)
     latent = jax.random.normal(jax.random.key(1), (3, 8, 8, 4))

@@ -89,7 +89,7 @@ def test_a_checksum_is_whole_or_what_its_publisher_puts_into_the_name():
 
     Those of timm and of the networks below are taken by their names alone.
     """
-    by_name = ("dino", "convnext", "clip", "siglip2")
+    by_name = ("dino", "efficientnet_b", "convnext", "clip", "siglip2")
     for name, weights in REGISTRY.items():
         for file in weights.files:
             address = getattr(file.source, "url", "")

@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack, suppress
 
 import numpy as np
+import pytest
 
 from tests.serving.conftest import encode
 
@@ -43,6 +44,7 @@ def test_whoever_takes_nothing_of_an_answer_is_left(served):
         assert taken < LEAST
 
 
+@pytest.mark.slow
 def test_whoever_takes_it_slowly_gets_it_all(served):
     with ask_for_a_large_answer(served) as connection:
         began, taken = time.monotonic(), 0

@@ -78,6 +78,7 @@ def shoot(page, name):
         page.screenshot(path=f"{SHOTS}/{name}.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_photographs_get_their_decisions(served, open_page, files):
     page = open_page(served)
     assert page.locator("#detector option").all_text_contents() == ["part", "tiled"]

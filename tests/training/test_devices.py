@@ -130,8 +130,8 @@ def test_devices_share_the_operations_of_a_step(over_eight, folder, devices):
         row = json.loads((over_eight / name / "metrics.jsonl").read_text().splitlines()[-2])
         return row["flops_per_second"] / row["images_per_second"]
 
-    # None of the forward pass is computed again where parameters are gathered again.
-    assert operations(folder) == pytest.approx(operations("one") / devices, rel=1e-3)
+    # Nothing but the gathering is done again where parameters are gathered again.
+    assert operations(folder) == pytest.approx(operations("one") / devices)
 
 
 @pytest.mark.slow

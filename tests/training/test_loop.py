@@ -74,11 +74,13 @@ class Signalled:
         self._batches.set_state(state)
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path):
     params = run(tmp_path, 600, learning_rate=0.05, weight_decay=0.0, checkpoint_every=300)
     np.testing.assert_allclose(params["w"], TARGET, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, number):
     expected = run(tmp_path / "whole", 23)
@@ -169,6 +171,7 @@ def towards_half(params, frozen, batch, key):
     return (error**2).mean(), {}
 
 
+@pytest.mark.slow
 def test_the_parameters_that_do_best_on_held_out_samples_are_returned(tmp_path):
     changes = {"loss": towards_half, "heldout": HALFWAY, "validate_every": 5, "patience": 3,
                "learning_rate": 0.02, "ema_decay": 0.0, "weight_decay": 0.0}  # fmt: skip

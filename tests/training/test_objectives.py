@@ -96,6 +96,7 @@ def test_min_snr_weighs_every_prediction_alike(prediction):
     assert value == pytest.approx(float(expected), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_autoencoder_gradient_reaches_encoder_and_decoder(detector, part_images):
     loss = autoencoder_loss(
         detector.networks.autoencoder,
@@ -206,6 +207,7 @@ class Tinted(Seeing):
         return (jnp.concatenate([weight * images, jnp.ones_like(images)], axis=-1),)
 
 
+@pytest.mark.slow
 def test_adaptation_is_of_the_extractors_parameters_and_distilled_from_the_frozen_ones():
     """1 - cos of features that are (w · image, 1), by hand, for w of now and w of before."""
     networks = Networks(autoencoder=PixelSpace(), denoiser=Oracle(noise_of), extractor=Tinted())

@@ -1,8 +1,7 @@
-"""Vision transformers against Hugging Face's transformers, which reads what we write."""
+"""Backbones against Hugging Face's transformers, which reads what we write."""
 
 import json
 import os
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.models.vision_towers import CLIP, SigLIP2
 from ddad_jax.models.vision_transformer import interpolate_positions
 from ddad_jax.pretrained.names import table
+from tests.models.seeded import drawn
 
 LARGE = pytest.mark.slow
 BASE = {"hidden_size": 768, "num_attention_heads": 12}
@@ -39,6 +39,18 @@ DINOV3 = {
 }
 CONVNEXT = {"architectures": ["DINOv3ConvNextModel"], "model_type": "dinov3_convnext"}
 IMAGENET_CONVNEXT = {"architectures": ["ConvNextModel"], "model_type": "convnext"}
+OF_IMAGENET = {"architectures": ["EfficientNetForImageClassification"]} | {
+    "model_type": "efficientnet",
+    "num_labels": 1000,
+}
+
+
+def scaled(width, depth, hidden):
+    return OF_IMAGENET | {
+        "width_coefficient": width, "depth_coefficient": depth, "hidden_dim": hidden
+    }  # fmt: skip
+
+
 OF_CLIP = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"} | BASE | {
     "image_size": 224, "patch_size": 16, "intermediate_size": 3072
 }  # fmt: skip
@@ -60,25 +72,18 @@ REFERENCES = {
     "dinov3_convnext_small": CONVNEXT | {"depths": [3, 3, 27, 3]},
     "convnext_tiny": IMAGENET_CONVNEXT,
     "convnext_small": IMAGENET_CONVNEXT | {"depths": [3, 3, 27, 3]},
+    "efficientnet_b0": scaled(1.0, 1.0, 1280),
+    "efficientnet_b1": scaled(1.0, 1.1, 1280),
+    "efficientnet_b2": scaled(1.1, 1.2, 1408),
+    "efficientnet_b3": scaled(1.2, 1.4, 1536),
+    "efficientnet_b4": scaled(1.4, 1.8, 1792),
     "clip_base": OF_CLIP,
     "clip_large": OF_CLIP | LARGEST | {"patch_size": 14, "intermediate_size": 4096},
     "siglip2_base": OF_SIGLIP,
     "siglip2_large": OF_SIGLIP | LARGEST | {"intermediate_size": 4096},
 }
 INTERPOLATED = {"interpolate_pos_encoding": True}
-QUICK = ("dinov2_small_registers", "dinov3_small_plus", "dinov3_convnext_tiny")
-
-
-def drawn(entry):
-    """Weights of one variable in our layout, of the sizes that trained ones have."""
-    values = np.random.RandomState(crc32(entry.key.encode())).standard_normal(entry.shape)
-    values = np.asarray(values, np.float32)
-    kind = entry.path[-1]
-    if kind in ("scale", "lambda1", "gamma"):
-        return 1 + np.float32(0.1) * values
-    if kind == "kernel":
-        return values / np.sqrt(np.prod(entry.shape[:-1])).astype(np.float32)
-    return np.float32(0.1) * values
+QUICK = ("dinov2_small_registers", "dinov3_small_plus", "dinov3_convnext_tiny", "efficientnet_b0")
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +116,7 @@ def reference(tmp_path, monkeypatch):
 
 
 def stages_of(model, images, ends):
-    """What transformers' model gives after some blocks, normalised, as ours is laid out."""
+    """What transformers' model gives after some blocks, or last at each stride, as ours is."""
     import torch
 
     with torch.no_grad():
@@ -119,8 +124,9 @@ def stages_of(model, images, ends):
         grids = ("clip_vision_model", "siglip_vision_model")
         other_grid = INTERPOLATED if model.config.model_type in grids else {}
         hidden = model(pixels, output_hidden_states=True, **other_grid).hidden_states
-        if "ConvNext" in type(model).__name__:
-            return [np.moveaxis(hidden[end].numpy(), 1, -1) for end in (1, 2, 3)]
+        if hidden[0].ndim == 4:
+            last = {images.shape[1] // each.shape[2]: each for each in hidden}
+            return [np.moveaxis(last[stride].numpy(), 1, -1) for stride in (4, 8, 16)]
         norms = ("norm", "layernorm", "post_layernorm")
         norm = next(getattr(model, name) for name in norms if hasattr(model, name))
         patch = model.config.patch_size
@@ -129,6 +135,7 @@ def stages_of(model, images, ends):
         return [grid.reshape(len(images), rows, columns, -1) for grid in grids]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=LARGE) for name in REFERENCES]
 )
@@ -153,6 +160,7 @@ def small(**settings):
     )
 
 
+@pytest.mark.slow
 def test_a_stage_may_be_the_mean_of_its_blocks(drawn_variables, apply):
     variables = drawn_variables(small())
     images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 42, 42, 3)), jnp.float32)

@@ -1,0 +1,79 @@
+"""What a fitted detector says of a category's images, and of defects planted in them."""
+
+from dataclasses import replace
+
+from ddad_jax.data.image_set import ImageSet
+from ddad_jax.data.planted import Planted, plant_in_set
+from ddad_jax.deploy.fitted import FittedDetector
+from ddad_jax.detection.detector import shard_detector
+from ddad_jax.detection.evidence import evidence_weights
+from ddad_jax.errors import UserError
+from ddad_jax.evaluation.evaluate import evaluate
+from ddad_jax.evaluation.predictions import Predictions
+from ddad_jax.experiment.category import Category
+from ddad_jax.experiment.fitting import contents_of, reconstructing
+
+
+def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions:
+    """What a detector says of the test images.
+
+    Raises:
+      UserError: the detector has seen one of them.
+    """
+    config, test = category.config, category.images["test"]
+    fitted = reconstructing(fitted, category)
+    weights = evidence_weights(fitted.detector.settings)
+    if config.evaluation.protocol == "paper" and not weights.keys() - {"patch"}:
+        raise UserError(
+            "evaluation.protocol: 'paper' is of the reconstruction's maps, which do not count in "
+            f"{category.name}, as planted defects decided; fit it with --config.build.planted=0"
+        )
+    seen = contents_of(fitted)
+    for sample, content in zip(test.samples, test.contents, strict=True):
+        if content in seen:
+            raise UserError(
+                f"{sample.name}: is a test image, but the detector was made of it; take it out of "
+                "the test images"
+            )
+    return evaluate(
+        shard_detector(fitted.detector, category.mesh.local_mesh),
+        fitted.preprocessing,
+        category.source,
+        test,
+        config.build.batch_size,
+        protocol=config.evaluation.protocol,
+        at_original=config.at_original,
+    )
+
+
+def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
+    """The good images that are held out, and defects planted in them, as `plant_in_set` has them.
+
+    Raises:
+      UserError: no good image is held out.
+    """
+    config, heldout = category.config, category.division[1]
+    if not len(heldout):
+        raise UserError(
+            f"data.heldout_fraction: {config.data.heldout_fraction} holds no good image out that "
+            "defects could be planted in; choose another, and another --workdir"
+        )
+    return plant_in_set(heldout, config.evaluation.planted, config.seed)
+
+
+def validate_detector(category: Category, fitted: FittedDetector, images: ImageSet) -> Predictions:
+    """What a detector says of images with planted defects, as of test images.
+
+    Args:
+      category: whose settings count.
+      fitted: the detector.
+      images: as `plant_defects` makes them.
+    """
+    fitted = reconstructing(fitted, category)
+    return evaluate(
+        shard_detector(fitted.detector, category.mesh.local_mesh),
+        replace(fitted.preprocessing, tile=0),
+        category.source,
+        images,
+        category.config.build.batch_size,
+    )
