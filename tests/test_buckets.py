@@ -63,6 +63,14 @@ def parameters(workdir, network):
         return checkpoints.read_newest()["params"]
 
 
+def succeeded(started):
+    """How commands ended that were started together, all of them well."""
+    ended = [each.end() for each in started]
+    said = "\n".join(f"{each.returncode}\n{each.stderr}" for each in ended)
+    assert all(each.returncode == 0 for each in ended), said
+    return ended
+
+
 def scores(path):
     return {row["path"]: row["score"] for row in csv.DictReader(path.read_text().splitlines())}
 
@@ -110,8 +118,7 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
         code = other.end().returncode
         assert code == (-signal.SIGKILL if number else 75)
         assert killed.end().returncode == -signal.SIGKILL
-    for ended in [each.end() for each in begin()]:
-        assert ended.returncode == 0, ended.stderr
+    for ended in succeeded(begin()):
         assert "Error" not in ended.stderr
 
     two = fetched(f"{url}/two", "")
@@ -128,9 +135,8 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
     predict = ("--mode=predict", f"--images={url}/data/plate/test", *outputs)
     # Twice: what has its row is not scored again.
     for again in (("--mode=evaluate",), predict, predict):
-        for ended in [each.end() for each in begin(*again)]:
-            assert ended.returncode == 0, ended.stderr
-    assert "photographs have their row already" in ended.stderr
+        *_, last = succeeded(begin(*again))
+    assert "photographs have their row already" in last.stderr
     ended = ddad(
         "--mode=predict", f"--workdir={tmp_path}/one", f"--images={here}/data/plate/test", *outputs
     )

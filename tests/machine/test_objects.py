@@ -38,6 +38,18 @@ def test_what_fails_for_a_moment_is_tried_again(servers, reach, tmp_path, scheme
         assert set(store.versions()) == {"file", "copied"}
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+@pytest.mark.parametrize("end", [b"", b"\r", b"\n", b"\r\n", b"\r\r", b"--"])
+@pytest.mark.parametrize("size", [0, 1000, 6_000_000])
+def test_objects_end_as_their_files_do(bucket, tmp_path, size, end):
+    content = os.urandom(size) + end
+    (tmp_path / "file").write_bytes(content)
+    store = Store(f"{bucket}/ends", "--workdir")
+    store.upload({"file": tmp_path / "file"})
+    store.download({tmp_path / "back": "file"})
+    assert (tmp_path / "back").read_bytes() == content
+
+
 def test_a_bucket_that_is_not_there_is_one_line(bucket):
     store = Store(f"{bucket[:2]}://nowhere/runs", "--workdir")
     for action in (store.versions, lambda: store.write("a", b"1")):
