@@ -70,6 +70,7 @@ def test_what_jax_says_of_a_signal_is_an_interruption(monkeypatch, asked):
             ended(monkeypatch, error)
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_the_code(tmp_path):
     """Of a process, with nothing replaced: what is wrong in the input is 2, and --version 0."""
     for arguments, code in ((["--version"], 0), (["--wrkdir=x"], 2)):

@@ -66,6 +66,7 @@ def assert_done(result, *parts):
         assert part in result.stderr
 
 
+@pytest.mark.slow
 def test_missing_root(config, tmp_path):
     result = ddad(f"--config={config}", f"--workdir={tmp_path}", "--config.data.root=nowhere")
     assert_refused(result, "data.root", "nowhere", "does not exist")
@@ -78,6 +79,7 @@ def test_empty_train_folder(config, data, tmp_path):
     assert_refused(result, "data.root", "train/good", "no images")
 
 
+@pytest.mark.slow
 def test_truncated_image_is_an_error_and_can_be_skipped(config, data, tmp_path):
     path = data / "plate/train/good/0003.png"
     path.write_bytes(path.read_bytes()[:500])
@@ -96,6 +98,7 @@ def test_mask_of_another_size(config, data, tmp_path):
     assert_refused(result, "0000_mask.png", "32×64", "64×64")
 
 
+@pytest.mark.slow
 def test_what_would_spoil_a_result_is_listed(config, data, tmp_path):
     shutil.copy(data / "plate/train/good/0003.png", data / "plate/test/good/0009.png")
     result = ddad(
@@ -652,6 +655,7 @@ def test_help_of_a_config_lists_its_settings(tmp_path):
     assert "--config.detection.blur=2.5" in result.stdout
 
 
+@pytest.mark.slow
 def test_version_and_the_package_as_a_program(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "ddad_jax", "--version"], cwd=tmp_path, capture_output=True,

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 HOME = Path(__file__).parents[1]
 OWN = {"ddad_jax", "configs", "tests"}
 # Declared although no module of the package imports them; requirements.txt says why.
@@ -60,6 +62,7 @@ def test_what_the_package_imports_is_required_and_nothing_else():
     assert required() > NOT_IMPORTED
 
 
+@pytest.mark.slow
 def test_what_the_package_may_import_is_an_extra():
     found = extras()
     assert found["elpv"] | found["parquet"] <= found["test"]

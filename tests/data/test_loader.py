@@ -69,6 +69,7 @@ def test_processes_divide_the_same_batches(process_count):
         np.testing.assert_array_equal(together, next(alone)["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_workers_change_nothing(tmp_path):

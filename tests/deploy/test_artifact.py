@@ -97,6 +97,7 @@ def shared(fitted, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_published_networks_are_stored_once_for_several_detectors(
     shared, path, detector, part_images, tmp_path
 ):
@@ -236,6 +237,7 @@ def test_what_contradicts_a_detector_is_refused_by_name(path):
         load_detector(path, resize="crop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [HOW, replace(HOW, tile=48, overlap=16)])
 def test_a_photograph_has_one_answer_whatever_it_comes_as(fitted, how, part_images, tmp_path):
     from PIL import Image

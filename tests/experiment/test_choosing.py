@@ -64,6 +64,7 @@ def of_patches_alone(good, planted, seed):
     return choose(alone, both, ROWS, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_map_that_only_copies_does_not_count(seed):
     good, planted = drawn(seed, latent=0.0, patch=1.5, noise=4.0)
@@ -162,6 +163,7 @@ def test_a_detector_is_of_what_was_chosen(planting, monkeypatch, drops):
     assert fitted.made_of["settings"]["detection.patch_weight"] == config.detection.patch_weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", [False, True])
 def test_patches_are_compared_by_what_tells_more_defects(planting, monkeypatch, better):
     compared = []
@@ -285,6 +287,7 @@ def test_an_adaptation_counts_where_it_helps(adapting, helps, caplog, monkeypatc
     jax.tree.map(np.testing.assert_array_equal, fitted.detector, expected.detector)
 
 
+@pytest.mark.slow
 def test_an_adaptation_at_far_too_high_a_rate_is_not_taken_now_or_later(adapting, caplog):
     """A step of AdamW moves every parameter by about its rate."""
     rng = np.random.default_rng(0)
@@ -305,6 +308,7 @@ def test_an_adaptation_at_far_too_high_a_rate_is_not_taken_now_or_later(adapting
     assert "used as it is" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"planted": 0}, {"scoring": "paper"}])
 def test_an_adaptation_counts_unasked_in_the_papers_way_and_where_nothing_is_planted(
     adapting, changes

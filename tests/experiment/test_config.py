@@ -72,6 +72,7 @@ def test_a_table_that_says_little_has_the_preset_too():
     assert (found.scoring, found.num_steps, found.latent_weight) == ("paper", 10, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
 def test_every_config_can_be_read(name):
     config = read_config(load_config(name))
@@ -331,6 +332,7 @@ def test_every_setting_is_explained_and_the_page_is_that_of_today():
     )
 
 
+@pytest.mark.slow
 def test_a_config_is_read_without_jax_being_started():
     program = (
         "from ddad_jax.experiment.config import load_config, read_config\n"

@@ -33,6 +33,7 @@ def fitted(made):
     return build(made, config.detector, config.build)
 
 
+@pytest.mark.slow
 def test_a_detector_looks_through_the_adapted_extractor(made, fitted):
     """Its bank holds what the adapted extractor, and no other, makes of the training images."""
     d = fitted.detector
@@ -57,6 +58,7 @@ def test_a_detector_is_made_of_every_network_and_of_its_scaling(made, fitted):
     assert digests == {name: digest_of(getattr(made, name)) for name in digests}
 
 
+@pytest.mark.slow
 def test_thresholds_are_from_the_scores_of_held_out_images(made, fitted):
     category, calibration = made.subject, fitted.detector.calibration
     scores = detect(fitted.detector, category.heldout_images).score

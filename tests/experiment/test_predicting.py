@@ -98,6 +98,7 @@ def test_what_is_asked_for_is_written(run, tmp_path, path):
     assert len(annotations) == len(bad["regions"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{"preset": "fast"}, {"detection__reconstruct": False}])
 def test_reconstructions_are_made_of_what_is_shown_alone(run, tmp_path, asked, monkeypatch):
     made, reconstruct = [], Finder.reconstruction

@@ -25,6 +25,7 @@ def assert_apart(task):
     assert (len(train), len(heldout)) == (9, 3) and not train & heldout
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_not_measured_on_what_it_learns_from(made, open_category):
     # Pixels need no training.
     blocks = "autoencoder.network={'width': 8, 'blocks': (1, 1, 1, 1)}"

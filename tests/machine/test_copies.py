@@ -144,6 +144,7 @@ def test_a_copy_that_has_more_than_the_bucket_loses_it(bucket, tmp_path):
     assert contents(tmp_path) == {"kept": b"1"}
 
 
+@pytest.mark.slow
 def test_what_is_left_out_stays_in_the_bucket(bucket, tmp_path):
     with copy_of(bucket, tmp_path / "a").held():
         pass
@@ -305,6 +306,7 @@ def test_a_bucket_that_vanishes_is_one_line_and_what_is_here_stays(bucket, tmp_p
     assert contents(next(tmp_path.glob("gone-here-*"))) == {"report": b"22"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [0, 1, 2, 4])
 def test_permission_that_is_taken_away_is_one_line_and_what_counted_is_whole(
     reach, servers, tmp_path, allowed

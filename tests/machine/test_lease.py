@@ -61,6 +61,7 @@ def test_one_that_was_killed_here_is_passed_over_at_once(store, bucket, monkeypa
         held.check()
 
 
+@pytest.mark.slow
 def test_one_elsewhere_counts_as_gone_after_a_while(store):
     store.write(
         OWNER, json.dumps({"host": "gone", "process": 1, "token": "x", "signs": 3}).encode()

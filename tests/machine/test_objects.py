@@ -38,6 +38,7 @@ def test_what_fails_for_a_moment_is_tried_again(servers, reach, tmp_path, scheme
         assert set(store.versions()) == {"file", "copied"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 @pytest.mark.parametrize("end", [b"", b"\r", b"\n", b"\r\n", b"\r\r", b"--"])
 @pytest.mark.parametrize("size", [0, 1000, 6_000_000])

@@ -179,6 +179,7 @@ def kept_in(**environment):
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_programs_lie_in_the_users_cache_if_nothing_else_is_said(tmp_path):
     own = tmp_path / "own"
     assert kept_in(XDG_CACHE_HOME=str(tmp_path)) == f"{tmp_path}/ddad_jax/programs 0.1"
@@ -188,6 +189,7 @@ def test_programs_lie_in_the_users_cache_if_nothing_else_is_said(tmp_path):
     assert kept_in(HOME=str(own), **seconds) == f"{own}/.cache/ddad_jax/programs 5.0"
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_without_a_folder_to_write_or_where_it_is_not_wanted(tmp_path):
     (tmp_path / "file").write_text("")
     assert kept_in(XDG_CACHE_HOME=str(tmp_path / "file")) == "None 1.0"

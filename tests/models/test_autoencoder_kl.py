@@ -35,6 +35,7 @@ def test_has_the_published_number_of_parameters():
     assert models.parameter_count(STABLE_DIFFUSION) == 83_653_863
 
 
+@pytest.mark.slow
 def test_encoding_is_the_posterior_mean(golden_variables, apply):
     variables = golden_variables(SMALL, "vae_small")
     images = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3), minval=-1)

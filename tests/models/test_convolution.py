@@ -9,6 +9,7 @@ from ddad_jax.models.convolution import Conv
 from ddad_jax.models.layers import upsample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 13, 8, 4), (1, 9, 9, 2)])
 def test_convolving_upsampled_images_in_phases_changes_nothing(shape):
     x = jax.random.normal(jax.random.key(0), shape)
@@ -31,6 +32,7 @@ def test_convolving_upsampled_images_in_phases_changes_nothing(shape):
     assert_close(gradient, expected_gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 2, 2, 3), (3, 4, 4, 3), (2, 2, 5, 3)])
 def test_maps_of_few_pixels_are_convolved_as_others_are(shape, size):

@@ -13,6 +13,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 def test_real_weights_give_the_published_features_and_logits(
     golden, shared, nhwc, apply, relative_error
 ):

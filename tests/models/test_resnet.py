@@ -16,6 +16,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["resnet34", "resnet50", pytest.param("wide_resnet101_2", marks=pytest.mark.slow)],
@@ -29,6 +30,7 @@ def test_stages_agree_with_torchvision(name, golden, golden_variables, nhwc, app
         assert relative_error(stage, nhwc(tensors[f"feature{index}"])) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_has_the_published_number_of_parameters(name):
     assert models.parameter_count(models.build_extractor(name)) == PUBLISHED[name]

@@ -9,6 +9,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.models import TinyAutoencoder
 
 
+@pytest.mark.slow
 def test_taef2_agrees_with_the_published_code_and_weights(golden, shared, nhwc, apply):
     network = models.build_autoencoder("taef2")
     variables = pretrained.load(str(shared / "weights" / "taef2"), network)

@@ -62,6 +62,7 @@ def test_has_the_published_number_of_parameters(network, published):
     assert models.parameter_count(network) == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 16, 2, 8), (2, 400, 5, 8), (2, 1024, 3, 8), (1, 1297, 1, 8)])
 def test_attention_of_a_few_heads_at_a_time_is_that_of_all(shape):
     query, key, value, weight = jax.random.normal(jax.random.key(0), (4, *shape))

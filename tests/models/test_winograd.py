@@ -26,6 +26,7 @@ def test_it_is_a_convolution(shape):
     np.testing.assert_allclose(found, directly(x, kernel), atol=2e-5 * shape[-1] ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "dtype", "taken"),
     [

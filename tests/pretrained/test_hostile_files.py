@@ -176,6 +176,7 @@ def refused(tmp_path, monkeypatch):
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_is_refused_and_not_executed(refused, name):
     content, reason = HOSTILE[name]

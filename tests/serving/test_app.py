@@ -197,6 +197,7 @@ def test_a_detector_that_fails_once_answers_again(served, photographs, monkeypat
     assert served.ask("/detectors/part", photographs[0]).status == 200
 
 
+@pytest.mark.slow
 def test_a_new_file_is_taken_in_and_no_request_is_lost(
     serve, fitted, photographs, tmp_path, caplog
 ):

@@ -296,6 +296,7 @@ def bad(served, photographs, large, tmp_path_factory):
     return asks, marker
 
 
+@pytest.mark.slow
 def test_each_of_hundreds_is_told_in_a_line_and_slows_nobody(served, bad, photographs, caplog):
     asks, marker = bad
     assert len(asks) >= 200

@@ -34,6 +34,7 @@ def ask_for_a_large_answer(served):
     return connection
 
 
+@pytest.mark.slow
 def test_whoever_takes_nothing_of_an_answer_is_left(served):
     with ask_for_a_large_answer(served) as connection:
         time.sleep(2.5 * served.settings.receive_seconds)
@@ -56,6 +57,7 @@ def test_whoever_takes_it_slowly_gets_it_all(served):
         assert time.monotonic() - began > served.settings.receive_seconds
 
 
+@pytest.mark.slow
 def test_what_all_bodies_take_together_is_limited(serve, place, photographs):
     size = 20_000
     served = serve(place / "part.safetensors", most_bytes=size, receive_seconds=2.0)

@@ -159,6 +159,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_and_leaves_the_last_checkpoint(small_disk):
     folder = small_disk / "checkpoints"
     # In a process of its own: Orbax leaves broken threads behind.

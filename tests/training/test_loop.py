@@ -91,6 +91,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, number):
     assert signal.getsignal(number) is not None
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(tmp_path):
     expected = run(tmp_path, 10)
     log = (tmp_path / "metrics.jsonl").read_text()
@@ -123,6 +124,7 @@ def products(params, frozen, batch, key):
     return rows.sum(), {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_count_as_the_whole(tmp_path, parts):
     def operations(name, **changes):
@@ -135,6 +137,7 @@ def test_parts_of_a_batch_count_as_the_whole(tmp_path, parts):
     assert operations("parts", accumulate=parts) / operations("whole") == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 def test_pictures_and_a_trace_are_made_of_the_steps_asked_for(tmp_path):
     def sample(params):
         return np.full((2, 2, 3), 255 * np.isfinite(params["w"]).all(), np.uint8)
@@ -146,6 +149,7 @@ def test_pictures_and_a_trace_are_made_of_the_steps_asked_for(tmp_path):
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_broken_stops_the_run_with_the_last_good_state(tmp_path):
     with pytest.raises(UserError, match=r"not finite 8 steps in a row, last at step 10 on images"):
         run(tmp_path, 50, loss=broken_after_two, max_skipped=5)
@@ -197,6 +201,7 @@ def away_from_start(params, frozen, batch, key):
     return params["w"].mean() if "index" in batch else (params["w"] ** 2).mean(), {}
 
 
+@pytest.mark.slow
 def test_training_that_never_helps_returns_where_it_started(tmp_path):
     start = run(tmp_path, 100, loss=away_from_start, heldout=HALFWAY, validate_every=5, patience=2,
                 ema_decay=0.0, weight_decay=0.0)  # fmt: skip
@@ -205,6 +210,7 @@ def test_training_that_never_helps_returns_where_it_started(tmp_path):
     assert max(json.loads(line)["step"] for line in lines) == 10
 
 
+@pytest.mark.slow
 def test_with_an_average_it_is_the_average_that_is_measured_and_returned(tmp_path):
     """The last parameters of a fast training are far ahead of their average."""
     changes = {"loss": towards_half, "heldout": HALFWAY, "validate_every": 2, "patience": 99,
@@ -221,6 +227,7 @@ def test_with_an_average_it_is_the_average_that_is_measured_and_returned(tmp_pat
     assert best == pytest.approx(float(value), rel=0.3)
 
 
+@pytest.mark.slow
 def test_every_step_of_a_training_draws_its_own_noise(tmp_path):
     """`spread` is of nothing but the noise where parameters stay at the target."""
     run(tmp_path, 4, params={"w": jnp.asarray(TARGET)}, learning_rate=1e-12, log_every=1)

@@ -34,6 +34,7 @@ def noise_of(noisy, timestep):
     return 0.0 * noisy
 
 
+@pytest.mark.slow
 def test_saying_nothing_costs_the_variance_of_the_noise():
     loss = denoiser_loss(Oracle(lambda noisy, t: 0.0 * noisy), max_timestep=100)
     latent = jax.random.normal(jax.random.key(0), (64, 8, 8, 4))
@@ -156,6 +157,7 @@ def variational(mean, logvar, latent_weight=0.25):
     return loss({}, {"extractor": {}}, batch, jax.random.key(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "logvar"), [(0.0, 0.0), (2.0, 0.0), (0.0, -3.0), (-1.0, 1.5)])
 def test_a_variational_latent_is_held_to_the_standard_normal_distribution(mean, logvar):
     value, metrics = variational(mean, logvar)

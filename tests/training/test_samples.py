@@ -1,6 +1,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ddad_jax.models.extractor import ImageNetwork
 from ddad_jax.training.samples import autoencoder_sample, denoiser_sample
@@ -29,6 +30,7 @@ def test_an_autoencoder_s_pictures_stand_below_the_images():
     assert (picture[8:, 8:16] == 255).all()
 
 
+@pytest.mark.slow
 def test_a_denoiser_s_pictures_follow_its_parameters(detector, part_images):
     d = detector
     frozen = {
