@@ -48,6 +48,15 @@ def sharing_devices() -> int:
     return _dividing_axes().get(AXIS, 1)
 
 
+def waits_for_gathers() -> bool:
+    """Whether the devices of what is being traced do nothing else while they gather.
+
+    The compiler for TPUs lets all-gathers run beside computation on v5e alone.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform == "tpu" and device.device_kind != "TPU v5 lite"
+
+
 def _dividing_axes() -> dict[str, int]:
     """Axes of the mesh over which XLA divides what is being traced, and their sizes."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -10,7 +10,7 @@ from clu.parameter_overview import count_parameters
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key, PyTree
 
-from ddad_jax.machine.division import gather, sharing_devices
+from ddad_jax.machine.division import gather, sharing_devices, waits_for_gathers
 
 
 def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
@@ -86,6 +86,10 @@ def _run_layer(
     # `jax.checkpoint` no convolution or product is done again. Its arguments are arrays.
     @jax.checkpoint
     def run(variables: Mapping[str, Any], *args: Any) -> Any:
+        if waits_for_gathers():
+            # To gather before the input is there saves no time, and keeps what is gathered longer.
+            after = jax.lax.stop_gradient(args)
+            variables, _ = jax.lax.optimization_barrier((variables, after))
         return layer.apply(gather(variables, dtype), *args, **kwargs)
 
     return run(module.variables, *args)

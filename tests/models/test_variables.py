@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from ddad_jax.machine.division import divided_spec
 from ddad_jax.models import UNet
@@ -22,13 +22,15 @@ def unet(**attributes):
     return UNet(8, attention_resolutions=(4,), num_heads=2, **sizes, **attributes)
 
 
-def gradient_program(network, devices):
+def gradient_program(network, devices, kind=None):
     def loss(params, *inputs):
         return apply(network, {"params": params}, *inputs).mean()
 
     shapes = (abstract_variables(network)["params"], *network.example_inputs())
     group = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), shapes)
-    over = over_group(jax.grad(loss), AbstractMesh((1, 1, devices), AXES))
+    device = AbstractDevice(kind, None, "tpu") if kind else None
+    mesh = AbstractMesh((1, 1, devices), AXES, abstract_device=device)
+    over = over_group(jax.grad(loss), mesh)
     return jax.make_jaxpr(over)(*group).jaxpr
 
 
@@ -61,6 +63,24 @@ def test_each_layer_gathers_its_own_variables_again_for_the_gradient(programs):
     # Nothing before the first convolution and the first of the timestep asks for its gradient.
     assert len(found) == 2 * len(divided) - 2
     assert sum(within for _, within in found) >= len(divided) - 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "waits"),
+    [("TPU v5", True), ("TPU v6 lite", True), ("TPU v5 lite", False), (None, False)],
+)
+def test_where_chips_wait_for_gathers_they_gather_when_a_layers_input_is_there(kind, waits):
+    network = unet()
+    program = gradient_program(network, 8, kind)
+    tied = Counter(
+        "remat2" in inside
+        for equation, inside in equations(program)
+        if equation.primitive.name == "optimization_barrier"
+    )
+    params = jax.tree_util.tree_leaves_with_path(abstract_variables(network)["params"])
+    layers = sum(path[-1].key == "kernel" for path, _ in params)
+    # Forward; and for the gradient, but for the first convolution's and the timestep's own input.
+    assert tied == ({False: layers, True: 2 * layers - 2} if waits else {})
 
 
 def test_what_is_no_layers_own_is_gathered_too():
