@@ -19,6 +19,9 @@ from tests.machine.test_processes import curve, free_address
 from tests.tiny import write_tiny_and_plates
 
 STEPS = 24
+# XLA divides products among as many threads as there are cores or devices, whichever is more. On
+# one core a process of two devices would round otherwise than two of one device.
+THREADS = {"NPROC": "2"}
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
 
 
@@ -85,7 +88,7 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
     for mode, devices in (("train", 2), ("fit", 1)):
         one = ddad(
             *settings(here, here / "data"), f"--workdir={tmp_path}/one", f"--mode={mode}",
-            devices=devices,
+            devices=devices, environment=THREADS,
         )  # fmt: skip
         assert one.returncode == 0, one.stderr
 
@@ -95,7 +98,7 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
             Started(
                 *settings(here, f"{url}/data"), f"--workdir={url}/two", f"--coordinator={address}",
                 "--num_processes=2", f"--process_id={number}", f"--scratch={tmp_path}/{number}",
-                *more, environment=environment,
+                *more, environment=environment | THREADS,
             )
             for number in range(2)
         ]  # fmt: skip
@@ -138,8 +141,9 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
         *_, last = succeeded(begin(*again))
     assert "photographs have their row already" in last.stderr
     ended = ddad(
-        "--mode=predict", f"--workdir={tmp_path}/one", f"--images={here}/data/plate/test", *outputs
-    )
+        "--mode=predict", f"--workdir={tmp_path}/one", f"--images={here}/data/plate/test", *outputs,
+        environment=THREADS,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     again, alone = fetched(f"{url}/two", "") / "predictions", tmp_path / "one/predictions"
     assert scores(again / "scores.csv") == scores(alone / "scores.csv")
