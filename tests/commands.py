@@ -6,8 +6,10 @@ has started nothing: JAX has no devices yet, and what they are told is read as b
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +79,31 @@ class Started:
 def ddad(*arguments: object, **options: Any) -> Ended:
     """Runs a command to its end; arguments as of `Started`."""
     return Started(*arguments, **options).end()
+
+
+def timed(
+    *arguments: object, environment: Mapping[str, str] | None = None
+) -> tuple[float, float, str]:
+    """Seconds and peak gigabytes of a command in a new process of Python, and what it logged.
+
+    Exits where it fails.
+
+    Args:
+      *arguments: of the command line.
+      environment: more variables.
+    """
+    command = [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)]
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            command, stderr=said, stdout=said, env=os.environ | (environment or {})
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        said.seek(0)
+        text = said.read()
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"{' '.join(command)}: {text[-2000:]}")
+    return time.monotonic() - began, usage.ru_maxrss / 1e6, text
 
 
 def _run(

@@ -11,8 +11,6 @@ not measured again.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ import matplotlib.pyplot as plt
 
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.machine.storage import write_json
-from tests.machine.test_processes import ROOT
+from tests.commands import timed
 
 SIZE, CATEGORIES, PHOTOGRAPHS = 128, 15, 8
 CONFIG = f"""
@@ -46,30 +44,21 @@ class Axis:
       title: of its curve.
       unit: of its counts.
       counts: that are measured, the least first.
-      measure: command of a count, and what it takes: seconds and bytes at most.
+      measure: command of a count, and what it takes: seconds and gigabytes at most.
     """
 
     title: str
     unit: str
     counts: tuple[int, ...]
-    measure: Callable[[Path, int], tuple[float, int]]
+    measure: Callable[[Path, int], tuple[float, float]]
 
 
-def ran(folder: Path, *arguments: str) -> tuple[float, int]:
-    """Seconds and the most bytes of memory of a command."""
+def ran(folder: Path, *arguments: str) -> tuple[float, float]:
+    """Seconds and the most gigabytes of memory of a command."""
     (folder / "small.py").write_text(CONFIG)
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")
-    }  # fmt: skip
-    began = time.monotonic()
-    with (folder / "log.txt").open("ab") as log:
-        command = [sys.executable, "-m", "ddad_jax.main", *arguments]
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: exit code {process.returncode}; see {folder}/log.txt")
-    return time.monotonic() - began, used.ru_maxrss * 1024
+    environment = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+    seconds, gigabytes, _ = timed(*arguments, environment=environment)
+    return seconds, gigabytes
 
 
 def parts(root: Path, category: str, count: int, seed: int, size: int = SIZE) -> Path:
@@ -83,20 +72,20 @@ def parts(root: Path, category: str, count: int, seed: int, size: int = SIZE) ->
     return root / category
 
 
-def fit(folder: Path, workdir: Path, root: Path, category: str, *more: str) -> tuple[float, int]:
+def fit(folder: Path, workdir: Path, root: Path, category: str, *more: str) -> tuple[float, float]:
     return ran(
         folder, f"--config={folder}/small.py", f"--workdir={workdir}", f"--config.data.root={root}",
         f"--config.data.category={category}", *more,
     )  # fmt: skip
 
 
-def fit_images(folder: Path, count: int) -> tuple[float, int]:
+def fit_images(folder: Path, count: int) -> tuple[float, float]:
     root = folder / f"{count} parts"
     parts(root, "part", count, seed=0)
     return fit(folder, folder / f"fit {time.time_ns()}", root, "part")
 
 
-def fit_categories(folder: Path, count: int) -> tuple[float, int]:
+def fit_categories(folder: Path, count: int) -> tuple[float, float]:
     names = [f"part{number}" for number in range(count)]
     for seed, name in enumerate(names):
         parts(folder / "categories", name, 60, seed)
@@ -113,7 +102,7 @@ def fitted(folder: Path, *more: str) -> Path:
     return workdir / "detector.safetensors"
 
 
-def predict(folder: Path, detector: Path, photographs: Path) -> tuple[float, int]:
+def predict(folder: Path, detector: Path, photographs: Path) -> tuple[float, float]:
     output = folder / f"predicted {time.time_ns()}"
     return ran(
         folder, "--mode=predict", f"--detector={detector}", f"--images={photographs}",
@@ -121,7 +110,7 @@ def predict(folder: Path, detector: Path, photographs: Path) -> tuple[float, int
     )  # fmt: skip
 
 
-def predict_images(folder: Path, count: int) -> tuple[float, int]:
+def predict_images(folder: Path, count: int) -> tuple[float, float]:
     photographs = folder / f"{count} photographs"
     if not photographs.is_dir():
         drawn = sorted((parts(folder / "100 parts", "part", 100, 0) / "train/good").iterdir())
@@ -131,14 +120,14 @@ def predict_images(folder: Path, count: int) -> tuple[float, int]:
     return predict(folder, fitted(folder), photographs)
 
 
-def predict_size(folder: Path, side: int) -> tuple[float, int]:
+def predict_size(folder: Path, side: int) -> tuple[float, float]:
     photographs = parts(folder / f"{side} pixels", "part", PHOTOGRAPHS, 0, side) / "train/good"
     tiles = f"--config.data.tiling.tile={SIZE}", f"--config.data.tiling.overlap={SIZE // 4}"
     return predict(folder, fitted(folder, *tiles), photographs)
 
 
-def detect_bank(folder: Path, rows: int) -> tuple[float, int]:
-    workdir = folder / f"bank of {rows}"
+def detect_bank(folder: Path, rows: int) -> tuple[float, float]:
+    workdir = folder / f"bank {time.time_ns()}"
     _, most = ran(
         folder, f"--config={folder}/small.py", "--mode=benchmark", f"--workdir={workdir}",
         f"--config.build.patch_bank_size={rows}", "--config.benchmark.dtypes=('float32',)",
@@ -177,9 +166,9 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     for column, (name, points) in enumerate(found.items()):
         axis = AXES[name]
         counts = [int(count) for count in points]
-        for row, (unit, scale) in enumerate((("seconds", 1), ("GB", 1e-9))):
+        for row, unit in enumerate(("seconds", "GB")):
             panel = panels[row][column]
-            values = [point[row] * scale for point in points.values()]
+            values = [point[row] for point in points.values()]
             panel.loglog(counts, values, "o-", color="#1f5fa8")
             linear = [values[-1] * count / counts[-1] for count in counts]
             panel.loglog(counts, linear, ":", color="0.5", label="linear")
@@ -194,7 +183,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def measure(folder: Path, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Seconds and bytes by axis and count; each axis's least count once more beforehand."""
+    """Seconds and gigabytes by axis and count; each axis's least count once more beforehand."""
     path = folder / "growth.json"
     found: dict[str, dict[str, list[float]]] = {}
     if path.exists():
@@ -207,7 +196,7 @@ def measure(folder: Path, names: Sequence[str]) -> dict[str, dict[str, list[floa
         for count in missing:
             points[str(count)] = list(axis.measure(folder, count))
             seconds, most = points[str(count)]
-            print(f"{axis.title}: {count}: {seconds:.3g} s, {most / 1e9:.2f} GB", flush=True)
+            print(f"{axis.title}: {count}: {seconds:.3g} s, {most:.2f} GB", flush=True)
             write_json(path, found)
     return found
 

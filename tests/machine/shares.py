@@ -5,7 +5,7 @@ python -m tests.machine.shares <folder for runs> <images to predict on> -- <flag
 
 A run is fitted once, and from its networks a detector is built, evaluated and used by one process
 and by several. What a process's devices compute is the processor time of its calls of compiled
-programs on images, the first of each batch shape left out, which may compile.
+programs on images: of each program the calls times their median, since the first may compile.
 """
 
 import argparse

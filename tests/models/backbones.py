@@ -8,12 +8,7 @@ milliseconds a photograph and memory of `predict`, whose programs an earlier cal
 """
 
 import argparse
-import os
 import re
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 import jax
@@ -23,26 +18,10 @@ from flax.traverse_util import unflatten_dict
 import ddad_jax
 from ddad_jax import models, pretrained
 from ddad_jax.pretrained.names import table
+from tests.commands import timed
 from tests.models.seeded import drawn
 
 COLUMNS = ("backbone", "size", "stages", "fit, min", "fit, GB", "predict, ms", "predict, GB")
-
-
-def timed(*arguments: object) -> tuple[float, float, str]:
-    """Seconds and peak gigabytes of a command, and what it logged.
-
-    Exits where it fails.
-    """
-    command = [sys.executable, "-m", "ddad_jax.main", *map(str, arguments)]
-    began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stderr=said, stdout=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        said.seek(0)
-        text = said.read()
-    if os.waitstatus_to_exitcode(status):
-        sys.exit(f"{' '.join(command)}: {text[-2000:]}")
-    return time.monotonic() - began, usage.ru_maxrss / 1e6, text
 
 
 def measured(name: str, folder: Path, images: Path, flags: list[str]) -> list[str]:
