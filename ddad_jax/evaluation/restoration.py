@@ -30,7 +30,7 @@ def restoration_figures(
     """Medians over images with defects whose originals are known.
 
     Args:
-      detector: whose networks see the features and copy the images; on one device.
+      detector: whose networks see the features and copy the originals; on one device.
       defects: the images.
       reconstructions: of them.
       batch_size: images at a time.
@@ -39,8 +39,9 @@ def restoration_figures(
       "inside": the mean absolute distance of the reconstruction to the original inside the mask,
       over that of the image: 0 is restored, 1 is as bad as the defect. "features": the same of the
       features that describe patches, by their Euclidean distance. "outside": PSNR of the
-      reconstruction against the image, in dB, away from the defect. "outside_autoencoder": that of
-      the decoded latent of the image, the best that can be. "per_kind": "inside" of each kind.
+      reconstruction against the image, in dB, away from the defect. "features_autoencoder",
+      "outside_autoencoder": those of the original itself, encoded and decoded, which is the best
+      that can be. "per_kind": "inside" of each kind.
     """
     size = fitted_batch_size(batch_size, len(defects))
 
@@ -51,15 +52,22 @@ def restoration_figures(
         np.stack([getattr(each, name) for each in defects]) for name in ("image", "original")
     )
     masks = [each.mask for each in defects]
-    copies = of_all(_copied, images)
-    features = [of_all(_described, each) for each in (images, originals, reconstructions)]
+    copies = of_all(_copied, originals)
+    defective, sound, left, copied = (
+        of_all(_described, each) for each in (images, originals, reconstructions, copies)
+    )
     inside = list(map(left_inside, images, originals, reconstructions, masks))
     names = np.array([each.kind for each in defects])
     return {
         "inside": float(np.median(inside)),
-        "features": float(np.median(list(map(_features_left, *features, masks)))),
+        "features": float(np.median(list(map(_features_left, defective, sound, left, masks)))),
+        "features_autoencoder": float(
+            np.median(list(map(_features_left, defective, sound, copied, masks)))
+        ),
         "outside": float(np.nanmedian(list(map(noise_outside, images, reconstructions, masks)))),
-        "outside_autoencoder": float(np.nanmedian(list(map(noise_outside, images, copies, masks)))),
+        "outside_autoencoder": float(
+            np.nanmedian(list(map(noise_outside, originals, copies, masks)))
+        ),
         "per_kind": {
             str(name): float(np.median(np.array(inside)[names == name]))
             for name in np.unique(names)

@@ -96,9 +96,10 @@ def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
         logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)
     if restored:
         logging.info(
-            "restored: inside a defect %.2f of its difference is left (%.2f in the features); "
-            "outside %.1f dB, of the autoencoder alone %.1f dB", restored["inside"],
-            restored["features"], restored["outside"], restored["outside_autoencoder"],
+            "restored: inside a defect %.2f of its difference is left, in the features %.2f (of the "
+            "autoencoder alone %.2f); outside %.1f dB (%.1f dB)", restored["inside"],
+            restored["features"], restored["features_autoencoder"], restored["outside"],
+            restored["outside_autoencoder"],
         )  # fmt: skip
     return [part]
 

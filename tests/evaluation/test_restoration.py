@@ -45,12 +45,14 @@ def test_figures_of_a_detector(defect, detector):
     assert found["outside"] > 80
 
     d = detector
-    pixels = jnp.asarray(defect.image[None] / np.float32(127.5) - 1)
+    pixels = jnp.asarray(defect.original[None] / np.float32(127.5) - 1)
     latent = d.networks.autoencoder.apply(d.autoencoder, pixels, method="encode")
     decoded = d.networks.autoencoder.apply(d.autoencoder, latent, method="decode")
     copy = np.clip((np.asarray(decoded[0]) + 1) * 127.5, 0, 255).round().astype(np.uint8)
-    expected = noise_outside(defect.image, copy, defect.mask)
+    expected = noise_outside(defect.original, copy, defect.mask)
     assert found["outside_autoencoder"] == pytest.approx(expected, abs=0.05)
+    of_copies = restoration_figures(detector, [defect], copy[None], 1)
+    assert found["features_autoencoder"] == pytest.approx(of_copies["features"], abs=0.05)
 
 
 @pytest.mark.slow
