@@ -8,13 +8,13 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
-# One process a node; JAX finds the others through SLURM. RUNS lies where all nodes see it.
+# One process per node; JAX finds the others through SLURM. RUNS is a folder that all nodes see.
 set -euo pipefail
 : "${RUNS:?the folder of runs, on a file system that all nodes share}"
 code=0
 srun "$RUNS/venv/bin/ddad_jax" --config=mvtec --workdir="$RUNS/mvtec" \
   --config.data.root="$RUNS/data/mvtec" --config.dtype=bfloat16 \
   --config.mesh.data=2 --config.mesh.model=8 --config.denoiser.training.batch_size=256 || code=$?
-# 75: interrupted, with everything saved.
+# Exit code 75: interrupted; the same command continues.
 if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
