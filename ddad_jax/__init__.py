@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Interrupted", "UserError", "fit", "load"]
 __version__ = "0.2.0.dev0"
 
-# All else is imported when it is called for, so that `import ddad_jax` takes no time.
+# Everything else is imported on first use, so that `import ddad_jax` is fast.
 
 
 def fit(
@@ -24,17 +24,17 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> "FittedDetector":
-    """A detector fitted to photographs of good parts; nothing else is needed.
+    """Fits a detector to photographs of good parts and returns it; nothing else is needed.
 
-    Programs that JAX compiles from then on are kept in the user's cache folder.
+    From then on, programs that JAX compiles are kept in the user's cache folder.
 
     Args:
-      good_images: a folder of photographs, or photographs: paths, the bytes of files, images of
-        Pillow, or arrays [h w], [h w 1] or [h w 3].
-      workdir: folder for everything that is written; the same call continues what is done there.
-        None: a temporary one.
-      config: the name of a config, or the path of a file, as of `--config`.
-      settings: by dotted name, such as {"detection.max_noise_level": 40}, as of `--config.<name>`.
+      good_images: a folder of photographs, or photographs: paths, the bytes of files, Pillow
+        images, or arrays [h w], [h w 1] or [h w 3].
+      workdir: folder for everything that is written; the same call continues what was begun there.
+        None: a temporary folder.
+      config: the name of a config, or the path of a config file, as for `--config`.
+      settings: by dotted name, such as {"detection.max_noise_level": 40}, as for `--config.<name>`.
       progress: whether the log and, on a terminal, progress bars go to standard error.
 
     Raises:
@@ -48,12 +48,12 @@ def fit(
 
 
 def load(path: str | Path) -> "FittedDetector":
-    """The fitted detector in a file, `detector.safetensors` of a run's folder.
+    """Loads a fitted detector from a file, such as `detector.safetensors` in a run's folder.
 
-    Programs that JAX compiles from then on are kept in the user's cache folder.
+    From then on, programs that JAX compiles are kept in the user's cache folder.
 
     Raises:
-      UserError: no such file, or it holds no detector.
+      UserError: there is no such file, or it holds no detector.
     """
     _prepare()
     from ddad_jax.data.read import allow_large_images
@@ -64,10 +64,10 @@ def load(path: str | Path) -> "FittedDetector":
 
 
 def _prepare() -> None:
-    """What the command line tells JAX: answers are the same then, and programs are found again."""
+    """Sets JAX up as the command line does: same results, and compiled programs are reused."""
     from ddad_jax.machine.kernels import choose_cpu_kernels
     from ddad_jax.machine.programs import keep_programs
 
-    # Without effect once JAX has begun.
+    # Has no effect once JAX has been initialised.
     choose_cpu_kernels()
     keep_programs()

@@ -1,1 +1,1 @@
-"""A detector outside training: stored, loaded, served."""
+"""A fitted detector in use: stored, loaded, asked, changed and exported."""

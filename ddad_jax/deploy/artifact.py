@@ -1,11 +1,11 @@
 """A fitted detector as a file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 11 holds as JSON: "networks", what builds them; "settings" of detection;
-"kinds", what kinds of good parts are called, where it was fitted to several; "preprocessing";
-"made_of", the settings, images and weights that it was made of; "wish", the threshold that was
-asked for instead of the calibrated one, and by whom; and "shared": by network whose arrays are in a
-file of their own, which detectors share, its path from here ("file") and the "checksum" of its
-content. "version" is that of ddad_jax. Newer versions read older formats.
+The header of format 11 holds as JSON: "networks", the arguments that build them; "settings" of
+detection; "kinds", the names of the kinds of good parts, if it was fitted to several;
+"preprocessing"; "made_of", the settings, images and weights that it was made of; "wish", a
+threshold that a user chose instead of the calibrated one; and "shared", for each network whose
+arrays are in a separate file that detectors share, its relative path ("file") and the "checksum" of
+its content. "version" is that of ddad_jax. Newer versions read older formats.
 """
 
 import dataclasses
@@ -33,8 +33,7 @@ from ddad_jax.machine.storage import write_atomically
 FORMAT = 11
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "kind_names", "mesh")
-# What files of format 3 do not say of their preprocessing: the setting that says it, and its value
-# where none was given.
+# Fields of the preprocessing that files of format 3 lack: the setting for each, and its default.
 LACKING = {
     "resize": ("data.resize", "stretch"),
     "white_level": ("data.settings.white_level", 65535),
@@ -50,21 +49,21 @@ def write(
     shared: Sequence[str] = (),
     folder: Path | None = None,
 ) -> None:
-    """Writes a detector to a file; an older one stays until it is whole.
+    """Writes a detector to a file; an older file stays until the new one is complete.
 
     Args:
       path: the file.
       detector: its arrays and settings.
       preprocessing: how photographs become its input.
       about: "networks", "made_of" and "wish", serialisable.
-      shared: networks that go to files of their own, where they are not there yet.
-      folder: of these files.
+      shared: networks to write to separate files, unless these exist.
+      folder: the folder of these files.
     """
     parts = _arrays(detector) | {"calibration": _arrays(detector.calibration)}
     parts["kinds"] = {str(number): _arrays(kind) for number, kind in enumerate(detector.kinds)}
     places = {}
     for name in shared:
-        assert folder is not None  # It is given with them.
+        assert folder is not None  # It is given together with `shared`.
         content = save(_flat({name: parts.pop(name)}))
         checksum = _checksum(content)
         file = folder / f"{name}-{checksum}.safetensors"
@@ -103,15 +102,16 @@ def _arrays(of: Detector | Calibration | Kind) -> dict[str, Any]:
 
 
 def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str, Any]]:
-    """What `write` wrote; nothing in the file is executed.
+    """Reads detector, preprocessing and `about` from a file; nothing in the file is executed.
 
     Args:
       path: the file.
-      **lacking: fields of its `Preprocessing`, where the file is of format 3, which does not say
-        them: resize and white_level.
+      **lacking: the fields resize and white_level of its `Preprocessing`, which a file of format 3
+        lacks.
 
     Raises:
-      UserError: no such file, it holds no detector, or it is lacking what is not given.
+      UserError: there is no such file, it holds no detector that this version can read, or
+        `lacking` is incomplete or contradicts it.
     """
     if not path.is_file():
         raise UserError(
@@ -150,7 +150,7 @@ def read(path: Path, **lacking: Any) -> tuple[Detector, Preprocessing, dict[str,
 
 
 def _shared(path: Path, network: str, file: str, checksum: str) -> dict[str, np.ndarray]:
-    """The arrays of a network that is in a file of its own."""
+    """Reads the arrays of a network from its separate file."""
     place = (path.resolve().parent / file).resolve()
     obtain_beside(place)
     hint = "copy it along with the detector, or delete the detector and run --mode=fit again"
@@ -199,7 +199,7 @@ def _detector(
 ) -> Detector:
     parts = unflatten_dict(dict(arrays), sep="|")
     known = parts.pop("calibration")
-    # Before format 6 the scores that it is from were not kept, in format 5 their number alone.
+    # Before format 6 the scores that thresholds are from were not kept; format 5 has their number.
     known.pop("images", None)
     unknown = {
         "pixel_threshold": known["threshold"],
@@ -215,7 +215,7 @@ def _detector(
         "foreground": np.zeros(0, np.float32),
     }
     detector = Detector(
-        # One without weights, such as that of pixels, leaves no array in a file.
+        # An autoencoder without weights, such as "pixels", has no array in a file.
         **{"autoencoder": {}} | of_old | parts,
         calibration=Calibration(**unknown | known),
         kinds=tuple(

@@ -1,7 +1,7 @@
-"""A fitted detector as one file that needs neither this package nor photographs of its own.
+"""Exports a fitted detector as a file that runs without this package.
 
-It is compared with what the detector itself says of good photographs, and written only if both say
-the same.
+The file's results for good photographs are compared with the detector's. It is written only if both
+agree.
 """
 
 import importlib.util
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from ddad_jax.deploy.fitted import FittedDetector
 
 FORMAT = "ddad_jax export 1"
-# What each kind of file needs; the extra "export" installs all of it.
+# Packages that each kind of file needs; the extra "export" installs all of them.
 NEEDED = {".onnx": ("jax2onnx", "onnx", "onnxruntime"), ".stablehlo": ("flatbuffers",)}
 # Largest difference of a score, as a share of the range of good images' scores.
 TOLERANCE = 1e-4
-# Likewise of a pixel of the anomaly map. A patch's distance is the root of a difference of large
-# numbers: near 0 their rounding shows, in places where the map is lowest.
+# The same for a pixel of the anomaly map. A patch's distance is the root of a difference of large
+# numbers, so their rounding shows near 0, where the map is lowest.
 TOLERANCE_OF_MAPS = 1e-3
 # Largest mean difference of the reconstruction of a photograph, in grey levels of 255.
 TOLERANCE_OF_COLOURS = 0.1
@@ -48,12 +48,12 @@ class Agreement:
     """How an exported file compares with the detector itself, over all photographs.
 
     Attributes:
-      photographs: that were compared.
-      other_decisions: how many of them are decided otherwise.
+      photographs: how many were compared.
+      other_decisions: for how many of them the decision differs.
       score: largest difference, as a share of the range of good images' scores.
-      anomaly_map: largest difference of a pixel, likewise.
-      mask: largest share of a photograph's pixels that differ, but for those whose anomaly map is
-        within the tolerance of the threshold.
+      anomaly_map: largest difference of a pixel, as a share of the same range.
+      mask: largest share of a photograph's pixels that differ, leaving out those whose anomaly map
+        is within the tolerance of the pixel threshold.
       reconstruction: largest mean difference of a photograph, in grey levels; 0 without one.
     """
 
@@ -66,7 +66,7 @@ class Agreement:
 
     @property
     def is_close(self) -> bool:
-        """Whether all of it is within the tolerance."""
+        """Whether everything is within the tolerances."""
         return (
             self.other_decisions == 0
             and self.score <= TOLERANCE
@@ -86,11 +86,11 @@ class Agreement:
 
 
 def require_exportable(fitted: "FittedDetector", path: Path) -> None:
-    """Checks what can be checked before anything is done.
+    """Checks what can be checked before the work begins.
 
     Raises:
-      UserError: an unknown ending, an extra that is not installed, or a detector that cannot be
-        exported so.
+      UserError: the path is a folder or has an unknown suffix, an extra is not installed, or the
+        detector cannot be exported in this format.
     """
     if path.suffix not in NEEDED:
         raise UserError(
@@ -127,16 +127,16 @@ def export(
     *,
     reconstruction: bool,
 ) -> Agreement:
-    """Writes a detector as ONNX or StableHLO, if it says of the photographs what the detector says.
+    """Writes a detector as ONNX or StableHLO, if the file agrees with it on the photographs.
 
     Args:
       fitted: the detector.
-      path: ends in ".onnx" or ".stablehlo"; beside the latter the metadata is written as JSON.
-      photographs: good ones; those whose patches are in its banks are passed over.
-      reconstruction: whether the photograph without its defect is among what it gives.
+      path: ends in ".onnx" or ".stablehlo"; for the latter, metadata goes to a JSON file beside it.
+      photographs: good photographs; those in the detector's banks are left out.
+      reconstruction: whether the file also returns the photograph without its defect.
 
     Raises:
-      UserError: as of `require_exportable`, no photograph is left, or the file would differ.
+      UserError: `require_exportable` fails, no photograph is left, or the file would differ.
     """
     require_exportable(fitted, path)
     images = _unknown(fitted, photographs)
@@ -163,10 +163,10 @@ def export(
 
 
 def _unknown(fitted: "FittedDetector", photographs: Iterable[Photograph]) -> list[np.ndarray]:
-    """Those that the banks hold no patch of.
+    """Returns the photographs that are not in the banks.
 
-    Computed, the distance of a patch from itself is not 0 but the root of what rounding leaves,
-    which no two libraries have in common.
+    The computed distance of a patch from itself is not 0, but the root of a rounding error, which
+    differs between libraries.
     """
     made_of, how = fitted.made_of, fitted.preprocessing
     known = set(made_of.get("images", {}).get("train", ()))
@@ -189,12 +189,12 @@ def compare(
     outputs: Iterable[Mapping[str, np.ndarray]],
     predictions: Iterable[Prediction],
 ) -> Agreement:
-    """How what a file says of photographs differs from what the detector says.
+    """Compares a file's results for photographs with the detector's.
 
     Args:
       fitted: the detector.
-      outputs: the file's of each photograph, by name.
-      predictions: the detector's of each.
+      outputs: of the file for each photograph, by name.
+      predictions: of the detector for each photograph.
     """
     calibration = fitted.detector.calibration
     scale = max(float(np.ptp(fitted.scores)) if len(fitted.scores) else 0.0,
@@ -211,7 +211,7 @@ def compare(
 def _differences(
     found: Mapping[str, np.ndarray], expected: Prediction, scale: float, limit: float
 ) -> np.ndarray:
-    """As `Agreement` has them, but for the decision."""
+    """Returns score, anomaly map, mask and reconstruction of `Agreement`, for one photograph."""
     heat = expected.anomaly_map
     defective = heat > limit
     if expected.decision and not defective.any():
@@ -227,7 +227,7 @@ def _differences(
 
 
 def _outputs(images: Sequence[np.ndarray], run: Runner) -> Iterator[dict[str, np.ndarray]]:
-    """What the file says of each photograph; those of one size that follow each other together."""
+    """Yields the file's outputs for each photograph; runs neighbours of equal size together."""
     for _, same in groupby(images, key=np.shape):
         while batch := list(islice(same, MOST_TOGETHER)):
             found = run(np.stack(batch))
@@ -236,7 +236,7 @@ def _outputs(images: Sequence[np.ndarray], run: Runner) -> Iterator[dict[str, np
 
 
 def _metadata(fitted: "FittedDetector") -> dict[str, Any]:
-    """What the file says of itself: texts, numbers and tables, by name."""
+    """Returns the metadata of the file: texts, numbers and tables, by name."""
     calibration, scores = fitted.detector.calibration, fitted.scores
     good = dict(fitted.calibrated)
     if len(scores):
@@ -257,7 +257,7 @@ def _metadata(fitted: "FittedDetector") -> dict[str, Any]:
 
 
 def _licences(fitted: "FittedDetector") -> dict[str, str]:
-    """By network, that of the published weights there are for it, if any."""
+    """Returns, by network, the licence of the published weights for it, if there are any."""
     found = {}
     for name in ("autoencoder", "extractor"):
         network = fitted.description[name]["name"]

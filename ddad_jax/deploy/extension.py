@@ -1,8 +1,8 @@
-"""A fitted detector learns a new kind of good part, by photographs of it and without training.
+"""Extends a fitted detector by a new kind of good part, from photographs and without training.
 
-They join the banks, and have a calibration of their own: what their reconstructions and patches
-usually look like, and a threshold. Of a photograph the calibration counts of the kind that it is
-nearest to. Networks, and all that the detector knew, stay, so that it can be taken away again.
+The photographs join the banks. The new kind has its own calibration: how high its maps usually are,
+and a threshold. A photograph is judged by the calibration of the kind that it is nearest to.
+Networks and earlier banks stay as they are, so that the extension can be undone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,13 +31,13 @@ class Change:
     """What an extension changed.
 
     Attributes:
-      added: photographs that were new.
-      threshold: the detector's, which stays.
-      new_threshold: that of the new kind, on the scale of its own calibration.
-      known: good images that the detector was calibrated on.
+      added: how many photographs were new.
+      threshold: of the detector; it stays.
+      new_threshold: of the new kind, on the scale of its own calibration.
+      known: good images that the detector's threshold is from.
       known_alarms: how many of them are called anomalous, by the scores that they had.
-      new_alarms: of the new photographs, before and after; then each is measured against banks that
-        do not hold it.
+      new_alarms: how many new photographs are called anomalous, before and after; after, each is
+        measured against banks that do not hold it.
     """
 
     added: int
@@ -62,10 +62,9 @@ class Extension:
     """A detector with a new kind of good part.
 
     Attributes:
-      detector: the detector with it; the factor of the new kind is still 1.
-      record: what was added, serialisable: the "images" by content, how many rows of the "bank" and
-        of the "patch_bank" and of the "latent_bank" they are, and their "scores" by their own
-        calibration.
+      detector: the extended detector; the factor of the new kind is still 1.
+      record: what was added, serialisable: the "images" by content, how many rows of "bank",
+        "patch_bank" and "latent_bank" they have, and their "scores" by their own calibration.
       scores_before: of the same photographs, by the detector as it was.
     """
 
@@ -83,14 +82,14 @@ def extend(
     """Adds good photographs to a detector, and measures them.
 
     Args:
-      detector: a fitted one, on one device.
-      preprocessing: that it was made with.
-      made_of: what it was made of; photographs that it knows, and copies, are passed over.
+      detector: a fitted detector, on one device.
+      preprocessing: the one that it was made with.
+      made_of: what it was made of; photographs that it knows, and duplicates, are left out.
       photographs: RGB, of any size.
 
     Raises:
-      UserError: fewer than two of them are new, the detector does not say what it was made of, or
-        its score is of several pixels.
+      UserError: fewer than two photographs are new, it is not known what the detector was made of,
+        or its score is a mean over several pixels.
     """
     if detector.settings.score_share:
         raise UserError(
@@ -153,7 +152,7 @@ def _new_ones(
     made_of: Mapping[str, Any],
     photographs: Iterable[UInt8[np.ndarray, "_ _ 3"]],
 ) -> dict[str, tuple[tuple[int, int], UInt8[np.ndarray, "_ size size 3"]]]:
-    """Size and squares of each photograph that the detector does not know, by content."""
+    """Returns size and squares of each photograph that the detector does not know, by content."""
     if not made_of:
         raise UserError(
             "the detector does not say what it was made of, as those made by older versions do "
@@ -177,6 +176,6 @@ def _new_ones(
 
 
 def _without(banks: Banks) -> Detector:
-    """The detector as it was, in the shape of what it is, so that one program serves both."""
+    """Returns the detector as it was, in the new shapes, so that one program serves both."""
     rows = np.arange(len(banks.detector.bank)) >= banks.before
     return banks.hiding(rows, banks.origins >= 0)

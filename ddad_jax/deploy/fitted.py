@@ -1,4 +1,4 @@
-"""A fitted detector: photographs in, decisions out, and what may be changed of it afterwards."""
+"""A fitted detector: predictions for photographs, and the changes that it allows."""
 
 import getpass
 import socket
@@ -33,18 +33,18 @@ WITHOUT_SCORES = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FittedDetector:
-    """A detector with how photographs become its input and what it was made of.
+    """A detector, together with its preprocessing and a record of what it was made of.
 
-    Nothing changes it: what is changed is another one.
+    It is immutable: methods that change something return a new one.
 
     Attributes:
-      detector: what `detect` takes.
+      detector: the argument of `detect`.
       preprocessing: how photographs become its input.
       description: the arguments of `build_networks` that make its networks.
-      made_of: the settings, images and weights that it was made of, serialisable; empty where a
-        file of an older format does not say.
-      wish: the "false_alarm_rate" or the "threshold" that was asked for instead of the calibrated
-        one, "by" whom and "at" what time; empty where it is the calibrated one.
+      made_of: the settings, images and weights that it was made of, serialisable; empty if a file
+        of an older format lacks them.
+      wish: the "false_alarm_rate" or "threshold" that a user chose instead of the calibrated one,
+        "by" whom and "at" what time; empty if the threshold is the calibrated one.
     """
 
     detector: Detector
@@ -53,7 +53,7 @@ class FittedDetector:
     made_of: Mapping[str, Any]
     wish: Mapping[str, Any] = field(default_factory=dict)
 
-    # A path of type str is an iterable of them too, but is taken as one.
+    # A str is an iterable of str, too, but counts as one path.
     @overload
     def predict(  # type: ignore[overload-overlap]
         self, photographs: Photograph, batch_size: int = 16
@@ -67,17 +67,17 @@ class FittedDetector:
     def predict(
         self, photographs: Photograph | Iterable[Photograph], batch_size: int = 16
     ) -> Prediction | list[Prediction]:
-        """What the detector says of a photograph, or of each of several.
+        """Returns the detector's prediction for a photograph, or for each of several.
 
-        The answers are those of `--mode=predict` and `--mode=evaluate`.
+        The results are those of `--mode=predict` and `--mode=evaluate`.
 
         Args:
-          photographs: a path, the bytes of a file, an image of Pillow, or an array [h w], [h w 1]
-            or [h w 3] of any size; or several of these, or an array [n h w 3].
+          photographs: a path, the bytes of a file, a Pillow image, or an array [h w], [h w 1] or
+            [h w 3] of any size; or several of these, or an array [n h w 3].
           batch_size: squares at a time.
 
         Raises:
-          UserError: one that cannot be read; names it.
+          UserError: a photograph cannot be read; the error names it.
         """
         if isinstance(photographs, np.ndarray) and photographs.ndim == 4:
             photographs = list(photographs)
@@ -107,19 +107,18 @@ class FittedDetector:
         batch_size: int = 16,
         on_unreadable: Literal["error", "return"] = "error",
     ) -> Iterator[Prediction | UserError]:
-        """What the detector says of each photograph, in order, as soon as it is known.
+        """Yields the detector's prediction for each photograph, in order, as soon as it is ready.
 
-        Memory holds a few photographs at a time, however many there are. They are taken from
-        another thread.
+        Memory holds only a few photographs at a time. Another thread iterates over them.
 
         Args:
-          photographs: as of `predict`; endless, if need be.
+          photographs: several, each as in `predict`; may be endless.
           batch_size: squares at a time, at most.
-          on_unreadable: "error" raises where one cannot be read; "return" yields the error in its
-            place.
+          on_unreadable: if a photograph cannot be read, "error" raises an error; "return" yields
+            the error in its place.
 
         Raises:
-          UserError: one that cannot be read; names it.
+          UserError: a photograph cannot be read; the error names it.
         """
         for found in stream(self.detector, self.preprocessing, _named(photographs), batch_size):
             if isinstance(found, Unreadable) and on_unreadable == "error":
@@ -127,12 +126,12 @@ class FittedDetector:
             yield found
 
     def save(self, path: str | Path, shared: str | Path | None = None) -> None:
-        """Writes it to a file, `.safetensors` by custom; an older one stays until it is whole.
+        """Writes the detector to a file; an older file stays until the new one is complete.
 
         Args:
-          path: the file.
-          shared: folder for networks that were not trained with it, as published ones, where all
-            detectors that have the same network share a file; None: all is in the one file.
+          path: the file, by convention `.safetensors`.
+          shared: folder for networks that were not trained with it, such as published ones;
+            detectors with the same network share a file. None: everything is in one file.
         """
         about = {"networks": self.description, "made_of": self.made_of, "wish": self.wish}
         path = Path(path).expanduser()
@@ -155,20 +154,20 @@ class FittedDetector:
         *,
         reconstruction: bool = True,
     ) -> Agreement:
-        """Writes it as ONNX or StableHLO, which need nothing of this package.
+        """Writes the detector as ONNX or StableHLO, which run without this package.
 
-        The file is written only if it says of the photographs what the detector says of them.
+        The file is written only if its results for the photographs agree with the detector's.
 
         Args:
           path: the file; ends in ".onnx" or ".stablehlo".
-          photographs: as of `predict`; good ones, of which those that it was made of do not count.
-          reconstruction: whether the photograph without its defect is among what the file gives.
+          photographs: good photographs, each as in `predict`; those in its banks are left out.
+          reconstruction: whether the file also returns the photograph without its defect.
 
         Returns:
-          How far both agree.
+          How closely the two agree.
 
         Raises:
-          UserError: it cannot be exported so, or the file would differ.
+          UserError: it cannot be exported so, no photograph is left, or the file would differ.
         """
         return export(self, Path(path).expanduser(), photographs, reconstruction=reconstruction)
 
@@ -179,12 +178,12 @@ class FittedDetector:
 
     @property
     def calibrated(self) -> dict[str, int | float]:
-        """What the threshold is worth.
+        """What the threshold promises.
 
         Returns:
           How many good "images" it is from, the "false_alarm_rate" that was asked for, and the
-          "promised_rate", below `threshold.FEW` images 1; empty where the file does not say, or the
-          threshold was given as a value. Of several kinds of good part that of the fewest images.
+          "promised_rate", which is 1 below `threshold.FEW` images; of several kinds, for that with
+          the fewest images. Empty without scores, or if the threshold was given as a value.
         """
         if VALUE in self.wish or not len(self.scores):
             return {}
@@ -201,24 +200,24 @@ class FittedDetector:
 
     @property
     def scores(self) -> Float[np.ndarray, " n"]:
-        """Of the good images that the threshold is from; none where an older file does not say."""
+        """Scores of the good images that the threshold is from; empty if the file lacks them."""
         return np.asarray(self.detector.calibration.scores, np.float64)
 
     @property
     def _scores_of_kinds(self) -> list[Float[np.ndarray, " _"]]:
-        """Of the good images of each of the detector's kinds, each by its own calibration."""
+        """Scores of the good images of each further kind, each by its own calibration."""
         made_of = self.made_of
         kinds = [*made_of.get("kinds", ()), *made_of.get("extensions", ())]
         return [np.array(each["scores"]) for each in kinds]
 
     def with_false_alarm_rate(self, rate: float) -> "FittedDetector":
-        """The same detector with the threshold of another rate, from the same good images.
+        """Returns the same detector with the threshold for another rate, from the same good images.
 
         Args:
           rate: share of good photographs that may be called anomalous, in (0, 1).
 
         Raises:
-          UserError: no such rate, or the file does not hold the scores of the good images.
+          UserError: the rate is out of range, or the file lacks the scores of the good images.
         """
         if not 0 < rate < 1:
             raise UserError(f"false_alarm_rate: {rate} must be above 0 and below 1")
@@ -229,13 +228,13 @@ class FittedDetector:
         return replace(self, wish={RATE: rate, **_who()}).recalibrated()
 
     def with_threshold(self, threshold: float) -> "FittedDetector":
-        """The same detector with a threshold of the user's own.
+        """Returns the same detector with a given threshold.
 
         Args:
           threshold: the score above which a photograph is called anomalous, above 0.
 
         Raises:
-          UserError: no such number.
+          UserError: it is not a finite number above 0.
         """
         if not 0 < threshold < np.inf:
             raise UserError(f"threshold: {threshold} must be a finite number above 0")
@@ -244,7 +243,7 @@ class FittedDetector:
         return replace(self, wish=wish).recalibrated()
 
     def with_calibrated_threshold(self) -> "FittedDetector":
-        """The same detector with the threshold that it was fitted with, by whatever rate that was.
+        """Returns the same detector with the threshold that it was fitted with.
 
         Raises:
           UserError: the file holds neither the scores of the good images nor that threshold.
@@ -255,18 +254,19 @@ class FittedDetector:
         return replace(fitted.with_false_alarm_rate(fitted.false_alarm_rate), wish={})
 
     def extend(self, photographs: Iterable[Photograph]) -> tuple["FittedDetector", Change]:
-        """Takes good photographs of a new kind of part into the detector; nothing is trained.
+        """Extends the detector by good photographs of a new kind of part; nothing is trained.
 
-        What it knew it keeps, and `without_extension` takes back what was added.
+        It keeps everything that it knew, and `without_extension` removes what was added.
 
         Args:
-          photographs: as of `predict`; good ones alone, two at the least.
+          photographs: at least two, all good, each as in `predict`.
 
         Returns:
-          The extended detector, and what is different.
+          The extended detector, and what has changed.
 
         Raises:
-          UserError: one cannot be read, or there are too few that are new.
+          UserError: a photograph cannot be read, fewer than two are new, or the detector cannot be
+            extended.
         """
         if not len(self.scores):
             raise UserError(f"the detector {WITHOUT_SCORES}; make it again with --mode=fit")
@@ -289,10 +289,10 @@ class FittedDetector:
         )
 
     def without_extension(self) -> "FittedDetector":
-        """The detector as it was before it was last extended.
+        """Returns the detector without its last extension.
 
         Raises:
-          UserError: it never was.
+          UserError: it was never extended.
         """
         *others, last = self.made_of.get("extensions") or [None]
         if last is None:
@@ -315,7 +315,7 @@ class FittedDetector:
         return replace(self, detector=detector, made_of=made_of)
 
     def recalibrated(self) -> "FittedDetector":
-        """The same detector with the thresholds that its settings and its wish make of scores."""
+        """Returns the same detector with thresholds from its scores, settings and wish."""
         d = self.detector
         calibration, kinds = d.calibration, d.kinds
         if len(self.scores):
@@ -342,10 +342,10 @@ def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
 
     Args:
       path: the file; may be gs://… or s3://….
-      **lacking: as of `artifact.read`.
+      **lacking: see `artifact.read`.
 
     Raises:
-      UserError: no such file, it holds no detector, or it is lacking what is not given.
+      UserError: see `artifact.read`.
     """
     detector, preprocessing, about = artifact.read(readable_path(path, "detector"), **lacking)
     return FittedDetector(
@@ -373,13 +373,13 @@ def _who() -> dict[str, str]:
 def _factor(
     calibration: Calibration, scores: Float[np.ndarray, " n"], rate: float
 ) -> Float[Array, ""]:
-    """What brings the threshold of a kind of good part to that of the detector."""
+    """Returns the factor that brings the threshold of a kind of good part to the detector's."""
     own = max(fit_threshold(scores, rate)[0], 1e-6)
     return jnp.float32(float(calibration.threshold) / own)
 
 
 def _by_value(calibration: Calibration, threshold: float) -> Calibration:
-    """With a threshold of the user's; that of pixels goes with it where it was the same."""
+    """Sets a user's threshold; the pixel threshold becomes the same if both were equal before."""
     same = float(calibration.pixel_threshold) == float(calibration.threshold)
     value = jnp.float32(threshold)
     pixels = value if same else calibration.pixel_threshold

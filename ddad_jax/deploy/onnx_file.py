@@ -1,4 +1,4 @@
-"""A program as ONNX: written by jax2onnx, run by ONNX Runtime."""
+"""Programs as ONNX files: written by jax2onnx, run by ONNX Runtime."""
 
 import json
 import logging
@@ -15,31 +15,31 @@ from ddad_jax.deploy.program import Program, Runner, open_inputs
 from ddad_jax.errors import UserError
 from ddad_jax.machine.platforms import for_any_platform
 
-# What protobuf takes for one file.
+# The most bytes that protobuf allows in one file.
 LARGEST = 2**31 - 1
 IMAGES, THRESHOLD = "images", "threshold"
 
 
 def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
-    """The program as the bytes of an ONNX file.
+    """Returns the program as the bytes of an ONNX file.
 
     Its input "images" is uint8 [batch, height, width, 3]; its input "threshold" may be left out.
-    Outputs are named as those of the program.
+    The outputs have the same names as those of the program.
 
     Args:
-      program: of images and a threshold.
-      threshold: what it is where it is left out.
+      program: a function of images and a threshold.
+      threshold: default of the input "threshold".
       smallest_side: of the images, in pixels.
 
     Raises:
-      UserError: it is larger than an ONNX file may be.
+      UserError: the file would be larger than an ONNX file may be.
     """
     from jax2onnx import to_onnx
     from onnx import numpy_helper
 
     inputs = open_inputs(smallest_side)
-    # Traced before the converter has its own functions take the place of those of jax.numpy, which
-    # cannot do with open sizes.
+    # The program is traced first: the converter replaces functions of jax.numpy by its own, which
+    # cannot handle open sizes.
     with for_any_platform():
         traced, shapes = jax.make_jaxpr(program, return_shape=True)(*inputs)
     with _open_sizes_by_name():
@@ -48,7 +48,7 @@ def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
             list(inputs),
             return_mode="proto",
             input_names=[IMAGES, THRESHOLD],
-            # A dictionary's values are in the order of its keys there.
+            # JAX flattens a dictionary in the order of its sorted keys.
             output_names=sorted(shapes),
         )
     default = numpy_helper.from_array(np.array(threshold, np.float32), THRESHOLD)
@@ -64,7 +64,7 @@ def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, Any]) -> bytes:
-    """The file with metadata by name: text as it is, all else as JSON."""
+    """Returns the file with metadata by name: text as it is, everything else as JSON."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -77,18 +77,18 @@ def with_metadata(content: bytes, metadata: Mapping[str, Any]) -> bytes:
 
 
 def runner(content: bytes) -> Runner:
-    """What runs such a file at its own threshold."""
+    """Returns a function that runs such a file, with its default threshold."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # Shapes that the converter left open are no news.
+    options.log_severity_level = 3  # No warnings of shapes that the converter left open.
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {IMAGES: images}), strict=True))
 
 
 def _drop_unused_constants(graph: Any) -> None:
-    """Takes out what the converter left in a graph and those within; readers warn of each."""
+    """Removes constants that the converter left unused in a graph; readers warn of them."""
     used = _names_used(graph)
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in used:
@@ -98,7 +98,7 @@ def _drop_unused_constants(graph: Any) -> None:
 
 
 def _names_used(graph: Any) -> set[str]:
-    """Names of all values that a graph or one within it takes, reads or gives."""
+    """Returns the names of all values that a graph and its subgraphs take, read or return."""
     used = {each.name for each in (*graph.input, *graph.output)}
     used.update(name for node in graph.node for name in node.input)
     return used.union(*map(_names_used, _graphs_in(graph)))
@@ -110,7 +110,7 @@ def _graphs_in(graph: Any) -> list[Any]:
 
 @contextmanager
 def _open_sizes_by_name() -> Iterator[None]:
-    """Has the converter take JAX's open sizes for what they are called."""
+    """Has the converter treat JAX's open sizes as their names."""
     from onnx_ir import _core
 
     known = _core._maybe_convert_to_symbolic_dim

@@ -1,4 +1,4 @@
-"""What is written of each photograph besides its row, where it is asked for."""
+"""Optional output for each photograph, besides its row: maps, masks, pictures, a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.report import report_part, write_report
 from ddad_jax.settings import Checked, setting
 
-# Value of a 16-bit map that is the threshold; the highest that it can hold is eight times that.
+# Value of the threshold in a 16-bit map, whose highest value is almost eight times that.
 LEVEL = 8192
 
 
 @dataclass(frozen=True)
 class PredictionSettings(Checked):
-    """What --mode=predict writes of each photograph besides its row.
+    """What --mode=predict writes for each photograph, besides its row.
 
     Attributes:
-      maps: its anomaly map: "png" of 16 bits, in which 8192 is the threshold and all values are
-        cut off at eight times that, or "tiff", floating point on the scale of the score.
-      masks: its defective pixels, a PNG.
-      pictures: the photograph, its reconstruction and its heat map side by side, a PNG.
+      maps: its anomaly map: "png" of 16 bits, in which 8192 is the threshold, cut off at 0 and at
+        eight times that; or "tiff", floating point on the scale of the score.
+      masks: its defective pixels, as a PNG.
+      pictures: the photograph, its reconstruction and its heat map side by side, as a PNG.
       report: report.html of the photographs with the highest scores.
-      report_images: how many those are.
+      report_images: how many photographs the report shows.
       coco: regions.json, all regions in the form of COCO's annotations.
-      parquet: scores.parquet, the rows once more.
-      settle_seconds: a file that appears, with --watch, must not have changed for so long.
+      parquet: scores.parquet, which holds the rows, too.
+      settle_seconds: with --watch, seconds that a new file must have stayed unchanged.
     """
 
     maps: Literal["none", "png", "tiff"] = setting("none", changes="nothing")
@@ -50,10 +50,10 @@ class PredictionSettings(Checked):
 
 
 def outputs_of(prediction: Prediction, settings: PredictionSettings) -> dict[str, bytes]:
-    """Map, mask and picture of a photograph, as far as they are asked for.
+    """Makes map, mask and picture of a photograph, as far as the settings ask for them.
 
     Returns:
-      What each file holds, by its path in the folder of results.
+      The content of each file, by its path in the folder of results.
     """
     p = prediction
     images: dict[Path, Image.Image] = {}
@@ -68,7 +68,7 @@ def outputs_of(prediction: Prediction, settings: PredictionSettings) -> dict[str
 
 
 def map_image(prediction: Prediction, kind: Literal["png", "tiff"]) -> Image.Image:
-    """The anomaly map as a file of that kind holds it, of 16 bits or floating point."""
+    """Returns the anomaly map as such a file holds it: "png" of 16 bits, "tiff" floating point."""
     if kind == "tiff":
         return Image.fromarray(prediction.anomaly_map.astype(np.float32))
     share = prediction.anomaly_map / max(prediction.threshold, np.finfo(np.float32).tiny)
@@ -76,7 +76,7 @@ def map_image(prediction: Prediction, kind: Literal["png", "tiff"]) -> Image.Ima
 
 
 def mask_image(prediction: Prediction) -> Image.Image:
-    """The defective pixels, white on black."""
+    """Returns the defective pixels, white on black."""
     return Image.fromarray(prediction.mask.astype(np.uint8) * 255)
 
 
@@ -93,10 +93,10 @@ def write_prediction_report(
     Args:
       path: the file.
       title: of the page.
-      predictions: what it shows, at least one.
-      detector: that they are from.
-      calibrated: what its threshold is worth.
-      verdict: what is said of all photographs.
+      predictions: those that it shows, at least one.
+      detector: the one that made them.
+      calibrated: see `FittedDetector.calibrated`.
+      verdict: a summary of all photographs.
     """
     shown = Predictions.of(
         detector,

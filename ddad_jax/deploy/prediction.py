@@ -1,4 +1,4 @@
-"""What a detector says of one photograph."""
+"""A detector's prediction for one photograph."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +16,15 @@ from ddad_jax.evaluation.drawing import decision_name, encoded, panels, shrunk_m
 from ddad_jax.evaluation.find import Found
 from ddad_jax.evaluation.originals import as_picture
 
-# Regions that are listed where a prediction is printed.
+# Regions that are listed when a prediction is printed.
 LISTED = 3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What a detector says of one photograph.
+
+    Noise level, distances and kind of a tiled photograph are those of its highest-scoring tile.
 
     Attributes:
       name: the photograph's path, or its number.
@@ -31,15 +33,13 @@ class Prediction:
       decision: whether it is called anomalous: its score is above `threshold`.
       threshold: of the score.
       noise_level: T̂ used.
-      knn_distance: to the training images, which chose T̂.
-      reconstructed_knn_distance: that of the reconstruction; None where that is not made of every
-        photograph.
-      kind: of good part that it is taken for, the name of a category; None where the detector was
-        fitted to one.
+      knn_distance: distance to the training images, by which T̂ was chosen.
+      reconstructed_knn_distance: that of the reconstruction; None if not made for every photograph.
+      kind: name of the kind of good part that it is taken for; None if the kinds have no names.
       anomaly_map: on the scale of the score, at the photograph's own size.
-      mask: the defective pixels: those of the regions.
-      regions: where it is defective, the highest peak first.
-      image: the photograph as RGB, 0 to 255, scaled down to 1024 pixels where it is larger.
+      mask: the defective pixels, which are those of the regions.
+      regions: the defective regions, the highest peak first.
+      image: the photograph as RGB, 0 to 255; its longest side is at most 1024 pixels.
     """
 
     name: str
@@ -60,22 +60,22 @@ class Prediction:
 
     @cached_property
     def reconstruction(self) -> UInt8[np.ndarray, "h w 3"]:
-        """How the photograph would look without defect, RGB, at its own size.
+        """How the photograph would look without its defect, RGB, at its own size.
 
-        Where the detector does not make it of every photograph, it looks once more; until then the
-        prediction holds the detector.
+        If it was not made for every photograph, the detector runs again; until then the prediction
+        holds the detector.
         """
         return self._restored(*self.anomaly_map.shape)
 
     @property
     def _colours(self) -> np.ndarray:
-        """The reconstruction as the detector gives it; from then on the detector is let go."""
+        """The reconstruction as the detector makes it; afterwards the detector is not held."""
         made = self._reconstructed() if callable(self._reconstructed) else self._reconstructed
         object.__setattr__(self, "_reconstructed", made)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: arrays, with the reconstruction made."""
+        """Returns what is pickled: arrays, with the reconstruction made."""
         return {**vars(self), "_reconstructed": self._colours}
 
     @property
@@ -87,7 +87,7 @@ class Prediction:
         return self._restored(height, width)
 
     def as_shown(self) -> "Prediction":
-        """The same at the size of `image`, which takes less memory; regions stay as they are."""
+        """Returns the same at the size of `image`, to save memory; regions stay as they are."""
         height, width = self.image.shape[:2]
         return replace(
             self,
@@ -97,7 +97,7 @@ class Prediction:
         )
 
     def draw(self) -> Image.Image:
-        """A picture: the photograph, its reconstruction, and its heat map with the regions."""
+        """Draws photograph, reconstruction, and heat map with the regions, side by side."""
         height, width = self.image.shape[:2]
         return panels(
             self.image,
@@ -133,7 +133,7 @@ class Prediction:
         return "\n".join(lines)
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """Returns the picture that a notebook shows."""
         return encoded(self.draw(), "png")
 
 
@@ -149,15 +149,15 @@ def prediction_of(
     pixel_threshold: float,
     smallest_region: float,
 ) -> Prediction:
-    """A prediction from what the detector found.
+    """Makes a prediction from what the detector found.
 
     Args:
-      name: the photograph's.
-      found: by `find`.
-      reconstruct: gives the reconstruction where `find` made none.
-      image: as it is shown.
+      name: of the photograph.
+      found: by `Finder.find`.
+      reconstruct: makes the reconstruction if `find` made none.
+      image: the photograph as it is shown.
       size: height and width of the photograph.
-      preprocessing: the detector's.
+      preprocessing: of the detector.
       threshold: of the score.
       pixel_threshold: of the anomaly map.
       smallest_region: see `find_regions`.

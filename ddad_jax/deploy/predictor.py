@@ -1,7 +1,7 @@
-"""A detector and its preprocessing as one: from photographs of any size to predictions, in parts.
+"""A detector with its preprocessing: from photographs of any size to predictions, in steps.
 
-Reading takes no detector and may be done in any thread, finding is the detector's work, and a
-prediction is made of both. Whoever has photographs decides what is done where and when.
+Reading needs no detector and may be done in any thread. Finding is the detector's work. A
+prediction is made from the results of both. The caller decides where and when each is done.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,12 +21,12 @@ from ddad_jax.evaluation.originals import for_showing
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """A photograph that is read.
+    """A photograph that has been read.
 
     Attributes:
-      name: what it is called.
+      name: its name.
       size: its height and width in pixels.
-      shown: how it is shown.
+      shown: the photograph as it is shown.
       squares: the networks' input.
     """
 
@@ -37,19 +37,19 @@ class Read:
 
 
 class Predictor:
-    """A detector ready to be asked about photographs.
+    """A detector that is ready to predict.
 
     Attributes:
       batch_size: squares that it takes at a time.
     """
 
     def __init__(self, detector: Detector, preprocessing: Preprocessing, batch_size: int):
-        """Nothing is compiled before it is asked.
+        """Compiles nothing yet; the first photograph does.
 
         Args:
-          detector: a fitted one, laid over its devices.
-          preprocessing: that it was made with.
-          batch_size: squares at a time, about.
+          detector: a fitted detector, divided over its devices.
+          preprocessing: the one that it was made with.
+          batch_size: squares at a time, approximately.
         """
         self._preprocessing = preprocessing
         self._finder = Finder(detector, preprocessing, batch_size)
@@ -61,17 +61,17 @@ class Predictor:
         self._smallest_region = detector.settings.smallest_region
 
     def read(self, photograph: Photograph, name: str) -> Read:
-        """A photograph made ready for the detector.
+        """Prepares a photograph for the detector.
 
         Raises:
-          UserError: it cannot be used; says why.
+          UserError: it cannot be used; the error says why.
         """
         image = self._preprocessing.read(photograph, name)
         squares = self._preprocessing.squares(image, name)
         return Read(name, image.shape[:2], for_showing(image), squares)
 
     def find(self, photographs: Sequence[Read]) -> Iterator[Found]:
-        """What the detector says of each, in order, as soon as it is known."""
+        """Yields what the detector finds in each photograph, in order, as soon as it is ready."""
         if not photographs:
             return iter(())
         squares = [each.squares for each in photographs]
@@ -80,7 +80,7 @@ class Predictor:
         return self._finder.find(np.concatenate(squares), starts, sizes, bar="")
 
     def with_reconstruction(self, photograph: Read, found: Found) -> Found:
-        """The same with the reconstruction, for which the detector runs again if it made none."""
+        """Returns the same with the reconstruction; if it lacks that, the detector runs again."""
         if found.reconstruction is not None:
             return found
         made = self._finder.reconstruction(photograph.squares, photograph.size)
@@ -89,13 +89,13 @@ class Predictor:
     def prediction(
         self, photograph: Read, found: Found, threshold: float | None = None
     ) -> Prediction:
-        """The prediction of a photograph.
+        """Makes the prediction for a photograph.
 
         Args:
-          photograph: as it was read.
-          found: what the detector said of it.
-          threshold: of the score, where it is not to be the detector's own; that of pixels goes
-            with it where both are the same.
+          photograph: the photograph as it was read.
+          found: what the detector found in it.
+          threshold: of the score, to use instead of the detector's; also used for pixels, if the
+            detector's two thresholds are equal.
 
         Raises:
           UserError: the score is not finite.

@@ -1,4 +1,4 @@
-"""What is exported of a detector: one function from photographs to everything it says of them."""
+"""The program that is exported of a detector: one function from photographs to all results."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ from ddad_jax.deploy.resampling import fit_images, restore_maps
 from ddad_jax.detection.detect import detections
 from ddad_jax.detection.detector import Calibration, Detector, with_reconstruct
 
-# By name, what a program says of each photograph.
+# A program's results for each photograph, by name.
 Outputs = dict[str, Array]
 Program = Callable[[UInt8[Array, "b h w 3"], Float[Array, ""]], Outputs]
-# The same of a file, by its own threshold.
+# Runs an exported file, with its own threshold.
 Runner = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, np.ndarray]]
 
 
 def open_inputs(smallest_side: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of a program's images and threshold, their number and size left open.
+    """Returns shapes of a program's images, with number and size left open, and threshold.
 
     Args:
       smallest_side: of the images, in pixels.
@@ -33,20 +33,20 @@ def open_inputs(smallest_side: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtyp
 
 
 def program(detector: Detector, preprocessing: Preprocessing, *, reconstruction: bool) -> Program:
-    """The function of photographs, uint8 RGB [b, h, w, 3], and a threshold of the score.
+    """Makes a function of photographs, uint8 RGB [b, h, w, 3], and a threshold of the score.
 
-    A threshold that is not a number stands for the calibrated one. Where that of the pixels is the
-    same, it goes with it.
+    NaN as the threshold means the detector's own. Another threshold also applies to pixels if the
+    detector's two thresholds are equal.
 
     Args:
-      detector: a fitted one, on one device.
-      preprocessing: that it was made with, without tiles.
-      reconstruction: whether the photograph without its defect is made too.
+      detector: a fitted detector, on one device.
+      preprocessing: the one that it was made with, without tiles.
+      reconstruction: whether the photograph without its defect is made, too.
 
     Returns:
-      A function that gives, by name: "score", float [b]; "decision", whether it is above the
+      A function that returns, by name: "score", float [b]; "decision", whether it is above the
       threshold, bool [b]; "anomaly_map", on the scale of the score, float [b, h, w]; "mask", the
-      defective pixels, specks too, bool [b, h, w]; and "reconstruction", uint8 [b, h, w, 3].
+      defective pixels, including specks, bool [b, h, w]; and "reconstruction", uint8 [b, h, w, 3].
     """
     detector = with_reconstruct(detector, reconstruction)
     size, mode = detector.settings.image_size, preprocessing.resize
@@ -73,7 +73,7 @@ def program(detector: Detector, preprocessing: Preprocessing, *, reconstruction:
 def _thresholds(
     calibration: Calibration, given: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Those of the score and of the pixels."""
+    """Returns the thresholds of the score and of pixels."""
     threshold = jnp.where(jnp.isnan(given), calibration.threshold, given)
     same = float(calibration.pixel_threshold) == float(calibration.threshold)
     return threshold, threshold if same else calibration.pixel_threshold
@@ -82,7 +82,7 @@ def _thresholds(
 def _defective(
     heat: Float[Array, "b h w"], threshold: Float[Array, ""], decision: Bool[Array, " b"]
 ) -> Bool[Array, "b h w"]:
-    """Pixels above the threshold; the highest alone where it has none, but is called anomalous."""
+    """Returns the pixels above the threshold; if an anomalous image has none, the highest pixel."""
     above = heat > threshold
     lacking = decision & ~above.any((1, 2))
     highest = heat >= heat.max((1, 2), keepdims=True)

@@ -1,8 +1,8 @@
-"""The rows of a prediction over many photographs, written as they come.
+"""The rows of predictions for many photographs, written as they come.
 
-`scores.jsonl` is what counts: a line a photograph, and the last of a name if there are several.
-`scores.csv` holds the same without the regions. A command that was killed continues from the lines
-that are there; one cut short is dropped.
+`scores.jsonl` is authoritative: a line per photograph; of several with one name, the last counts.
+`scores.csv` holds the same without the regions. After a command was killed, the next continues from
+the lines that are there; an incomplete line is dropped.
 """
 
 import csv
@@ -26,33 +26,33 @@ from ddad_jax.evaluation.outputs import COLUMNS, cells, names_in, path_of
 from ddad_jax.machine.storage import whole_file, write_json
 
 JSONL, CSV, ABOUT = "scores.jsonl", "scores.csv", "made_by.json"
-# What else is written of a photograph: the folder, and what follows its name.
+# What else is written for a photograph: the folder, and the suffix of its name.
 OUTPUTS = (("pictures", ".png"), ("masks", ".png"), ("maps", ".png"), ("maps", ".tiff"))
-# And of all photographs together.
+# What is written for all photographs together.
 OF_ALL = ("report.html", "regions.json", "scores.parquet", "summary.json")
 # Rows of a Parquet file that are in memory at a time.
 CHUNK = 10_000
 
 
 class Rows:
-    """The rows in a folder, those of before and those that are added."""
+    """The rows in a folder: those of earlier commands, and those that are added."""
 
     def __init__(
         self, folder: Path, about: Mapping[str, Any], there: Mapping[str, Stamp] | None = None
     ):
-        """Takes up the rows that are there, where they are of the same detector and settings.
+        """Keeps the rows that are there, if they are of the same detector and settings.
 
-        What was written of photographs whose rows do not stay is removed.
+        For photographs whose rows do not stay, all other output is removed, too.
 
         Args:
           folder: exists and can be written.
-          about: serialisable; what rows must have in common.
-          there: the photographs of now; rows of others, or of what they were before, do not stay.
-            None: the folder is watched, and all stay.
+          about: what all rows must have in common; serialisable.
+          there: the photographs that exist now; rows of others, or of their earlier content, do not
+            stay. None: the folder is watched, and all rows stay.
 
         Raises:
-          UserError: the rows are of a watched folder, whose photographs may be gone, and would not
-            stay.
+          UserError: the rows are of a watched folder, whose photographs may be gone, and would be
+            lost.
         """
         self._folder = folder
         self.done: dict[str, Stamp] = {}
@@ -95,7 +95,7 @@ class Rows:
         self._csv = (folder / CSV).open("a", encoding="utf-8", newline="")
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Writes a row, of `row_of` or `row_of_unreadable`."""
+        """Writes a row from `row_of` or `row_of_unreadable`."""
         self._jsonl.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._jsonl.flush()
         csv.writer(self._csv).writerow(_cells(row))
@@ -103,19 +103,19 @@ class Rows:
         self._count(row)
 
     def close(self) -> None:
-        """Ends writing; scores.csv then has one row a photograph."""
+        """Ends writing; scores.csv then has one row per photograph."""
         self._jsonl.close()
         self._csv.close()
         self._write_csv()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Every row in the file, in the order in which they were written."""
+        """Yields every row of the file, in the order in which they were written."""
         with (self._folder / JSONL).open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
 
     def last(self) -> Iterator[dict[str, Any]]:
-        """Of each photograph the last row."""
+        """Yields the last row of each photograph."""
         for row in self:
             if self.done.get(row["path"]) == _stamp(row):
                 yield row
@@ -139,7 +139,7 @@ class Rows:
                 )
 
     def forget_outputs(self, name: str) -> None:
-        """Removes what was written of a photograph that has a row, before it gets another."""
+        """Removes the output of a photograph that has a row, before it gets another."""
         if name in self.done:
             self._unlink(name)
 
@@ -167,22 +167,22 @@ class Rows:
 
 
 def row_of(prediction: Prediction, stamp: Stamp, with_outlines: bool) -> dict[str, Any]:
-    """A photograph's row.
+    """Returns a photograph's row.
 
     Args:
-      prediction: what is said of it.
+      prediction: for the photograph.
       stamp: of its file.
-      with_outlines: as of `facts_of`.
+      with_outlines: see `facts_of`.
     """
     return {"path": prediction.name, **facts_of(prediction, with_outlines), "file": asdict(stamp)}
 
 
 def facts_of(prediction: Prediction, with_outlines: bool) -> dict[str, Any]:
-    """What is said of a photograph, serialisable.
+    """Returns the content of a prediction, serialisable.
 
     Args:
-      prediction: by the detector.
-      with_outlines: whether each region has its pixels too, as COCO's run lengths.
+      prediction: of the detector.
+      with_outlines: whether to add each region's pixels, as COCO's run lengths.
     """
     p = prediction
     height, width = p.mask.shape
@@ -209,12 +209,12 @@ def facts_of(prediction: Prediction, with_outlines: bool) -> dict[str, Any]:
 
 
 def row_of_unreadable(name: str, reason: str, stamp: Stamp) -> dict[str, Any]:
-    """The row of a photograph that cannot be used."""
+    """Returns the row of a photograph that cannot be used."""
     return {"path": name, "problem": reason, "file": asdict(stamp)}
 
 
 def run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:
-    """How many pixels in a row are off, then on, then off, column by column, as COCO counts."""
+    """Returns COCO's run lengths: pixels that are off, then on, then off, column by column."""
     flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     lengths = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
@@ -222,12 +222,12 @@ def run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:
 
 
 def write_coco(folder: Path, rows: Rows, detector: str) -> None:
-    """Writes regions.json: photographs and regions as COCO has images and annotations.
+    """Writes regions.json: photographs and regions as COCO's images and annotations.
 
     Args:
       folder: of the results.
       rows: written with outlines.
-      detector: where it says that the regions are from.
+      detector: its name in the file's description.
     """
     with (
         whole_file(folder / "regions.json") as unfinished,
@@ -264,7 +264,7 @@ def write_coco(folder: Path, rows: Rows, detector: str) -> None:
 
 
 def write_parquet(folder: Path, rows: Rows) -> None:
-    """Writes scores.parquet, a row a photograph, its regions in a list.
+    """Writes scores.parquet: a row per photograph, with its regions as a list.
 
     Raises:
       UserError: pyarrow is not installed.
@@ -301,7 +301,7 @@ def write_parquet(folder: Path, rows: Rows) -> None:
 
 
 def require_arrow() -> tuple[Any, Any]:
-    """The modules that write Parquet.
+    """Returns the modules that write Parquet.
 
     Raises:
       UserError: they are not installed.
@@ -331,7 +331,7 @@ def _stamp(row: Mapping[str, Any]) -> Stamp:
 
 
 def _drop_half_a_line(path: Path) -> None:
-    """Cuts off what follows the last end of a line."""
+    """Removes an incomplete last line."""
     with path.open("rb+") as file:
         end = file.seek(0, 2)
         while end:

@@ -1,4 +1,4 @@
-"""A program as StableHLO, as `jax.export` writes it, for CPU, CUDA and TPU in one file."""
+"""Programs as StableHLO, written by `jax.export` for CPU, CUDA and TPU in one file."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def encode(program: Program, smallest_side: int) -> bytes:
-    """The program as bytes that `jax.export.deserialize` takes.
+    """Returns the program as bytes for `jax.export.deserialize`.
 
     Args:
-      program: of images and a threshold; one that is not a number is the calibrated one.
+      program: a function of images and a threshold, where NaN means the detector's own.
       smallest_side: of the images, in pixels.
     """
     inputs = open_inputs(smallest_side)
@@ -23,6 +23,6 @@ def encode(program: Program, smallest_side: int) -> bytes:
 
 
 def runner(content: bytes) -> Runner:
-    """What runs such a file at its own threshold."""
+    """Returns a function that runs such a file, with its own threshold."""
     run = jax.jit(jax.export.deserialize(bytearray(content)).call)
     return lambda images: jax.device_get(run(images, jnp.float32(jnp.nan)))

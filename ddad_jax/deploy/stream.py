@@ -1,7 +1,7 @@
-"""Photographs through a detector, one after another, in constant memory.
+"""Runs a detector on a stream of photographs, in constant memory.
 
-Photographs are read and decoded in threads, ahead of the detector. It takes those that are there,
-up to a batch, and never waits for a batch to fill: on a line the next photograph may be minutes
+Threads read and decode photographs ahead of the detector. It takes those that are ready, up to a
+batch, and never waits for a batch to fill: on a production line the next photograph may be minutes
 away.
 """
 
@@ -21,7 +21,7 @@ class Unreadable(UserError):
     """A photograph that cannot be used.
 
     Attributes:
-      name: the photograph's.
+      name: of the photograph.
     """
 
     def __init__(self, name: str, reason: str):
@@ -35,18 +35,18 @@ def stream(
     photographs: Iterable[tuple[str, Photograph]],
     batch_size: int,
 ) -> Iterator[Prediction | Unreadable]:
-    """What the detector says of each photograph, in order, as soon as it is known.
+    """Yields the detector's prediction for each photograph, in order, as soon as it is ready.
 
     Args:
-      detector: a fitted one, laid over its devices.
-      preprocessing: that it was made with.
-      photographs: names and photographs; endless, if need be.
-      batch_size: squares at a time, about.
+      detector: a fitted detector, divided over its devices.
+      preprocessing: the one that it was made with.
+      photographs: names and photographs; may be endless.
+      batch_size: squares at a time, approximately.
     """
     predictor = Predictor(detector, preprocessing, batch_size)
     size = predictor.batch_size * side_by_side()
     threads = os.cpu_count() or 1
-    # Of a tiled photograph all squares are there at once, which takes as much as itself.
+    # All squares of a tiled photograph are in memory at once, and take as much as the photograph.
     most, ahead = (1, threads) if preprocessing.tile else (size, size + threads)
 
     def read(named: tuple[str, Photograph]) -> Read | Unreadable:

@@ -1,10 +1,10 @@
-"""The folder that MVTec AD 2's server takes.
+"""Writes the folder that MVTec AD 2's server accepts.
 
     <folder>/anomaly_images/<object>/<test set>/<image>.tiff                 float16
     <folder>/anomaly_images_thresholded/<object>/<test set>/<image>.png      0, or 255 for a defect
 
-As check_and_prepare_data_for_upload.py of MVTec AD 2's public code checks it (2025): one channel,
-every image of both private test sets of all eight objects, and nothing besides.
+MVTec AD 2's check_and_prepare_data_for_upload.py (public code, 2025) checks for one channel, every
+image of both private test sets of all eight objects, and nothing else.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def require_tifffile() -> None:
-    """Raises UserError unless the package is there that writes maps of 16-bit floating point."""
+    """Raises UserError if the package that writes 16-bit floating-point maps is not installed."""
     try:
         import tifffile  # noqa: F401
     except ImportError as error:
@@ -34,7 +34,7 @@ def require_tifffile() -> None:
 
 
 def not_written(folder: Path, samples: Iterable[Sample], detector: Path) -> list[Sample]:
-    """Those of some samples of which the folder has no two files newer than the detector's."""
+    """Returns the samples for which the folder lacks a file as new as the detector's."""
     since = detector.stat().st_mtime_ns
     return [
         sample
@@ -50,8 +50,8 @@ def write_prediction(folder: Path, prediction: Prediction) -> None:
     """Writes the two files of an image.
 
     Args:
-        folder: the submission's.
-        prediction: named <object>/<test set>/<image>, as its sample is.
+        folder: of the submission.
+        prediction: with its sample's name, <object>/<test set>/<image>.
     """
     import tifffile
 

@@ -1,7 +1,7 @@
-"""Photographs that appear in a folder, each once and only when it is whole.
+"""Watches a folder and yields new photographs, each once and only when it is complete.
 
-The folder is looked at again and again, which works on every file system. A file is whole when it
-has not changed for a while, has its end and can be decoded.
+The folder is listed again and again, which works on every file system. A file is complete when it
+has not changed for a while, has its end, and can be decoded.
 """
 
 import threading
@@ -16,19 +16,19 @@ from ddad_jax.data.files import images_below, name_of
 
 # Seconds without a change after which a file that cannot be decoded is broken.
 GIVE_UP = 10.0
-# By how a file begins, what stands within so many bytes of its end.
+# By a file's first bytes, the bytes that must be within `TAIL` bytes of its end.
 ENDS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}
 TAIL = 4096
-# Seconds between two looks at least, and how many times as long as a look takes.
+# Least seconds between two looks, and the least pause as a multiple of the time that a look takes.
 PAUSE, IDLE = 0.2, 4.0
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file is known by: it changes with the file, and not with its name.
+    """Identifies the content of a file: it changes with the file, but not with its name.
 
     Attributes:
-      inode: its number in the file system.
+      inode: the file's number in the file system.
       bytes: its size.
       modified: when it was last written, in nanoseconds.
     """
@@ -39,7 +39,7 @@ class Stamp:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """The stamp of a file; None where it is gone."""
+    """Returns the stamp of a file; None if it is gone."""
     try:
         status = path.stat()
     except OSError:
@@ -49,11 +49,11 @@ def stamp_of(path: Path) -> Stamp | None:
 
 @dataclass
 class _Waiting:
-    """A file that is not known to be whole.
+    """A file that is not known to be complete.
 
     Attributes:
-      stamp: when it was last looked at.
-      since: from when on it has been so.
+      stamp: the file's stamp when it was last looked at.
+      since: since when it has had this stamp.
       failed: whether it could not be decoded as it is, or lacks its end.
     """
 
@@ -63,15 +63,15 @@ class _Waiting:
 
 
 class Watch:
-    """A folder that is watched, with all below it."""
+    """A folder that is watched, with its subfolders."""
 
     def __init__(self, folder: Path, settle: float, done: Mapping[str, Stamp]):
-        """Nothing is looked at yet.
+        """Prepares to watch; the folder is not read yet.
 
         Args:
           folder: exists.
-          settle: seconds that a file must not have changed for.
-          done: by name, the files that have been dealt with.
+          settle: seconds that a file must have stayed unchanged.
+          done: the files that have been dealt with, by name.
         """
         self._folder, self._settle = folder, settle
         self._done: dict[str, Stamp] = {}
@@ -79,16 +79,16 @@ class Watch:
         for name, stamp in done.items():
             self._know(name, stamp)
         self._waiting: dict[str, _Waiting] = {}
-        # Offered, and not dealt with yet.
+        # Yielded, and not dealt with yet.
         self._offered: dict[str, _Waiting] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
     def appearing(self) -> Iterator[tuple[str, bytes | Path]]:
-        """Names and contents of files, until `stop` is called.
+        """Yields names and contents of files (or paths, if unreadable) until `stop` is called.
 
         Raises:
-          UserError: the folder cannot be read any more.
+          UserError: the folder can no longer be read.
         """
         while not self._stopped.is_set():
             began = time.monotonic()
@@ -114,11 +114,11 @@ class Watch:
             self._stopped.wait(max(PAUSE, IDLE * (time.monotonic() - began)))
 
     def stop(self) -> None:
-        """Ends `appearing`, from whichever thread."""
+        """Ends `appearing`; may be called from any thread."""
         self._stopped.set()
 
     def finish(self, name: str) -> Stamp:
-        """Says that a file has been dealt with; returns its stamp as it was read."""
+        """Marks a file as dealt with; returns its stamp as it was read."""
         with self._lock:
             stamp = self._offered.pop(name).stamp
             self._forget(name)
@@ -126,9 +126,9 @@ class Watch:
             return stamp
 
     def fail(self, name: str) -> bool:
-        """Says that a file cannot be decoded; returns whether that is all that can be said of it.
+        """Marks a file as undecodable; returns whether that is final.
 
-        If it is not, the file is offered again when it has changed, or has had the time to.
+        If it is not, the file is yielded again when it has changed, or has had time to change.
         """
         with self._lock:
             waiting = self._offered[name]
@@ -139,7 +139,7 @@ class Watch:
             return False
 
     def _whole(self, name: str, path: Path, paths: Mapping[str, Path]) -> _Waiting | None:
-        """What is known of a file that is to be offered, taken from the waiting ones."""
+        """Removes a file from the waiting ones and returns it, if it may be complete; else None."""
         stamp, now = stamp_of(path), time.monotonic()
         with self._lock:
             if stamp is None or name in self._offered or self._done.get(name) == stamp:
@@ -154,9 +154,9 @@ class Watch:
             return self._waiting.pop(name)
 
     def _is_renamed(self, name: str, stamp: Stamp, paths: Mapping[str, Path]) -> bool:
-        """Whether it is a file that was offered by a name by which it is gone."""
+        """Whether a file was yielded before, under a name that no longer exists."""
         if any(w.stamp == stamp and each not in paths for each, w in self._offered.items()):
-            # It is known by its new name when it has been dealt with.
+            # The new name is noted after the file has been dealt with.
             return True
         former = next((each for each in self._names.get(stamp, ()) if each not in paths), None)
         if former is None:
@@ -179,7 +179,7 @@ class Watch:
 
 
 def _lacks_its_end(content: bytes | Path) -> bool:
-    """Whether it is a PNG or JPEG whose last bytes are missing, which decoders may do without."""
+    """Whether content is a PNG or JPEG without its last bytes, which decoders may not notice."""
     if isinstance(content, Path):
         return False
     for begin, end in ENDS.items():
@@ -189,7 +189,7 @@ def _lacks_its_end(content: bytes | Path) -> bool:
 
 
 def _read(path: Path, stamp: Stamp) -> bytes | Path | None:
-    """The content of a file; None where it changed meanwhile, and the path if it cannot be read."""
+    """Returns a file's content, None if it has changed since, or its path if it is unreadable."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 def latent_map(
     latent: Float[Array, "b h w c"], reconstruction: Float[Array, "b h w c"], size: int
 ) -> Float[Array, "b size size"]:
-    """|z - ẑ| averaged over channels and resized to the image (D3AD, section 3.3)."""
+    """Returns |z - ẑ|, averaged over channels and resized to the image (D3AD, section 3.3)."""
     return resize(jnp.abs(latent - reconstruction).mean(-1), size)
 
 
@@ -20,11 +20,11 @@ def feature_map(
     reconstructed: Sequence[Float[Array, "b _h _w _c"]],
     size: int,
 ) -> Float[Array, "b size size"]:
-    """Σ over stages of 1 - cos(φ_j(x), φ_j(x̂)), each stage resized to the image.
+    """Returns the sum over stages of 1 - cos(φ_j(x), φ_j(x̂)), each stage resized to the image.
 
     Args:
-      features: the stages to compare, of the image; the paper leaves out the first.
-      reconstructed: the same stages of its reconstruction.
+      features: the image's stages to compare; the paper leaves out the first stage.
+      reconstructed: the same stages of the reconstruction.
       size: height and width of the image, in pixels.
     """
     pairs = zip(features, reconstructed, strict=True)
@@ -36,13 +36,13 @@ def feature_map(
 def cosine_similarity(
     a: Float[Array, "*shape c"], b: Float[Array, "*shape c"]
 ) -> Float[Array, "*shape"]:
-    """The cosine of the angle between the last axes; 0 where one of them vanishes."""
+    """Returns the cosine of the angle between vectors on the last axis; 0 where one is zero."""
     norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     return (a * b).sum(-1) / jnp.maximum(norms, 1e-8)
 
 
 def resize(maps: Float[Array, "b h w"], size: int) -> Float[Array, "b size size"]:
-    """Bilinear interpolation with aligned corners to `size` × `size`."""
+    """Resizes maps to `size` × `size`, bilinearly and with aligned corners."""
     rows, columns = _interpolation(maps.shape[1], size), _interpolation(maps.shape[2], size)
     return jnp.einsum("ih,bhw,jw->bij", rows, maps, columns)
 
@@ -59,7 +59,7 @@ def _interpolation(source: int, target: int) -> Float[np.ndarray, "target source
 
 
 def gaussian_blur(maps: Float[Array, "b h w"], sigma: float) -> Float[Array, "b h w"]:
-    """Gaussian blur over 8σ + 1 taps, the border reflected about its outermost pixel.
+    """Blurs with a Gaussian of 2·round(4σ) + 1 taps; reflects the map about its outermost pixels.
 
     Args:
       maps: the maps.
@@ -84,17 +84,17 @@ def _blurring(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
 
 
 def largest_around(maps: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
-    """The largest of each place and of those next to it."""
+    """Returns, for each position, the maximum over it and its eight neighbours."""
     return jax.lax.reduce_window(maps, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
 
 
 def pixels_of_share(pixels: int, share: float) -> int:
-    """How many pixels make up a share of them, at the least one."""
+    """Returns how many pixels the share amounts to, at least 1."""
     return max(round(share * pixels), 1)
 
 
 def image_scores(maps: Float[Array, "b h w"], share: float) -> Float[Array, " b"]:
-    """The mean of so large a share of each map's pixels, the highest; 0: of the highest alone."""
+    """Returns the mean of the highest `share` of each map's pixels; with share 0, the maximum."""
     if share == 0:
         return maps.max(axis=(1, 2))
     b, h, w = maps.shape
@@ -107,14 +107,14 @@ def normalise(
     location: Float[Array, "2 _h _w"],
     scale: Float[Array, "2"],
 ) -> Float[Array, "b h w"]:
-    """(m - location) / scale; the paper takes the minimum and the range over the test set.
+    """Returns (m - location) / scale; the paper uses minimum and range over the test set.
 
     Args:
       maps: the maps.
       noise_level: T̂ of each image.
-      location: what maps to 0 at each pixel, or at all of them: at T̂ = 0, and its change for each
+      location: the value that becomes 0, for each pixel or for all: at T̂ = 0, and its change per
         timestep of T̂.
-      scale: the distance from there that maps to 1, likewise.
+      scale: the distance from the location that becomes 1, in the same two parts.
     """
     level = noise_level[:, None, None]
     return (maps - location[0] - level * location[1]) / (scale[0] + level * scale[1])

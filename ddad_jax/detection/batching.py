@@ -1,4 +1,4 @@
-"""Running a compiled function over many images, one batch shape throughout."""
+"""Runs a compiled function over many images, in batches of one shape."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ddad_jax.machine import together
 from ddad_jax.machine.parallel import map_in_threads
 
-# Each takes the memory of a batch.
+# Each batch in flight takes memory.
 MOST_SIDE_BY_SIDE = 4
 
 
@@ -23,16 +23,16 @@ def batched(
 ) -> Iterator[PyTree]:
     """Yields the function's result for each batch, as numpy arrays without padding, in order.
 
-    The last batch is filled up with its last image, so that one program serves all. Batches are
-    computed `side_by_side()` at a time, ahead of whoever takes the results. Inside of
-    `together.dividing` each process computes every so many-th batch.
+    The last batch is padded with copies of its last image, so that one program serves all.
+    `side_by_side()` batches are computed at a time, ahead of the caller. Within
+    `together.dividing` the batches are dealt out to the processes in turn.
 
     Args:
-      function: takes a batch of images; every array it returns leads with the batch. It is called
-        from other threads.
-      images: random access, memory-mapped or not.
+      function: takes a batch of images; the batch is the first axis of every array it returns. It
+        is called from other threads.
+      images: an array with random access, memory-mapped or not.
       batch_size: images at a time, the shape that the function is called with.
-      name: stands in the progress bar; "": there is none.
+      name: label of the progress bar; "": no bar.
     """
 
     def result_of(start: int) -> PyTree:
@@ -44,10 +44,10 @@ def batched(
     starts = range(0, total, batch_size)
     number, count = together.share()
     rounds = [starts[first : first + count] for first in range(0, len(starts), count)]
-    # In the last round some may have none of their own; what they give is not looked at.
+    # In the last round a process may have no batch of its own; its result is then ignored.
     own = [each[min(number, len(each) - 1)] for each in rounds]
     if jax.process_count() > 1:
-        # Programs of several devices must begin in one order on all of them, so in one thread.
+        # Programs over several devices must start in the same order on all, hence one thread.
         results: Iterator[tuple[int, PyTree]] = ((start, result_of(start)) for start in own)
     else:
         results = map_in_threads(result_of, own, side_by_side())
@@ -60,20 +60,20 @@ def batched(
 
 
 def side_by_side() -> int:
-    """How many batches are computed at a time.
+    """Returns how many batches are computed at a time.
 
-    On a CPU one image's layers leave cores idle that another image's use. Where there are several
-    devices, all of them take part in each batch.
+    On a CPU the layers of one image leave cores idle, which another image can use. If there are
+    several devices, all of them work on each batch.
     """
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     return min(os.cpu_count() or 1, MOST_SIDE_BY_SIDE) if alone else 1
 
 
 def fitted_batch_size(batch_size: int, count: int, device_count: int = 1) -> int:
-    """The batch size for `count` images: as many batches as need be, the last as full as may be.
+    """Returns the batch size for `count` images: as few batches as possible, filled evenly.
 
-    A multiple of the devices. On a CPU, which takes images one by one anyway, it is one a device,
-    so that one program serves any number of them.
+    It is a multiple of the number of devices. On a CPU, which processes images one by one anyway,
+    it is one per device, so that one program serves any number of images.
     """
     if jax.default_backend() == "cpu":
         return device_count
@@ -82,5 +82,5 @@ def fitted_batch_size(batch_size: int, count: int, device_count: int = 1) -> int
 
 
 def concatenate(results: Iterator[PyTree]) -> PyTree:
-    """All results of `batched` as one."""
+    """Concatenates all results of `batched`."""
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)

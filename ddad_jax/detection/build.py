@@ -1,4 +1,4 @@
-"""The banks and the bins of a detector, from trained networks and normal images."""
+"""Fills the banks and bins of a detector, from trained networks and normal images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +22,9 @@ from ddad_jax.detection.foreground import find_foreground, is_in_foreground
 from ddad_jax.detection.reconstruction import extract, to_network_range
 from ddad_jax.settings import Checked, setting
 
-# Parts that training images are divided into where they are calibrated on.
+# Number of folds that training images are divided into if the detector is calibrated on them.
 FOLDS = 5
-# Images that the foreground is found by; the patches of all of them are in memory at once.
+# Images used to find the foreground; the patches of all of them are in memory at once.
 MOST_FOR_FOREGROUND = 32
 
 
@@ -33,26 +33,26 @@ class BuildSettings(Checked):
     """How banks and calibration are made.
 
     Attributes:
-      patch_bank_size: normal patches kept, chosen to cover all of them; 0: all candidates.
-      patch_candidates: patches it is chosen from, drawn evenly from all training images.
+      patch_bank_size: normal patches kept, chosen to cover all candidates; 0: all candidates.
+      patch_candidates: patches to choose them from, drawn evenly from all training images.
       quarter_turns: whether patches are also taken from training images turned by 90, 180 and 270
         degrees, for parts that lie any way round.
-      calibration_size: normal images to calibrate on. Where fewer are held out, training images
-        join them, each measured against banks that hold no image of its fifth of the parts.
+      calibration_size: normal images to calibrate on. If fewer are held out, training images join
+        them; each is measured against banks without the fifth of the parts that it belongs to.
       false_alarm_rate: share of normal images that may be called anomalous.
       pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
-        be called anomalous, and so, without detection.score_share, every anomalous image has a
-        defective region, and no other has.
-      latent_bank_size: training images, at most, whose latents images are restored from.
-      planted: defects planted in held-out images, which decide what counts: an adapted extractor
-        only where it clearly tells more of them from good images than the one before; the
-        reconstruction's maps unless the patch map alone clearly does; and how patches are compared,
-        where detection.patch_metric asks. 0: all count as the settings say. Of tiled photographs,
-        of fewer than five held out and with data.unified, nothing can tell: the maps count,
-        distances are Euclidean, and the extractor is not adapted. The paper's scoring asks nothing.
+        be called anomalous. Then, without detection.score_share, an image has a defective region
+        exactly if it is anomalous.
+      latent_bank_size: most training latents that are kept to restore images from.
+      planted: defects planted in held-out images. They decide whether an adapted extractor counts
+        (if it separates them from good images clearly better than the one before), whether the
+        reconstruction's maps count (unless the patch map alone is clearly better), and how patches
+        are compared if detection.patch_metric is "planted". 0, or paper scoring: the settings alone
+        decide. With tiled photographs, fewer than five held out, or data.unified, they cannot
+        decide: the maps count, distances are Euclidean, and the extractor is not adapted.
       batch_size: images at a time.
-      share_networks: whether the detectors of several categories share files of the networks that
-        were not trained with them, in the folder `networks`; else each detector's file is whole.
+      share_networks: whether the detectors of several categories share files, in the folder
+        `networks`, for networks that were not trained with them; else each detector is one file.
     """
 
     patch_bank_size: int = setting(8192, changes="detector", low=0)
@@ -68,7 +68,7 @@ class BuildSettings(Checked):
 
     @property
     def most_patches(self) -> int:
-        """Rows of the patch bank, about, where there are enough images."""
+        """Returns about how many rows the patch bank has, given enough images."""
         return self.patch_bank_size or self.patch_candidates * (4 if self.quarter_turns else 1)
 
 
@@ -77,8 +77,8 @@ class Candidates:
     """Patches that may enter the bank.
 
     Attributes:
-      described: as `patches.describe` makes them.
-      origins: the image that each of them is from.
+      described: the patches, as `patches.describe` makes them.
+      origins: the image that each patch is from.
     """
 
     described: Float[Array, "k p"]
@@ -87,13 +87,13 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Banks:
-    """A detector whose banks are filled, not calibrated yet.
+    """A detector whose banks are filled, but which is not calibrated yet.
 
     Attributes:
       detector: the detector.
-      origins: of each row of its patch bank, the image that it is from; -1: none of those below.
-      before: rows of its other bank that are of none of those images; they come first, and others
-        that are of none may come last.
+      origins: for each row of its patch bank, the number of the image that it is from; -1: another.
+      before: index in `detector.bank` of the first row of these images; rows before it, and those
+        after the images' own, belong to others.
     """
 
     detector: Detector
@@ -101,11 +101,11 @@ class Banks:
     before: int = 0
 
     def of_images(self, start: int, count: int) -> "Banks":
-        """The same banks, as those of some of the images alone.
+        """Returns the same banks, with only some of the images numbered as theirs.
 
         Args:
-          start: the first of them.
-          count: how many.
+          start: the first of these images.
+          count: how many they are.
         """
         origins = self.origins - start
         theirs = (origins >= 0) & (origins < count)
@@ -120,18 +120,19 @@ class Banks:
         calibration: Calibration,
         counts: Int[np.ndarray, " n"] | int = 1,
     ) -> Iterator[tuple[Detector, Int[np.ndarray, "_"]]]:
-        """Images of the banks to measure as if they were held out, and the detectors to do it with.
+        """Yields detectors whose banks lack some images, to measure these as if held out.
 
         Args:
-          parts: a number for each image; images of the same part share it.
-          wanted: about how many images are wanted; all there are where those are fewer, none of a
-            single part, since without it nothing would be left to compare with.
+          parts: for each image, the number of its part; images of one part share it.
+          wanted: how many images, at most; none if all are of one part, since without it nothing
+            would be left to compare with.
           seed: of the choice of images.
           calibration: of the detectors.
-          counts: how many squares each image is in the banks with.
+          counts: how many squares of each image the banks hold.
 
         Yields:
-          A detector whose banks hold no image of a fifth of the parts, and images of that fifth.
+          A detector whose banks hold no image of a fifth of the parts (of one part, if there are
+          fewer than five), and the numbers of the wanted images among those left out.
         """
         squares = np.broadcast_to(counts, len(parts))
         for fold, chosen in _folds(parts, wanted, seed):
@@ -142,7 +143,7 @@ class Banks:
             yield self.hiding(rows, of_patches).replace(calibration=calibration), chosen
 
     def hiding(self, rows: Bool[np.ndarray, " n"], of_patches: Bool[np.ndarray, " m"]) -> Detector:
-        """The detector without some rows of either bank, which keep their shapes."""
+        """Returns the detector with some rows of both banks set to NaN, so that shapes stay."""
         d = self.detector
         return d.replace(
             bank=jnp.where(rows[:, None], jnp.nan, d.bank),
@@ -179,8 +180,8 @@ def fill_banks(
       latent_scale: per channel, what the shifted latent is multiplied by.
       alpha_bar: the schedule's table.
       train_images: normal images that the networks were trained on.
-      train_kinds: of which kind of good part each of them is, from 0; None: all of one.
-      train_latents: theirs; None where images are not restored.
+      train_kinds: the kind of good part of each image, from 0; None: all are of one kind.
+      train_latents: the images' latents; None if images are not restored.
       seed: of the choice of patches and latents.
     """
     views = [np.rot90(train_images, turn, axes=(1, 2)) for turn in range(4)]
@@ -227,7 +228,7 @@ def fill_banks(
 def drawn_latents(
     latents: Float[np.ndarray, "n h w c"], most: int, seed: int
 ) -> Float[Array, "m h w c"]:
-    """As many of the latents as are kept, drawn by `seed`, in their order."""
+    """Draws at most `most` of the latents at random and returns them in their order."""
     drawn = np.random.default_rng(seed).permutation(len(latents))[:most]
     return jnp.asarray(latents[np.sort(drawn)], jnp.float32)
 
@@ -235,7 +236,7 @@ def drawn_latents(
 def _folds(
     parts: Int[np.ndarray, " n"], wanted: int, seed: int
 ) -> list[tuple[Bool[np.ndarray, " n"], Int[np.ndarray, "_"]]]:
-    """Which images each fold holds, and which of them are chosen."""
+    """Returns for each fold which images it holds, and which of them are chosen."""
     names = np.unique(parts)
     if wanted <= 0 or len(names) < 2:
         return []
@@ -259,21 +260,20 @@ def features_of_views(
     views: Sequence[UInt8[np.ndarray, "n h w 3"]],
     seed: int,
 ) -> tuple[Float[Array, "n d"], Candidates, Float[Array, " p"]]:
-    """Features of images that are seen in several ways.
+    """Returns features of images that are seen in several views.
 
     Args:
       networks: the modules.
       settings: of the detector.
-      build: see `BuildSettings`; of each view as many patches are drawn as it says.
+      build: see `BuildSettings`; `patch_candidates` patches are drawn from each view.
       extractor: variables of the extractor.
-      foreground: as of `Detector`.
-      views: the images, and the same moved or turned.
+      foreground: see `Detector`.
+      views: the images, followed by the same images moved or turned.
       seed: of the choice of patches.
 
     Returns:
-      Pooled features of every image, of its first view; patches of every view that may enter the
-      bank, the views one after the other as if they were other images; the usual norm of a patch's
-      parts.
+      Pooled features of each image's first view; patches of all views, counted as further images,
+      that may enter the bank; for each value of a patch, the mean norm of its stage.
     """
     pooled, candidates, norm = _features(
         networks,
@@ -296,7 +296,7 @@ def _features(
     images: UInt8[np.ndarray, "n h w 3"],
     seed: int,
 ) -> tuple[Float[Array, "n d"], Candidates, Float[Array, " p"]]:
-    """Pooled features of every image, patches of it that may enter the bank, their usual norm."""
+    """Returns every image's pooled features, patches that may enter the bank, and mean norms."""
 
     @jax.jit
     def describe(variables, foreground, batch):
@@ -336,7 +336,7 @@ def _foreground(
     extractor: Variables,
     images: UInt8[np.ndarray, "n h w 3"],
 ) -> Float[Array, "_"]:
-    """`Detector.foreground`, from some of the training images."""
+    """Returns `Detector.foreground`, found from some of the training images."""
     if not settings.leaves_background_out:
         return jnp.zeros(0)
 
@@ -357,7 +357,7 @@ def _described(
     extractor: Variables,
     images: UInt8[Array, "b h w 3"],
 ) -> tuple[Float[Array, "b d"], Float[Array, "b _rows _columns p"], Float[Array, "b p"]]:
-    """Pooled features of images, their patches, none without a patch map, and the parts' norms."""
+    """Returns pooled features, patches and stage norms; the last two only with a patch map."""
     features = extract(networks.extractor, extractor, to_network_range(images, settings.image_size))
     pooled = noise_level.pool_features(features[settings.knn_stage - 1])
     if settings.scoring != "fused":
@@ -367,7 +367,7 @@ def _described(
 
 
 def _scale(norms: Float[Array, " p"] | Float[np.ndarray, " p"]) -> Float[Array, " p"]:
-    """`Detector.patch_scale`, from the usual norms of a patch's parts."""
+    """Returns `Detector.patch_scale`, from the mean norms of the stages."""
     return 1.0 / jnp.maximum(norms, 1e-6)
 
 
@@ -381,7 +381,7 @@ def _training_distances(pooled: Float[Array, "n d"], settings: Settings) -> Floa
 def _patch_bank(
     points: Float[Array, "n p"], origins: Int[np.ndarray, " n"], size: int, seed: int
 ) -> tuple[Float[Array, "k p"], Int[np.ndarray, " k"]]:
-    """The bank of normal patches, and the training image that each of them is from."""
+    """Returns the bank of normal patches, and the image that each is from."""
     if not 0 < size < len(points):
         return points, origins
     chosen = jax.jit(patches.coreset, static_argnums=1)(points, size, jax.random.key(seed))

@@ -1,4 +1,4 @@
-"""Calibration: common scales and thresholds from held-out normal images, never from test ones."""
+"""Calibration: common scales and thresholds, from normal images that are no test images."""
 
 from collections.abc import Iterable
 
@@ -11,34 +11,34 @@ from ddad_jax.detection.detector import Calibration, Settings
 from ddad_jax.detection.evidence import Evidence, evidence_weights
 from ddad_jax.detection.threshold import fit_threshold
 
-# Part of what a detector is made of: raise it whenever another calibration comes out.
+# Stored with each detector. Raise it whenever the calibration comes out differently.
 VERSION = 3
-# Evidence that is a distance from the reconstruction, which grows with the noise level.
+# Evidence that is a distance from the reconstruction and grows with the noise level.
 RECONSTRUCTED = ("latent", "feature")
-# Fewer images are given one location and scale for all pixels and noise levels.
+# With fewer images, all pixels and noise levels share one location and one scale.
 LEAST_IMAGES = 10
-# Part of the usual scale that is left at any noise level, however steep the fit.
+# The scale never falls below this share of its usual value, however steep the fit.
 LEAST_SCALE = 0.05
-# The share of normal images none of whose patches is made anew.
+# Share of normal images in which no patch is restored.
 UNTOUCHED = 0.75
 
 
 def calibrate(
     evidence: Evidence, settings: Settings, false_alarm_rate: float, pixel_alarm_rate: float = 0.0
 ) -> Calibration:
-    """Location and scale of each kind of evidence, and the thresholds, from normal images.
+    """Returns location and scale of each kind of evidence, and thresholds, from normal images.
 
-    Where scoring is "fused", the maps of the reconstruction are compared with what normal images
-    show at that pixel and at that noise level: a line in T̂ is fitted to either. Other maps have one
-    location, their median over pixels. The scale is the usual height of a normal image's peak
-    above, so that it peaks at 1 whatever the kind. For the threshold each image is held against
-    lines of the others.
+    With scoring "fused" and `LEAST_IMAGES` images or more, maps of the reconstruction have a
+    location for each pixel, and location and scale are linear in T̂; for the thresholds, each image
+    is calibrated with the location fitted to the others. Other maps have one location, their median
+    over pixels. The scale is the usual height of a normal image's peak above the location, so that
+    every kind of evidence peaks near 1.
 
     Args:
-      evidence: of normal images that no network or bank was fitted to.
-      settings: the detector's.
+      evidence: of normal images that the detector's banks do not hold.
+      settings: of the detector.
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
-      pixel_alarm_rate: as of `with_thresholds`.
+      pixel_alarm_rate: see `with_thresholds`.
     """
     location, scale = {}, {}
     heat: Float[Array, "n h w"] | float = 0.0
@@ -78,13 +78,13 @@ def with_thresholds(
     false_alarm_rate: float,
     pixel_alarm_rate: float = 0.0,
 ) -> Calibration:
-    """The calibration with the thresholds that fit the scores and maps of normal images.
+    """Returns the calibration with thresholds fitted to the scores and peaks of normal images.
 
     Args:
       calibration: of the maps.
       scores: of normal images.
-      peaks: the highest pixel of each of their anomaly maps; its score, without
-        `Settings.score_share`.
+      peaks: the highest pixel of each of their anomaly maps; equal to the scores unless
+        `Settings.score_share` is set.
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
       pixel_alarm_rate: the share of normal images that may have any defective pixel, in (0, 1); 0:
         as many as may be called anomalous.
@@ -101,10 +101,10 @@ def with_thresholds(
 
 
 def three_sigma(maps: Iterable[Float[np.ndarray, "_ _"]]) -> float:
-    """Mean and three standard deviations of the pixels of some maps.
+    """Returns the mean plus three standard deviations of the pixels of some maps.
 
-    From anomaly maps of good images it is the threshold of pixels in MVTec AD 2 (Heckler-Kram et
-    al., arXiv 2503.21622).
+    For anomaly maps of good images this is MVTec AD 2's pixel threshold (Heckler-Kram et al.,
+    arXiv 2503.21622).
     """
     moments = np.zeros(3)
     for each in maps:
@@ -118,7 +118,7 @@ def three_sigma(maps: Iterable[Float[np.ndarray, "_ _"]]) -> float:
 def _constants(
     maps: Float[Array, "n h w"],
 ) -> tuple[Float[Array, "2 1 1"], Float[Array, "2"], Float[Array, "n h w"]]:
-    """Location and scale that are the same at all pixels and noise levels, and maps by them."""
+    """Returns one location and scale for all pixels and noise levels, and the calibrated maps."""
     location = jnp.median(maps)
     scale = jnp.maximum(jnp.median(maps.max((1, 2))) - location, 1e-12)
     coefficients = jnp.array([location, 0.0])[:, None, None], jnp.array([scale, 0.0])
@@ -128,14 +128,14 @@ def _constants(
 def _lines(
     maps: Float[Array, "n h w"], noise_level: Int[Array, " n"], settings: Settings
 ) -> tuple[Float[Array, "2 h w"], Float[Array, "2"], Float[Array, "n h w"]]:
-    """Location of each pixel and scale, by least squares on the noise level, and maps by them.
+    """Returns each pixel's location, the scale, both fitted to T̂, and the calibrated maps.
 
-    The location is smoothed over pixels. Each map is calibrated by the location that the others
-    have without it, of which least squares needs no second fit.
+    The location is smoothed over pixels. Each map is calibrated with the location fitted to the
+    other maps, which least squares gives without a second fit.
     """
     centre = noise_level.mean()
     offset = noise_level - centre
-    # As if each image's level were off by a timestep: where all have one level, nothing is learnt.
+    # As if each level were uncertain by one timestep: if all levels are equal, the slope is 0.
     weights = offset / ((offset**2).sum() + len(offset))
     smooth = gaussian_blur(maps, 2.0 * settings.blur)
     middle, slope = smooth.mean(0), jnp.tensordot(weights, smooth, 1)

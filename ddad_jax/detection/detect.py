@@ -1,4 +1,4 @@
-"""`detect`, the one compiled program from pixels to decisions."""
+"""`detect`: one compiled program from pixels to decisions."""
 
 import jax
 from jaxtyping import Array, Float, UInt8
@@ -9,11 +9,11 @@ from ddad_jax.detection.reconstruction import by_image
 
 
 class Detections(Evidence):
-    """What `detect` says of each image, beside the evidence for it.
+    """What `detect` returns for each image, together with the evidence for it.
 
     Attributes:
-      score: the maximum of the anomaly map, or the mean of `Settings.score_share` of it, unbounded,
-        [b].
+      score: the maximum of the anomaly map, or the mean of its highest `Settings.score_share`,
+        unbounded, [b].
       calibrated_score: in [0, 1]; 0.5 at the threshold, [b].
       decision: whether the image is called anomalous, bool [b].
       anomaly_map: per pixel, on the scale of the score, [b, h, w].
@@ -29,27 +29,27 @@ class Detections(Evidence):
 def detect(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Detections:
-    """From pixels to decisions, one compiled program per batch size.
+    """Takes images from pixels to decisions, with one compiled program per batch size.
 
     Args:
-      detector: fitted, and laid over devices as `shard_detector` does.
+      detector: a fitted detector, on one device or sharded by `shard_detector`.
       images: uint8, or floats in [-1, 1], of the detector's size, as its preprocessing makes them.
-        Over several devices their number must be a multiple of the devices'. On a CPU give one at a
-        time where several threads call it (docs/performance.md, "Threads").
+        Their number must be a multiple of the detector's number of devices. On a CPU, pass one at
+        a time if several threads call this function (docs/performance.md, "Threads").
 
     Returns:
-      What the detector says of each image; an image's answer never depends on its batch, on a CPU
-      to the last bit.
+      Decision, score and maps of each image. They never depend on the rest of the batch; on a CPU
+      this holds to the last bit.
     """
     return over_devices(detections)(detector, images)
 
 
 def detections(detector: Detector, images: Array) -> Detections:
-    """`detect` as one device does it, to be part of another program."""
+    """Computes what `detect` does on one device, as part of another program."""
     evidence = evidence_of(detector, images)
     calibration = detector.calibration
     heat, score = score_evidence(evidence, calibration, detector.settings, detector.kinds)
-    # Exponentials of several numbers at once differ in the last bit from that of one.
+    # The exponential of several numbers at once can differ in the last bit from that of one.
     calibrated = by_image(
         lambda one: jax.nn.sigmoid((one - calibration.threshold) / calibration.spread), score
     )

@@ -1,4 +1,4 @@
-"""The detector: everything that inference needs, and how it is laid over several devices."""
+"""The detector: everything that inference needs, and how it is divided over several devices."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,10 +19,10 @@ from ddad_jax.models import Extractor, ImageNetwork
 from ddad_jax.settings import Checked, SettingError, setting
 
 Variables = Mapping[str, Any]
-# A stage of the extractor, by its number.
+# The number of a stage of the extractor.
 Stage = Literal[1, 2, 3]
-# A field of a pytree: an array, whose shape its docstring gives, or whatever a transformation of
-# JAX puts in its place.
+# A field of a pytree: an array, whose shape the docstring gives, or what a JAX transformation puts
+# in its place.
 Leaf = Any
 
 
@@ -31,7 +31,7 @@ class Networks:
     """The three networks, without parameters.
 
     `autoencoder` maps images in [-1, 1] to latents and back (`encode`, `decode`), `denoiser` is
-    ε_θ(z_t, t), `extractor` gives the feature stages of normalised images.
+    ε_θ(z_t, t), and `extractor` computes the feature stages of normalised images.
     """
 
     autoencoder: ImageNetwork
@@ -41,19 +41,19 @@ class Networks:
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Checked):
-    """Every choice of the method that the compiled program depends on (docs/method.md).
+    """All choices of the method that the compiled program depends on (docs/method.md).
 
     Attributes:
       image_size: height and width of the images and of all maps, in pixels.
       prediction: what the denoiser was trained to output.
       noise_level: "dynamic", one per image from its k-NN distance, or "static".
-      max_noise_level: T_max, and the level of every image where it is static.
-      num_bins: bins of the distance range.
+      max_noise_level: T_max; with a static noise level, the level of every image.
+      num_bins: bins that the range of distances is cut into.
       min_bin: the smallest bin that is used.
       bin_spacing: "equidistant" (paper) or "quantile" bins.
       num_neighbours: K of the k-NN.
       metric: "l1" (paper) or "l2".
-      leave_one_out: whether a training image's distance leaves itself out; the official code
+      leave_one_out: whether a training image is left out of its own neighbours; the official code
         counts it.
       knn_stage: stage of the extractor, from 1, whose pooled features the k-NN compares.
       start: "scaled" (D3AD) or "noised" (DDAD) start of the reconstruction.
@@ -68,28 +68,28 @@ class Settings(Checked):
         each patch to the nearest normal patch.
       patch_stages: stages of the extractor, from 1, whose features describe a patch.
       patch_layers: whether these stages are "joined" into one long vector, or "averaged", which
-        takes stages of as many channels each. Each is divided by its usual norm before.
+        needs stages with the same number of channels. Each is first divided by its usual norm.
       patch_metric: how far a patch is from a normal one: "l2", the Euclidean distance, or "cosine",
-        1 - the cosine of the angle between them; "planted": the one of these that tells more
-        planted defects from good images (build.planted), and "l2" where nothing can tell.
-      foreground: whether patches of the background are left out of the bank and of the patch map,
-        by the sign of the first principal component of good images' patches. It counts only where
-        it clearly tells the middle of these images from their edge. Where a component is missing
-        the background shows, and so the patch map does not tell.
-      patch_weight: weight in [0, 1] of the patch map where scoring is "fused".
-      score_share: the score is the mean of so large a share of the anomaly map's pixels, the
-        highest, such as 0.01; 0: of the highest pixel alone.
-      smallest_region: share of a photograph; defective regions below are specks, and left out.
-      reconstruction: what the image without defect is. "denoised": the paper's, whose latent the
-        maps compare. "restored": the image's own latent, made anew from training latents where
-        patches are like no normal one; as "denoised" where the patch map has no weight.
-      reconstruct: whether the image without defect is made of every image, or only where it is
-        asked for. Where the feature map has no weight (λ = 1) the decoder serves nothing else.
+        1 - the cosine of the angle between them; "planted": whichever of the two separates planted
+        defects better from good images (build.planted), or "l2" if they cannot decide.
+      foreground: whether patches of the background are left out of the bank and of the patch map.
+        They are found by the sign of the first principal component of good images' patches, which
+        counts only if it clearly separates the middle of these images from their edge. Where a
+        piece of the part is missing, the background shows, and the patch map does not see it.
+      patch_weight: weight in [0, 1] of the patch map if scoring is "fused".
+      score_share: the score is the mean of this share of the anomaly map's pixels, the highest
+        ones; 0.01, for example. 0: the score is the highest pixel.
+      smallest_region: share of a photograph; smaller defective regions are left out as specks.
+      reconstruction: what the image without its defect is. "denoised": the paper's, whose latent
+        the maps compare. "restored": the image's own latent, replaced by training latents where
+        patches resemble no normal one; same as "denoised" if the patch map has no weight.
+      reconstruct: whether the image without its defect is made for every image, or only on request.
+        If the feature map has no weight (λ = 1), the decoder is needed for nothing else.
     """
 
     image_size: int = 256
     prediction: schedule.Prediction = "noise"
-    # What the reconstruction depends on, an adapted extractor has been taught with.
+    # Settings of the reconstruction that adaptation depends on change the extractor.
     noise_level: Literal["dynamic", "static"] = setting("dynamic", changes="detector")
     max_noise_level: int = setting(80, changes="extractor", low=1)
     num_bins: int = setting(10, changes="extractor", low=1)
@@ -119,7 +119,7 @@ class Settings(Checked):
     reconstruct: bool = setting(True, changes="metrics")
 
     def check_together(self) -> None:
-        """Raises SettingError: bins or steps that do not fit, or no stage to look at."""
+        """Raises SettingError if bins or steps do not fit, or if no stage is named."""
         if self.min_bin > self.num_bins:
             raise SettingError("min_bin", f"{self.min_bin} is above num_bins, {self.num_bins}")
         if self.max_noise_level % self.num_steps:
@@ -134,38 +134,38 @@ class Settings(Checked):
 
     @property
     def draws(self) -> bool:
-        """Whether the reconstruction takes random numbers."""
+        """Whether the reconstruction uses random numbers."""
         return self.start == "noised" or self.stochasticity > 0
 
     @property
     def restores(self) -> bool:
-        """Whether the image without defect is restored by the patch map."""
+        """Whether the image without its defect is restored, where the patch map says so."""
         patches_count = self.scoring == "fused" and self.patch_weight > 0
         return self.reconstruction == "restored" and patches_count
 
     @property
     def leaves_background_out(self) -> bool:
-        """Whether patches of the background count nowhere."""
+        """Whether patches of the background are left out."""
         return self.scoring == "fused" and self.foreground
 
 
 class Calibration(flax.struct.PyTreeNode):
-    """What normal images that no network was trained on look like to the detector.
+    """What normal images that its banks do not hold look like to the detector.
 
     Attributes:
-      location: of each kind of evidence, what maps to 0 at each pixel, [2, h, w], or at all of
-        them, [2, 1, 1]: at T̂ = 0, and its change for each timestep of T̂.
-      scale: of each kind of evidence, the distance from `location` that maps to 1, [2], likewise.
+      location: by kind of evidence, the value that becomes 0, at each pixel [2, h, w] or at all
+        [2, 1, 1]: its value at T̂ = 0, and its change per timestep of T̂.
+      scale: by kind of evidence, the distance from `location` that becomes 1, [2], in the same way.
       threshold: scalar; the score above which an image is called anomalous.
       pixel_threshold: scalar; the value of the anomaly map above which a pixel is defective.
-      sigma_threshold: scalar; mean and three standard deviations of normal images' pixels, which
-        MVTec AD 2 takes for one; infinite where a file of an older format does not say.
+      sigma_threshold: scalar; mean plus three standard deviations of normal images' pixels, MVTec
+        AD 2's pixel threshold; infinite if a file of an older format lacks it.
       spread: scalar; the scale of normal images' scores about their median, in units of the score.
-      scores: of the normal images that the thresholds are from, [n]; none where a file of an older
-        format does not say.
-      peaks: the highest pixel of each of their anomaly maps, [n], likewise.
-      patch_limit: scalar; patches farther than this from the nearest normal one are made anew where
-        images are restored.
+      scores: of the normal images that the thresholds are from, [n]; empty if a file of an older
+        format lacks them.
+      peaks: the highest pixel of each of their anomaly maps, [n]; if a file lacks them, the scores.
+      patch_limit: scalar; patches farther than this from the nearest normal one are replaced when
+        an image is restored.
     """
 
     location: dict[str, Leaf]
@@ -180,13 +180,13 @@ class Calibration(flax.struct.PyTreeNode):
 
 
 class Kind(flax.struct.PyTreeNode):
-    """How a further kind of good part is calibrated: another category, or one added later.
+    """The calibration of a further kind of good part: another category, or one added later.
 
     Attributes:
       location: see `Calibration`.
       scale: see `Calibration`.
-      factor: scalar; what its anomaly maps are multiplied by, so that its threshold becomes the
-        detector's.
+      factor: scalar; its anomaly maps are multiplied by it, so that the detector's threshold holds
+        for them.
       patch_limit: see `Calibration`.
     """
 
@@ -197,7 +197,7 @@ class Kind(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, calibration: Calibration) -> "Kind":
-        """That of a calibration; its factor is still 1."""
+        """Makes a kind from a calibration; its factor is still 1."""
         factor = jnp.float32(1.0)
         return cls(calibration.location, calibration.scale, factor, calibration.patch_limit)
 
@@ -210,23 +210,20 @@ class Detector(flax.struct.PyTreeNode):
       latent_shift, latent_scale: z = (E(x) - shift) · scale, float [c].
       alpha_bar: the noise schedule's table, float [timesteps + 1].
       bank: pooled features of the training images, float [n, d].
-      bank_kind: of which kind of good part each row of the bank is, int [n]; 0: of the first, which
-        `calibration` is of, k: of `kinds[k - 1]`.
+      bank_kind: the kind of good part of each row of the bank, int [n]; 0: the first kind, which
+        `calibration` is of; k: `kinds[k - 1]`.
       bin_edges: edges of the distance bins, float [bins + 1].
-      patch_bank: normal patches as they are compared, float [m, q]; empty where scoring is "paper".
-      patch_scale: what each feature of a patch is multiplied by, so that every stage counts alike,
+      patch_bank: normal patches as they are compared, float [m, q]; empty if scoring is "paper".
+      patch_scale: factor for each feature of a patch, so that every stage has the same weight,
         float [p].
-      foreground: weights of a patch's features and, last, what is added to their sum, float
-        [p + 1]: where that is above 0, the patch is of the foreground; empty where all patches
-        count.
-      latent_bank: latents of training images, float [l, h, w, c]; empty where images are not
-        restored.
-      calibration: see `Calibration`.
-      kinds: other categories that it was fitted to, and those that it was extended by. An image is
-        of the kind of the row of the bank that it is nearest to.
-      kind_names: what all kinds are called, the first before those of `kinds`; empty where it was
-        fitted to one.
-      mesh: the devices it is laid over, as `shard_detector` does; None for one device.
+      foreground: weights of a patch's features, then an offset, float [p + 1]: if the weighted sum
+        plus the offset is above 0, the patch is foreground; empty if all patches count.
+      latent_bank: latents of training images, float [l, h, w, c]; empty if images are not restored.
+      calibration: of the first kind; see `Calibration`.
+      kinds: further kinds: the other categories that it was fitted to, and those that extend it.
+        An image has the kind of the nearest row of the bank.
+      kind_names: names of all kinds, the first kind first; empty if it was fitted to one category.
+      mesh: the devices it is divided over, as by `shard_detector`; None for one device.
     """
 
     autoencoder: Variables
@@ -251,27 +248,27 @@ class Detector(flax.struct.PyTreeNode):
 
     @property
     def axes(self) -> tuple[str, ...] | None:
-        """The mesh's axes, all of which images and banks' rows are divided over; None without."""
+        """All axes of the mesh, which images and rows of the banks are divided over, or None."""
         return None if self.mesh is None else self.mesh.axis_names
 
     @property
     def device_count(self) -> int:
-        """Number of devices; batches must be multiples of it."""
+        """Number of devices; batch sizes must be multiples of it."""
         return 1 if self.mesh is None else self.mesh.size
 
 
 def with_reconstruct(detector: Detector, reconstruct: bool) -> Detector:
-    """The detector with `Settings.reconstruct` as asked; nothing else that it says changes."""
+    """Returns the detector with `Settings.reconstruct` set; no other result of it changes."""
     return detector.replace(
         settings=dataclasses.replace(detector.settings, reconstruct=reconstruct)
     )
 
 
 def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
-    """The detector laid over a mesh: each device has a part of the two banks and all the rest.
+    """Divides a detector over a mesh: each device holds a share of the two banks and all else.
 
-    Batches are divided over all devices likewise. Each bank is filled up to a multiple of them with
-    rows of NaN, which are nobody's neighbours. Over one device the detector is as it was.
+    Batches are divided over all devices, too. Each bank is padded to a multiple of their number
+    with rows of NaN, which are never neighbours. For a single device the detector is unchanged.
     """
     if mesh.size == 1:
         return detector
@@ -280,9 +277,9 @@ def shard_detector(detector: Detector, mesh: Mesh) -> Detector:
 
 
 def outline_detector(detector: Detector, mesh: Mesh) -> Detector:
-    """Shapes and shardings of what `shard_detector` makes, of a detector or of its shapes.
+    """Returns the shapes and shardings of `shard_detector`'s result, from a detector or its shapes.
 
-    Over one device too they say which, as of a device that is not there.
+    They name the device even if it is a single one, since it need not be on this machine.
     """
     divided = jax.eval_shape(lambda each: _fill_banks(each, mesh), detector)
     if mesh.size == 1:
@@ -308,14 +305,14 @@ def _fill_banks(detector: Detector, mesh: Mesh) -> Detector:
 
 
 def _shardings(detector: Detector) -> Detector:
-    """The sharding of each array of a detector on its mesh."""
-    assert detector.mesh is not None  # There are none without.
+    """Returns the sharding of each array of a detector on its mesh."""
+    assert detector.mesh is not None  # Without a mesh there are no shardings.
     mesh = detector.mesh
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), _layout(detector))
 
 
 def over_devices(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """A function of a detector and a batch, each device doing its part where there are several."""
+    """Makes a function of detector and batch run on all of the detector's devices, if several."""
 
     def call(detector: Detector, images: PyTree) -> PyTree:
         if detector.mesh is None:
@@ -334,7 +331,7 @@ def over_devices(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def _layout(detector: Detector) -> Detector:
-    """The partition of each array of a detector on its mesh."""
+    """Returns the partition of each array of a detector on its mesh."""
     everywhere = jax.tree.map(lambda _: PartitionSpec(), detector)
     rows = PartitionSpec(detector.axes)
     return everywhere.replace(bank=rows, bank_kind=rows, patch_bank=rows)

@@ -34,15 +34,15 @@ class Evidence(flax.struct.PyTreeNode):
     """What is known of each image before calibration.
 
     Attributes:
-      maps: by kind ("latent", "feature", "patch"), where it has any weight, how unlike normal each
-        pixel is, [b, h, w].
+      maps: for each kind with a weight ("latent", "feature", "patch"), how far each pixel is from
+        normal, [b, h, w].
       extremes: by kind, the smallest and the largest value before the maps were blurred, [b, 2].
       noise_level: T̂ used, int [b].
-      knn_distance: d(x), the distance that chose it, float [b].
-      reconstructed_knn_distance: d(x̂), the same distance of the reconstruction, float [b]; None
+      knn_distance: d(x), the distance that T̂ was chosen by, float [b].
+      reconstructed_knn_distance: d(x̂), the same distance for the reconstruction, float [b]; None
         without `Settings.reconstruct`.
-      reconstruction: the image as it would look without defect, uint8 [b, h, w, 3]; None likewise.
-      kind: of good part that the image is of, int [b]; None where there is but one.
+      reconstruction: the image without its defect, uint8 [b, h, w, 3]; None likewise.
+      kind: the kind of good part of the image, int [b]; None if the detector has only one.
     """
 
     maps: dict[str, Leaf]
@@ -55,7 +55,7 @@ class Evidence(flax.struct.PyTreeNode):
 
 
 def choose_noise_level(detector: Detector, distance: Float[Array, " b"]) -> Int[Array, " b"]:
-    """T̂ of each image from its k-NN distance, or the static level."""
+    """Returns T̂ of each image, from its k-NN distance or static."""
     s = detector.settings
     if s.noise_level == "static":
         return jnp.full(distance.shape, s.max_noise_level)
@@ -72,24 +72,24 @@ def choose_noise_level(detector: Detector, distance: Float[Array, " b"]) -> Int[
 def gather_evidence(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Evidence:
-    """All that counts of what the networks and the banks say of a batch, before calibration."""
+    """Returns what the networks and the banks say of a batch, before calibration."""
     return over_devices(evidence_of)(detector, images)
 
 
 def evidence_of(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Evidence:
-    """`gather_evidence` as one device does it."""
+    """Computes `gather_evidence` on one device."""
     return by_image(partial(_evidence_of, detector), images)
 
 
 def _evidence_of(
     detector: Detector, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 ) -> Evidence:
-    """`evidence_of` a batch.
+    """Computes `evidence_of` for a whole batch at once.
 
-    Each network sees each image once: the features of the input choose the noise level, make the
-    patch map and are compared with the reconstruction's.
+    The image's features are computed once: they choose the noise level, make the patch map and are
+    compared with the reconstruction's.
     """
     d, s, n = detector, detector.settings, detector.networks
     pixels = to_network_range(images, s.image_size)
@@ -101,7 +101,7 @@ def _evidence_of(
     latent = encode(n.autoencoder, d.autoencoder, *scaling, pixels)
     denoised = reconstruct_latent(n.denoiser, d.denoiser, d.alpha_bar, s, latent, level)
 
-    # The compiler drops what nothing else needs: the decoder, and features of what it makes.
+    # If no result needs the decoder and the features of its output, the compiler drops them.
     def decoded(latent):
         pixels = decode(n.autoencoder, d.autoencoder, *scaling, latent)
         return pixels, extract(n.extractor, d.extractor, pixels)
@@ -134,14 +134,14 @@ def _evidence_of(
 def knn_distance(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
 ) -> Float[Array, " b"]:
-    """d(x) of the feature stages of each image."""
+    """Returns d(x) of each image, from its feature stages."""
     return _distance(detector, detector.bank, features, detector.settings.num_neighbours)
 
 
 def nearest_kind(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
 ) -> Int[Array, " b"]:
-    """The kind of good part of the row of the bank that each image is nearest to."""
+    """Returns for each image the kind of good part of the nearest row of the bank."""
     distances = [
         _distance(
             detector,
@@ -151,7 +151,7 @@ def nearest_kind(
         )
         for kind in range(len(detector.kinds) + 1)
     ]
-    # A kind of which no row is left has no distance.
+    # A kind with no row left has the distance NaN.
     return jnp.argmin(jnp.nan_to_num(jnp.stack(distances), nan=jnp.inf), axis=0)
 
 
@@ -173,7 +173,7 @@ def reconstruction_maps(
     features: Sequence[Float[Array, "b _h _w _c"]],
     reconstructed_features: Sequence[Float[Array, "b _h _w _c"]],
 ) -> dict[str, Float[Array, "b size size"]]:
-    """By kind of any weight, how unlike its reconstruction each pixel is, not blurred yet."""
+    """Returns the latent and the feature map, not blurred yet, as far as they have a weight."""
     weights, size = evidence_weights(settings), settings.image_size
     maps = {}
     if "latent" in weights:
@@ -194,7 +194,7 @@ def _compared(
 def patch_distances(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
 ) -> Float[Array, "b _rows _columns"]:
-    """How far each patch is from the nearest normal one; those of the background are at 0."""
+    """Returns how far each patch is from the nearest normal one; 0 for left-out background."""
     d, s = detector, detector.settings
     described = patches.describe([features[stage - 1] for stage in s.patch_stages])
     compared = patches.compared(described, d.patch_scale, s)
@@ -207,7 +207,7 @@ def patch_distances(
 def _patch_limit(
     detector: Detector, kind: Int[Array, " b"] | None
 ) -> Float[Array, " b"] | Float[Array, ""]:
-    """The distance up to which a patch is kept, of each image by its kind."""
+    """Returns the distance up to which patches are kept, for each image by its kind."""
     if kind is None:
         return detector.calibration.patch_limit
     limits = [detector.calibration.patch_limit, *(each.patch_limit for each in detector.kinds)]
@@ -215,7 +215,7 @@ def _patch_limit(
 
 
 def evidence_weights(settings: Settings) -> dict[str, float]:
-    """How much each kind of evidence counts in the anomaly map, if at all; they sum to 1."""
+    """Returns the weights, above 0, of the kinds of evidence in the anomaly map; they sum to 1."""
     patch = settings.patch_weight if settings.scoring == "fused" else 0.0
     weights = {
         "latent": (1.0 - patch) * settings.latent_weight,
@@ -231,7 +231,7 @@ def score_evidence(
     settings: Settings,
     kinds: Sequence[Kind] = (),
 ) -> tuple[Float[Array, "b size size"], Float[Array, " b"]]:
-    """The anomaly map, a weighted sum of the calibrated evidence, and the score by it."""
+    """Returns the anomaly map, a weighted sum of calibrated evidence, and the score from it."""
 
     def calibrated(by: Calibration | Kind) -> Float[Array, "b size size"]:
         total = sum(
@@ -246,9 +246,9 @@ def score_evidence(
 
     heat = calibrated(calibration)
     for number, kind in enumerate(kinds, start=1):
-        assert evidence.kind is not None  # There are several.
+        assert evidence.kind is not None  # There are several kinds.
         is_of_it = jnp.equal(evidence.kind, number)[:, None, None]
         heat = jnp.where(is_of_it, kind.factor * calibrated(kind), heat)
     score_of = partial(anomaly_map.image_scores, share=settings.score_share)
-    # Sums of several images at once differ in the last bit from those of one.
+    # Sums over several images at once can differ in the last bit from those over one.
     return heat, by_image(score_of, heat) if settings.score_share else score_of(heat)

@@ -1,4 +1,4 @@
-"""Another kind of normal image in the banks of a fitted detector."""
+"""Adds another kind of normal image to the banks of a fitted detector."""
 
 from functools import partial
 
@@ -22,16 +22,16 @@ from ddad_jax.detection.reconstruction import encode, extract, to_network_range
 def extend_banks(
     detector: Detector, build: BuildSettings, images: UInt8[np.ndarray, "n h w 3"], seed: int
 ) -> Banks:
-    """Adds normal images of a new kind to a detector's banks; all that they held stays, in front.
+    """Adds normal images of a new kind to a detector's banks, behind all that these hold.
 
-    So few images show the patches of their kind in few places. So each is looked at four times,
-    moved by half a patch to the right, down and both.
+    A few images show each patch of their kind in few positions. So each image is seen in four
+    views: as it is, and moved by half a patch to the right, down, and both.
 
     Args:
-      detector: a fitted one.
-      build: see `BuildSettings`; as many patches are added as its bank has at most.
-      images: normal images of its size.
-      seed: of the choice of patches.
+      detector: a fitted detector.
+      build: see `BuildSettings`; up to `patch_bank_size` patches are added.
+      images: normal images of the detector's size.
+      seed: of the choice of patches and latents.
     """
     half = _patch_side(detector) // 2
     views = [_moved(images, *by) for by in ((0, 0), (0, half), (half, 0), (half, half))]
@@ -79,7 +79,7 @@ def _latents(
 
 
 def _patch_side(detector: Detector) -> int:
-    """Pixels between two patches."""
+    """Returns the distance between neighbouring patches, in pixels."""
     size, stage = detector.settings.image_size, detector.settings.patch_stages[0]
     shape = jax.eval_shape(
         lambda variables: extract(
@@ -91,7 +91,7 @@ def _patch_side(detector: Detector) -> int:
 
 
 def _moved(images: UInt8[np.ndarray, "n h w 3"], down: int, right: int) -> np.ndarray:
-    """The images moved by so many pixels, their edges repeated."""
+    """Moves images by some pixels, with their edges repeated."""
     height, width = images.shape[1:3]
     padded = np.pad(images, [(0, 0), (down, 0), (right, 0), (0, 0)], mode="edge")
     return padded[:, :height, :width]

@@ -1,8 +1,8 @@
 """Which patches show the part: the sign of the first principal component of good images' patches.
 
-As AnomalyDINO does (Damm et al., WACV 2025, arXiv 2405.14529), but with one component for all
-images, found once, so that an image's mask depends on no other image and its background needs not
-be the larger part of what varies in it.
+The idea is AnomalyDINO's (Damm et al., WACV 2025, arXiv 2405.14529), but here one component, found
+once, serves all images. So a test image's mask depends on no other test image, and the difference
+between part and background need not be what varies most within that image.
 """
 
 import jax
@@ -12,31 +12,31 @@ from jaxtyping import Array, Bool, Float
 
 from ddad_jax.detection.anomaly_map import largest_around
 
-# So much of each side is the edge of an image; the rest is its middle.
+# Share of the image's side, at each border, that is its edge; the rest is its middle.
 EDGE = 0.2
-# The share of the middle's patches that are of the foreground exceeds that of the edge's by so much
-# where the mask counts. The component of a texture divides both alike.
+# The mask counts if the shares of foreground patches in the middle and at the edge differ by at
+# least this much. On a texture they hardly differ.
 APART = 0.5
-# The mask of an image that covers a smaller share of it does not count.
+# A mask that covers a smaller share of the image is ignored.
 LEAST = 0.1
 
 
 def find_foreground(
     described: Float[np.ndarray, "n h w p"], scale: Float[np.ndarray, " p"]
 ) -> Float[np.ndarray, "_"]:
-    """`Detector.foreground` of good images.
+    """Returns `Detector.foreground`, found from the patches of good images.
 
-    The side of the component that more of the middle than of the edge is on is the foreground.
+    The foreground is the sign of the component that is more frequent in the middle of the images.
 
     Args:
-      described: their patches, as `patches.describe` makes them.
-      scale: what each value is multiplied by, so that every stage counts alike.
+      described: the images' patches, as `patches.describe` makes them.
+      scale: factor for each value, so that every stage has the same weight.
 
     Returns:
-      The weights and, last, what is added; 0 and 1, all is foreground, where the component does not
-      tell the middle from the edge.
+      The weights, followed by the offset. Where the component does not separate the middle from the
+      edge, the weights are 0 and the offset is 1, so that everything is foreground.
     """
-    # Scikit-learn takes a second to import, and few need it.
+    # Scikit-learn takes a second to import, and few runs need it.
     from sklearn.decomposition import PCA
 
     scaled = described * scale
@@ -57,13 +57,13 @@ def find_foreground(
 def is_in_foreground(
     described: Float[Array, "b h w p"], foreground: Float[Array, "_"]
 ) -> Bool[Array, "b h w"]:
-    """Patches of the foreground, those next to them, and gaps between them.
+    """Returns which patches are foreground, including their neighbours and gaps between them.
 
-    All patches are, of an image whose mask covers too little of it.
+    All patches of an image are foreground if its mask covers less than `LEAST` of it.
 
     Args:
-      described: of the images, as `patches.describe` makes them.
-      foreground: as of `Detector`.
+      described: patches of the images, as `patches.describe` makes them.
+      foreground: see `Detector`.
     """
     weights, offset = foreground[:-1], foreground[-1]
     sums = jnp.matmul(described, weights, precision=jax.lax.Precision.HIGHEST) + offset

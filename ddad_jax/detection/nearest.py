@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 Metric = Literal["l1", "l2"]
-# Of more queries at a time, the distances to one block of the bank would be too many for memory.
+# For more queries at a time, the distances to one block of the bank would need too much memory.
 MOST_QUERIES = 16384
 
 
@@ -20,19 +20,19 @@ def nearest_distances(
     own_index: Int[Array, " q"] | None = None,
     block_size: int = 2048,
 ) -> Float[Array, "q k"]:
-    """Distances from each query to its k nearest rows of the bank, nearest first.
+    """Returns the distances from each query to its k nearest rows of the bank, nearest first.
 
-    The bank is read in blocks of `block_size` rows, each merged into the nearest so far, so that
-    beyond the bank only one block and q × block_size distances are held. A row of NaN is nobody's
-    neighbour; where there are fewer than k, the last distances are infinite.
+    The bank is read in blocks of `block_size` rows. Each is merged into the nearest so far, so that
+    besides the bank only one block and q × block_size distances are in memory. A row with a NaN is
+    never a neighbour; if fewer than k are left, the last distances are infinite.
 
     Args:
       queries: feature vectors.
       bank: the stored feature vectors.
       num_neighbours: k.
       metric: "l1", the sum of absolute differences, or "l2", the Euclidean distance.
-      own_index: the row of the bank that each query is itself, left out of its neighbours
-        (leave-one-out); none when the queries are not in the bank.
+      own_index: for each query, its own row in the bank, which is left out of its neighbours
+        (leave-one-out); None if the queries are not in the bank.
       block_size: rows of the bank compared at a time.
     """
     rows = bank.shape[0]
@@ -40,7 +40,7 @@ def nearest_distances(
     blocks = -(-rows // block_size)
 
     def merge(nearest, block):
-        # The last block is moved back to end with the bank; rows seen before are ignored.
+        # The last block is moved back so that it ends with the bank; rows seen before are ignored.
         start = jnp.minimum(block * block_size, rows - block_size)
         index = start + jnp.arange(block_size)
         distance = _pairwise(queries, jax.lax.dynamic_slice_in_dim(bank, start, block_size), metric)
@@ -62,9 +62,9 @@ def nearest_distances_over_devices(
     metric: Metric,
     axes: tuple[str, ...],
 ) -> Float[Array, "q k"]:
-    """`nearest_distances` inside `shard_map`, to a bank whose rows are divided over devices.
+    """Computes `nearest_distances` inside `shard_map`, with the bank's rows divided over devices.
 
-    Each device finds its own rows' nearest to everyone's queries; each query's are then merged.
+    Each device searches its rows for all queries; each query's results are merged on its device.
 
     Args:
       queries: this device's.
@@ -90,7 +90,7 @@ def in_parts(
     queries: Float[Array, "q d"],
     most: int,
 ) -> Float[Array, "q k"]:
-    """A function of queries, of at most so many at a time."""
+    """Applies a function to queries, at most `most` of them at a time."""
     count = queries.shape[0]
     parts = -(-count // most)
     if parts == 1:
@@ -102,9 +102,9 @@ def in_parts(
 
 
 def _smallest(distances: Float[Array, "q m"], count: int) -> Float[Array, "q _k"]:
-    """The smallest of each row, of which there may be fewer than `count`."""
+    """Returns the `count` smallest values of each row, or all if it has fewer."""
     if count == 1:
-        # On a CPU it is found in the pass that makes the distances; `top_k` sorts them.
+        # On a CPU this joins the pass that computes the distances; `top_k` would sort them.
         return distances.min(axis=1, keepdims=True)
     return -jax.lax.top_k(-distances, min(count, distances.shape[1]))[0]
 
@@ -112,9 +112,9 @@ def _smallest(distances: Float[Array, "q m"], count: int) -> Float[Array, "q _k"
 def _pairwise(
     queries: Float[Array, "q d"], rows: Float[Array, "m d"], metric: Metric
 ) -> Float[Array, "q m"]:
-    """Sums of absolute differences, or squares of Euclidean distances."""
+    """Returns sums of absolute differences, or squared Euclidean distances."""
     if metric == "l1":
-        # One query at a time: the differences to a whole block never exist at once.
+        # One query at a time: the differences of all queries are never in memory at once.
         return jax.lax.map(lambda query: jnp.abs(rows - query).sum(-1), queries)
     products = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
     return (queries**2).sum(-1)[:, None] + (rows**2).sum(-1)[None, :] - 2.0 * products

@@ -1,4 +1,4 @@
-"""The networks of a detector, from what a config or an artifact says of them."""
+"""Builds the networks of a detector from their description in a config or an artifact."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,20 +20,20 @@ def build_networks(
     image_size: int,
     dtype: str,
 ) -> Networks:
-    """Builds the modules; no parameters are made.
+    """Builds the modules, without parameters.
 
     Args:
       autoencoder: its registered "name" and the settings of its "network".
       denoiser: the settings of its "network"; channels and size follow from the autoencoder.
-      extractor: its registered "name", the settings of its "network", and the "size" in pixels at
-        which it looks at images; without one, or with 0, it takes them as they come.
-      image_size: side in pixels at which the autoencoder looks at images.
+      extractor: its registered "name", the settings of its "network", and the "size" in pixels that
+        it resizes images to; if "size" is 0 or missing, images keep their size.
+      image_size: side in pixels of the images that the autoencoder is given.
       dtype: the compute type of the autoencoder and the denoiser, "float32" or "bfloat16". The
-        extractor's is float32: its distances choose the noise level in steps, and the rounding of
-        bfloat16 lengthens them by a fifth.
+        extractor always computes in float32: its distances choose the noise level in steps, and
+        rounding to bfloat16 lengthens them by a fifth.
 
     Raises:
-      UserError: naming the setting that no network has, or that does not fit.
+      UserError: a setting is unknown to the network or does not fit; the error names it.
     """
     coder = models.build_autoencoder(
         autoencoder["name"], size=image_size, dtype=dtype, **_hashable(autoencoder["network"])
@@ -53,7 +53,7 @@ def build_networks(
 
 
 def stage_channels(extractor: Extractor, size: int) -> tuple[int, ...]:
-    """How many channels each stage has, of images of so many pixels a side."""
+    """Returns the number of channels of each stage, for images of `size` × `size` pixels."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = models.abstract_variables(extractor)
     stages = jax.eval_shape(lambda *each: extract(extractor, *each), variables, images)
@@ -61,5 +61,5 @@ def stage_channels(extractor: Extractor, size: int) -> tuple[int, ...]:
 
 
 def _hashable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists, which JSON makes of tuples, as tuples again: a module is a static argument of jit."""
+    """Turns lists, as JSON has them, back into tuples: a module must be hashable, for jit."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}

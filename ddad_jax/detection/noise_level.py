@@ -1,7 +1,7 @@
 """The dynamic noise level: how far an image is from normal decides how much to undo.
 
-D3AD, section 3.2; docs/method.md, "The noise level". The range of the training images' distances to
-their nearest neighbours, by pooled features, is cut into bins. The bin of an image sets T̂.
+D3AD, section 3.2; docs/method.md, "The noise level". The range of the training images' distances
+between pooled features is cut into bins. The bin that an image's distance falls into sets its T̂.
 """
 
 from typing import Literal
@@ -23,7 +23,7 @@ POOLED_SIZE = 16
 
 
 def pool_features(feature: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-    """Average-pools one stage to at most 16×16 and flattens it: φ(x) of the k-NN."""
+    """Average-pools one stage to at most 16×16 and flattens it: the φ(x) that the k-NN compares."""
     b, h, w, c = feature.shape
     rows, columns = min(POOLED_SIZE, h), min(POOLED_SIZE, w)
     weights_h, weights_w = _pooling(h, rows), _pooling(w, columns)
@@ -32,7 +32,7 @@ def pool_features(feature: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
 
 
 def _pooling(size: int, cells: int) -> Float[np.ndarray, "cells size"]:
-    """Rows of averaging weights; a cell covers the pixels that it overlaps, as PyTorch's does."""
+    """Returns averaging weights; a cell covers all pixels that it overlaps, as in PyTorch."""
     weights = np.zeros((cells, size), np.float32)
     for cell in range(cells):
         start, stop = cell * size // cells, -(-(cell + 1) * size // cells)
@@ -48,14 +48,14 @@ def mean_distance(
     own_index: Int[Array, " q"] | None = None,
     axes: tuple[str, ...] | None = None,
 ) -> Float[Array, " q"]:
-    """d(x): the mean distance to the K nearest training features (fewer where the bank is small).
+    """Returns d(x), the mean distance to the K nearest rows of the bank, or to all if it has fewer.
 
     Args:
       queries: pooled features.
       bank: pooled features of the training images.
       num_neighbours: K, 20 in the paper.
       metric: "l1" in the paper.
-      own_index: see `nearest_distances`; gives the leave-one-out distances of training images.
+      own_index: see `nearest_distances`; for leave-one-out distances of training images.
       axes: the mesh axes that queries and bank are divided over, if they are.
     """
     if axes is None:
@@ -69,7 +69,7 @@ def mean_distance(
 def bin_edges(
     distances: Float[Array, " n"], num_bins: int, spacing: BinSpacing
 ) -> Float[Array, " edges"]:
-    """The `num_bins` + 1 edges that cut the range of the training distances."""
+    """Returns the `num_bins` + 1 edges of the bins that divide the range of training distances."""
     if spacing == "equidistant":
         return jnp.linspace(distances.min(), distances.max(), num_bins + 1)
     return jnp.quantile(distances, jnp.linspace(0.0, 1.0, num_bins + 1))
@@ -83,14 +83,14 @@ def dynamic_noise_level(
     min_bin: int,
     num_steps: int,
 ) -> Int[Array, " b"]:
-    """T̂ of each image from its distance: b/B · T_max, rounded to a multiple of the steps.
+    """Returns T̂ of each image: b/B · T_max for its bin b, rounded to a multiple of `num_steps`.
 
     Args:
       distance: d(x).
       edges: the B + 1 bin edges.
       max_noise_level: T_max, 80 in the paper.
       min_bin: the smallest bin used, 2 in the paper; the largest is B.
-      num_steps: T̂ is rounded to a multiple of it, halves up.
+      num_steps: T̂ is rounded to a multiple of it, halves up, and is at least that.
     """
     num_bins = edges.shape[0] - 1
     below = (edges <= distance[:, None]).sum(axis=1)
@@ -101,7 +101,7 @@ def dynamic_noise_level(
 def rounded_noise_level(
     numerator: Int[Array, " b"], denominator: int, num_steps: int
 ) -> Int[Array, " b"]:
-    """The multiple of `num_steps` nearest to a fraction, halves up, and never below one step."""
+    """Returns the multiple of `num_steps` nearest to a fraction; halves go up, 0 to `num_steps`."""
     unit = denominator * num_steps
     return jnp.maximum((2 * numerator + unit) // (2 * unit), 1) * num_steps
 
@@ -109,6 +109,6 @@ def rounded_noise_level(
 def random_noise_level(
     key: jax.Array, batch_size: int, *, max_noise_level: int, num_bins: int, num_steps: int
 ) -> Int[Array, " b"]:
-    """T̂ of adaptation: every bin from 1 to B equally likely."""
+    """Draws T̂ for adaptation: every bin from 1 to B is equally likely."""
     index = jax.random.randint(key, (batch_size,), 1, num_bins + 1)
     return rounded_noise_level(index * max_noise_level, num_bins, num_steps)

@@ -1,4 +1,4 @@
-"""What a detector says of normal images, each measured as if it had never seen it."""
+"""Evidence for normal images, each measured by a detector whose banks do not hold it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,16 +25,16 @@ def normal_evidence(
     seed: int,
     mesh: Mesh | None = None,
 ) -> Evidence:
-    """Of the held-out images and, where they are few, of training images after them.
+    """Returns the evidence for held-out images and, if they are few, then for training images.
 
     Args:
-      banks: of the detector.
+      banks: the filled banks, with their detector.
       build: see `BuildSettings`.
       train_images: normal images that the banks are made of.
-      train_parts: a number for each of them; images of the same part share it.
+      train_parts: for each of them, the number of its part; images of one part share it.
       heldout_images: normal images that neither networks nor banks know.
       seed: of the choice of training images.
-      mesh: devices that share the images, None for one.
+      mesh: devices that share the images; None for one.
     """
     detector = banks.detector
     wanted = build.calibration_size - len(heldout_images)
@@ -49,12 +49,12 @@ def evidence_of_sets(
     batch_size: int,
     mesh: Mesh | None,
 ) -> Evidence:
-    """What each detector says of its images, without reconstructions.
+    """Returns the evidence of each detector for its images, without reconstructions.
 
     Args:
-      sets: detectors of the same shapes, each with its images.
+      sets: detectors with arrays of the same shapes, each with its images.
       batch_size: images at a time.
-      mesh: devices that share them, None for one.
+      mesh: devices that share the images; None for one.
     """
     most = max(len(images) for _, images in sets)
 

@@ -22,7 +22,7 @@ from ddad_jax.machine.platforms import is_for_any
 
 
 def neighbourhood_mean(feature: Float[Array, "b h w c"], side: int) -> Float[Array, "b h w c"]:
-    """Each position averaged with its neighbours in a `side`×`side` square, inside the image."""
+    """Averages each position over the `side`×`side` square around it, as far as it is inside."""
     if side == 1:
         return feature
     if is_for_any():
@@ -35,14 +35,14 @@ def neighbourhood_mean(feature: Float[Array, "b h w c"], side: int) -> Float[Arr
 
 
 def _window_means(length: int, side: int) -> Float[np.ndarray, "{length} {length}"]:
-    """Rows of averaging weights, over a window about each position."""
+    """Returns rows of averaging weights, each over a window around its position."""
     place = np.arange(length)
     inside = (np.abs(place - place[:, None]) <= side // 2).astype(np.float32)
     return inside / inside.sum(1, keepdims=True)
 
 
 def describe(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b h w p"]:
-    """One vector a patch: each stage averaged over 3×3, brought to the first's grid, joined."""
+    """Returns a vector per patch: stages averaged over 3×3, resized to the first one, joined."""
     height, width = stages[0].shape[1:3]
     pooled = [neighbourhood_mean(stage, 3) for stage in stages]
     resized = [
@@ -53,7 +53,7 @@ def describe(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b h 
 
 
 def stage_norms(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b p"]:
-    """For each value of `describe`, the root mean square norm of its stage over the image."""
+    """Returns, for each value of `describe`, its stage's root mean square norm over the image."""
     norms = [jnp.sqrt((stage**2).sum(-1).mean((1, 2))) for stage in stages]
     wide = [
         jnp.broadcast_to(norm[:, None], (norm.shape[0], stage.shape[-1]))
@@ -65,14 +65,14 @@ def stage_norms(stages: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b
 def compared(
     described: Float[Array, "*shape p"], scale: Float[Array, " p"], settings: Settings
 ) -> Float[Array, "*shape _q"]:
-    """What `describe` gives, as patches are compared and as the bank holds them.
+    """Turns what `describe` returns into the vectors that are compared and stored in the bank.
 
     Args:
-      described: of any patches.
-      scale: what each value is multiplied by, so that every stage counts alike. Of a single stage
-        it is one number, of which the cosine knows nothing.
-      settings: say whether the stages stay joined or are averaged, and what is compared; for the
-        cosine the vectors have length 1.
+      described: any patches, as `describe` makes them.
+      scale: factor for each value, so that every stage has the same weight. For a single stage all
+        factors are equal, and the cosine does not depend on them.
+      settings: whether the stages stay joined or are averaged, and the metric. For the cosine the
+        vectors are brought to length 1.
     """
     found = described * scale
     if settings.patch_layers == "averaged":
@@ -89,13 +89,13 @@ def distance_map(
     settings: Settings,
     axes: tuple[str, ...] | None = None,
 ) -> Float[Array, "b h w"]:
-    """How far each patch is from the nearest row of the bank.
+    """Returns how far each patch is from the nearest row of the bank.
 
     Args:
       patches: as `compared` makes them.
-      bank: the same of normal patches.
-      settings: whether it is the Euclidean distance, or 1 - the cosine of the angle. Of vectors of
-        length 1 that is half the square of the former.
+      bank: normal patches, made in the same way.
+      settings: whether the distance is Euclidean, or 1 - the cosine of the angle; for vectors of
+        length 1 the latter is half the square of the former.
       axes: the mesh axes that patches and bank are divided over, if they are.
     """
     b, h, w, p = patches.shape
@@ -107,7 +107,7 @@ def distance_map(
 
 
 def coreset(points: Float[Array, "n p"], size: int, key: Key[Array, ""]) -> Int[Array, " size"]:
-    """Indices of `size` points that cover all of them: greedy farthest-first traversal.
+    """Returns the indices of `size` points that cover all of them, by farthest-first traversal.
 
     Each point taken is the one farthest from those taken before (Gonzalez 1985), measured
     after a Gaussian random projection to at most 64 dimensions.
@@ -126,10 +126,10 @@ def coreset(points: Float[Array, "n p"], size: int, key: Key[Array, ""]) -> Int[
 def extend_coreset(
     bank: Float[Array, "m p"], points: Float[Array, "n p"], size: int, key: Key[Array, ""]
 ) -> Int[Array, " size"]:
-    """Indices of `size` points that a bank lacks most: `coreset` that goes on where it ended.
+    """Returns the indices of the `size` points that a bank lacks most, continuing `coreset`.
 
     Args:
-      bank: what is there, at least one row.
+      bank: the points that are there, at least one.
       points: the candidates, n ≥ size.
       size: how many to take.
       key: decides the projection.
@@ -154,9 +154,9 @@ def _farthest_first(
     first: Int[Array, ""],
     size: int,
 ) -> Int[Array, " size"]:
-    """Points taken, the first given and each other farthest from all before.
+    """Returns the indices of `size` points: `first`, then always the one farthest from all before.
 
-    `nearest` are squares of the distance to what was there before any is taken.
+    `nearest` holds each point's squared distance to what was there before the first is taken.
     """
     squares = (points**2).sum(-1)
 

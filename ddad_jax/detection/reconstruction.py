@@ -1,4 +1,4 @@
-"""From pixels to the reconstruction: encode, take to the noise level, denoise, decode."""
+"""From pixels to the reconstruction: encode, bring to the noise level, denoise, decode."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,17 +15,17 @@ from ddad_jax.machine.platforms import by_platform
 from ddad_jax.models import Extractor, ImageNetwork, apply
 from ddad_jax.models.extractor import resize_images
 
-# In pixels, of the largest image whose layers in an autoencoder a TPU v5e or v6e keeps on the chip.
+# Side in pixels of the largest image whose autoencoder layers fit on the chip of a TPU v5e or v6e.
 ON_CHIP_SIDE = 256
 
 
 def to_network_range(
     images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], size: int
 ) -> Float[Array, "b size size 3"]:
-    """Images in [-1, 1], from uint8 or from floats in [-1, 1].
+    """Returns images as floats in [-1, 1], from uint8 or from floats in [-1, 1].
 
     Raises:
-      ValueError: they are not of the networks' size; `Preprocessing.squares` makes them so.
+      ValueError: they are not of the networks' size, as `Preprocessing.squares` makes them.
     """
     if images.shape[1:3] != (size, size):
         raise ValueError(
@@ -38,15 +38,15 @@ def to_network_range(
 
 
 def as_bytes(images: Float[Array, "b h w 3"], size: int) -> UInt8[Array, "b size size 3"]:
-    """Images in [-1, 1] brought to the squares' size, as 0 to 255."""
+    """Resizes images in [-1, 1] to `size` × `size` and returns them as 0 to 255."""
     return ((resize_images(images, size, size) + 1.0) * 127.5).round().astype(jnp.uint8)
 
 
 def extract(
     extractor: Extractor, variables: Variables, images: Float[Array, "b h w 3"]
 ) -> tuple[Float[Array, "b _h _w _c"], ...]:
-    """The feature stages, in float32, of images in [-1, 1], at the extractor's own size."""
-    # An accelerator's default for float32 has the few bits of bfloat16.
+    """Returns the float32 feature stages of images in [-1, 1], resized to the extractor's size."""
+    # By default accelerators multiply float32 with the few bits of bfloat16.
     with jax.default_matmul_precision("high"):
         stages = by_image(
             lambda x: apply(extractor, variables, extractor.normalise(extractor.resized(x))), images
@@ -60,16 +60,17 @@ def by_image(
     *,
     side: Callable[[], int] | None = None,
 ) -> PyTree:
-    """The function of a batch: on a CPU, whose caches hold the layers of one image, one by one.
+    """Applies a function to a batch; on a CPU, to one image at a time, which its caches can hold.
 
-    There an image's result is then the same to the last bit, whatever its batch. Where XLA divides
+    On a CPU an image's result is then the same to the last bit, whatever its batch. If XLA divides
     a batch over devices, as in training, its images stay together.
 
     Args:
-      function: of a batch.
+      function: takes a batch.
       batch: images, or what is made of them.
-      side: in pixels, of the image at the function's first or last layer, asked for a TPU alone:
-        the layers of a small one its memory on the chip holds, too. None: never.
+      side: returns the side in pixels of the image at the function's first or last layer. Called
+        on a TPU only, which takes images one at a time if they are small enough for its on-chip
+        memory. None: a TPU always takes the whole batch.
     """
     if batch.shape[0] == 1 or dividing_devices() > 1:
         return function(batch)
@@ -91,14 +92,14 @@ def encode(
     scale: Float[Array, " c"],
     images: Float[Array, "b size size 3"],
 ) -> Float[Array, "b h w c"]:
-    """The scaled latent z, in float32, of images at the autoencoder's own size."""
+    """Returns the scaled latent z in float32, of images resized to the autoencoder's size."""
     return (encode_unscaled(autoencoder, variables, images) - shift) * scale
 
 
 def encode_unscaled(
     autoencoder: ImageNetwork, variables: Variables, images: Float[Array, "b size size 3"]
 ) -> Float[Array, "b h w c"]:
-    """E(x), in float32, of images at the autoencoder's own size."""
+    """Returns E(x) in float32, of images resized to the autoencoder's size."""
 
     def encoded(images):
         return apply(autoencoder, variables, autoencoder.resized(images), method="encode")
@@ -114,7 +115,7 @@ def decode(
     scale: Float[Array, " c"],
     latent: Float[Array, "b h w c"],
 ) -> Float[Array, "b size size 3"]:
-    """The image of a scaled latent, in float32 and in [-1, 1], at the autoencoder's own size."""
+    """Decodes a scaled latent to a float32 image in [-1, 1], of the autoencoder's size."""
     unscaled = latent / scale + shift
 
     def decoded(latent):
@@ -136,10 +137,9 @@ def reconstruct_latent(
     level: Int[Array, " b"],
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """ẑ: the latent taken to its noise level and denoised under its own condition.
+    """Returns ẑ: the latent brought to its noise level and denoised, conditioned on itself.
 
-    Where the settings leave nothing to chance, no random number is drawn. Without a key they are
-    always the same.
+    Random numbers are drawn only if `settings.draws`; without a key they are always the same.
     """
     start_key = sampler_key = None
     if settings.draws:
@@ -149,7 +149,7 @@ def reconstruct_latent(
         start = schedule.scale_latent(latent, a)
     else:
         assert start_key is not None  # Such settings draw.
-        # One draw for the whole batch: an image's answer must not depend on its place in it.
+        # One draw for all images: a result must not depend on the image's place in the batch.
         noise = jnp.broadcast_to(jax.random.normal(start_key, latent.shape[1:]), latent.shape)
         start = schedule.add_noise(latent, noise, a)
 

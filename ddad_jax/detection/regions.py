@@ -1,4 +1,4 @@
-"""Where a photograph is defective: pixels above a threshold, and regions that they make up."""
+"""Where a photograph is defective: pixels above a threshold, and the regions that they form."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,21 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-# Pixels that touch at a corner hang together, as regions of MVTec AD's masks do.
+# Pixels that touch at a corner are connected, as in the regions of MVTec AD's masks.
 EIGHT_CONNECTED = np.ones((3, 3), int)
 
 
 @dataclass(frozen=True)
 class Region:
-    """One defective region; all in pixels of the photograph.
+    """One defective region, in pixels of the photograph.
 
     Attributes:
       left: its first column.
       top: its first row.
-      width: of its box.
-      height: of its box.
-      area: pixels that are defective.
-      share: of the photograph's area, in (0, 1].
+      width: width of its bounding box.
+      height: height of its bounding box.
+      area: its number of pixels.
+      share: its share of the photograph's area, in (0, 1].
       peak: the highest value of the anomaly map in it.
       peak_at: column and row of that pixel.
     """
@@ -42,21 +42,21 @@ def find_regions(
     *,
     anomalous: bool,
 ) -> tuple[Bool[np.ndarray, "h w"], list[Region]]:
-    """The defective pixels of a photograph, and its regions, the highest peak first.
+    """Returns the defective pixels of a photograph, and its regions, the highest peak first.
 
-    A region smaller than `smallest` is a speck, and left out. Where the image is called anomalous,
-    the region with the highest peak stays, however small it is; if no pixel is above, it is that.
+    Regions smaller than `smallest` are left out as specks. If the image is called anomalous, the
+    region with the highest peak stays; if no pixel is above the threshold, it is the highest pixel.
 
     Args:
       anomaly_map: on the scale of the score.
-      threshold: above it a pixel is defective.
-      smallest: share of the photograph's area.
+      threshold: a pixel above it is defective.
+      smallest: least area of a region, as a share of the photograph's.
       anomalous: whether the image is called anomalous.
     """
     above = anomaly_map > threshold
     if anomalous and not above.any():
-        # The map of a photograph may be lower than that of the networks' size, and the score may be
-        # of more than one pixel.
+        # At the photograph's size the map may be lower than at the networks' size, and the score
+        # may be a mean over several pixels.
         above = anomaly_map >= anomaly_map.max()
     labels, count = ndimage.label(above, EIGHT_CONNECTED)
     areas = np.bincount(labels.ravel(), minlength=count + 1)

@@ -1,10 +1,10 @@
-"""Restoring: what is like no normal patch is made anew from normal images; the rest is kept.
+"""Restoring: what resembles no normal patch is replaced from normal images; the rest is kept.
 
-A denoiser that starts from the scaled latent keeps what it sees, and a large defect with it. So
-where the patch map says that no good part looks like this, the latent is forgotten, and is filled
-with the mean of training latents at that place, each weighted by how well it agrees with what
-surrounds the gap. It is what the best denoiser of the training latents would answer to noise in the
-gap that saw its surroundings alone (method of the nearest exemplars; compare Kamb and Ganguli,
+A denoiser that starts from the scaled latent keeps what it sees, including a large defect. So where
+the patch map says that no good part looks like this, the latent is discarded. The gap is filled
+with a mean of training latents at the same place, each weighted by how well it agrees with the
+surroundings of the gap. An optimal denoiser of the training latents, given noise in the gap and
+only the surroundings to see, would give the same answer (compare Kamb and Ganguli,
 arXiv 2412.20292).
 """
 
@@ -14,23 +14,23 @@ from jaxtyping import Array, Bool, Float
 
 from ddad_jax.detection.anomaly_map import gaussian_blur, largest_around
 
-# Standard deviation of the surroundings that count, as a share of the latent's side.
+# Standard deviation of the Gaussian that weights the surroundings, as a share of the latent's side.
 REACH = 1 / 8
-# Training latents count by exp(-distance / (SHARPNESS · the smallest distance)).
+# Training latents are weighted by exp(-distance / (SHARPNESS · smallest distance)).
 SHARPNESS = 0.2
-# What places farther than the blur reaches count for, so that every gap has surroundings.
+# Weight of places beyond the reach of the blur, so that every gap has surroundings.
 FAR = 1e-4
 
 
 def places_to_restore(
     distances: Float[Array, "b _h _w"], limit: Float[Array, " b"] | Float[Array, ""], side: int
 ) -> Bool[Array, "b side side"]:
-    """Where the latent is made anew: patches beyond the limit, and the places next to them.
+    """Returns where the latent is replaced: patches beyond the limit, and the places next to them.
 
     Args:
-      distances: of each patch to the nearest normal one.
-      limit: the largest distance that is kept, of each image or of all.
-      side: of the latent.
+      distances: from each patch to the nearest normal one.
+      limit: the largest distance that is kept, for each image or for all.
+      side: height and width of the latent.
     """
     b = distances.shape[0]
     on_latent = jax.image.resize(distances, (b, side, side), "linear")
@@ -42,11 +42,11 @@ def restore(
     places: Bool[Array, "b h w"],
     bank: Float[Array, "n h w c"],
 ) -> Float[Array, "b h w c"]:
-    """The latents, their places filled from the bank.
+    """Returns the latents with the given places filled from the bank.
 
     Args:
       latent: z of each image.
-      places: to be made anew.
+      places: where to replace it.
       bank: latents of training images.
     """
     return jax.vmap(_filled, (0, 0, None))(latent, places, bank)

@@ -1,8 +1,8 @@
-"""The threshold: the score that few new good images exceed, from the scores of those there are.
+"""The threshold: a score that few new good images exceed, from the scores of known good images.
 
-With n scores, the highest of them is exceeded by one new good image in n + 1, whatever the scores'
-distribution. A rarer false alarm is a matter of the distribution's tail, of which few scores say
-little: the threshold is then put so high that the rate holds for tails as heavy as `_tails` has.
+The highest of n scores is exceeded by one new good image in n + 1, whatever the distribution.
+A lower rate depends on the tail of the distribution, of which few scores say little. The threshold
+is then set so high that the promised rate holds for tails as heavy as the heaviest of `_tails`.
 """
 
 import functools
@@ -13,29 +13,29 @@ import numpy as np
 from jaxtyping import Float
 
 QUARTILES = (0.25, 0.5, 0.75)
-# One score in so many may be of a defect that slipped in among the good ones: they are passed over.
+# One score in this many may be from a defective image among the good ones, and is passed over.
 ODD = 20
-# Never more than so many.
+# The threshold rests on one of this many highest scores.
 MOST_ODD = 10
-# Fewer scores promise nothing.
+# With fewer scores nothing is promised.
 FEW = 5
-# The threshold of those few is at least so many times the highest, counted from the usual pixel.
+# With fewer than `FEW` scores, the threshold is at least this many times the highest score.
 SAFE = 2.0
-# Random numbers that a tail is simulated with.
+# Random numbers that a tail is simulated with, and the most rows of them.
 DRAWS, MOST_ROWS = 4_000_000, 200_000
-# What simulation leaves open.
+# Share of the promised rate that is aimed at; the rest allows for the error of the simulation.
 MARGIN = 0.95
 
 
 def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> tuple[float, float]:
-    """The score that new good images exceed at the given rate, and the scale of the scores.
+    """Returns the score that new good images exceed at the given rate, and the scores' scale.
 
-    It is the conformal quantile where enough scores lie beyond it. Else it extends the distance
-    from the median to the highest score, or to one further down where there are `ODD` scores or
-    more, by the factor that keeps the promise of `promised_rate`.
+    The score is the conformal quantile if enough scores lie beyond it. Otherwise it is the median
+    plus a factor times the distance from there to the highest score (or to one further down, with
+    `ODD` scores or more). The factor is the one that keeps the promise of `promised_rate`.
 
     Args:
-      scores: of good images that no network and no bank was fitted to; 0 is the usual pixel.
+      scores: of good images that the banks do not hold; the usual pixel has the value 0.
       false_alarm_rate: in (0, 1).
     """
     count, ordered = len(scores), np.sort(scores)
@@ -48,22 +48,22 @@ def fit_threshold(scores: Float[np.ndarray, " n"], false_alarm_rate: float) -> t
         threshold = middle + _stretch(count, false_alarm_rate) * (ordered[-beyond] - middle)
         if count < FEW:
             threshold = max(threshold, SAFE * ordered[-1])
-            # The scores say nothing of their scale either: the threshold is four times that away.
+            # Nor do so few scores show their scale: at least a quarter of this distance is taken.
             spread = max(spread, (threshold - middle) / 4.0)
     return float(threshold), max(float(spread), 1e-6)
 
 
 def promised_rate(count: int, false_alarm_rate: float) -> float:
-    """The share of new good images that are called anomalous, at most, on average.
+    """Returns the largest share of new good images that are called anomalous, on average.
 
-    For light tails it is about half of that, and never above what was asked for from ten scores on.
+    For light tails it is about half of that: with ten images or more, at most what was asked for.
 
     Args:
       count: good images that the threshold is from.
-      false_alarm_rate: what was asked for.
+      false_alarm_rate: the rate that was asked for.
 
     Returns:
-      In (0, 1]; 1 for fewer than `FEW`, which promise nothing.
+      In (0, 1]; 1 for fewer than `FEW` images, with which nothing is promised.
     """
     return 1.0 if count < FEW else _aimed_at(count, false_alarm_rate)
 
@@ -76,7 +76,7 @@ def _aimed_at(count: int, false_alarm_rate: float) -> float:
 
 
 def promise(count: int, false_alarm_rate: float) -> str:
-    """What a threshold from so many good images can promise, in words."""
+    """Returns, in words, what a threshold from `count` good images can promise."""
     source = f"from {count} good image{'s' if count > 1 else ''}"
     asked = f"{100 * false_alarm_rate:g} %"
     promised = promised_rate(count, false_alarm_rate)
@@ -95,17 +95,17 @@ def promise(count: int, false_alarm_rate: float) -> str:
 
 
 def _beyond(count: int) -> int:
-    """The rank, from the highest, of the score that a threshold rests on."""
+    """Returns the rank, from the highest, of the score that a threshold rests on."""
     return min(1 + count // ODD, MOST_ODD)
 
 
 def _tails() -> tuple[Any, Any]:
-    """The usual and the heaviest distribution reckoned with.
+    """Returns the usual distribution of scores, and the heaviest that is allowed for.
 
-    Scores are maxima of maps. Of the limits that maxima have, Gumbel's is that of light tails.
-    Fréchet's of shape 3, of finite variance but not skewness, is the heavy one.
+    Scores are maxima of maps. Among the limit distributions of maxima, Gumbel's has light tails.
+    The heavy one is Fréchet's with shape 3, whose variance is finite and whose skewness is not.
     """
-    # SciPy's statistics take a second to import, and who only predicts needs none.
+    # SciPy's statistics take a second to import, and prediction alone does not need them.
     from scipy.stats import gumbel_r, invweibull
 
     return gumbel_r, invweibull(3)
@@ -113,10 +113,10 @@ def _tails() -> tuple[Any, Any]:
 
 @functools.lru_cache
 def _stretch(count: int, false_alarm_rate: float) -> float:
-    """What to multiply the distance from the median to the score at rank `_beyond` by.
+    """Returns the factor for the distance from the median to the score at rank `_beyond`.
 
-    The smallest factor whose threshold, in simulation, is exceeded at most at the promised rate by
-    scores of the heaviest tail, and at most at half of that by scores of the usual one.
+    It is the smallest factor whose threshold is exceeded, in simulation, at most at the promised
+    rate by scores of the heaviest tail, and at most at half that rate by scores of the usual one.
     """
     from scipy.optimize import brentq
 

@@ -1,4 +1,4 @@
-"""The conditioned DDIM sampler, one for detection and for adaptation."""
+"""The conditioned DDIM sampler; detection and adaptation use the same one."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ PredictNoise = Callable[[Float[Array, "b h w c"], Int[Array, " b"]], Float[Array
 
 
 def step_timesteps(noise_level: Int[Array, " b"], num_steps: int) -> Int[Array, "points b"]:
-    """The timesteps each image visits: T̂ - T̂/n, …, T̂/n, 0 and last -1, the clean latent.
+    """Returns the timesteps of each image: T̂ - T̂/n, …, T̂/n, 0, and finally -1, the clean latent.
 
-    The start is at T̂, but the first step takes it for a latent at T̂ - T̂/n, as published.
+    The start is a latent at T̂, but the first step treats it as one at T̂ - T̂/n, as published.
 
     Args:
       noise_level: T̂ of each image, a multiple of `num_steps`.
@@ -54,7 +54,7 @@ def reconstruct(
       num_steps: n, the number of denoising steps; the paper takes 10.
       conditioning_weight: η ≥ 0; 0 ignores the target.
       stochasticity: DDIM's η in [0, 1]: 0 is deterministic, 1 is DDPM-like (DDAD).
-      key: needed where `stochasticity` is above 0.
+      key: of the noise drawn where `stochasticity` is above 0; None: always the same noise.
 
     Returns:
       The reconstructed latent ẑ at t = -1.
@@ -68,22 +68,22 @@ def reconstruct(
         timestep, next_timestep, step_key = inputs
         a, a_next = schedule.at(alpha_bar, timestep), schedule.at(alpha_bar, next_timestep)
         noise = predict_noise(noisy, timestep)
-        # y_t: z under the noise that the denoiser sees in z_t. It is z_t if that leads back to z.
+        # y_t: z with the noise that the denoiser sees in z_t. If z_t leads back to z, y_t = z_t.
         target = schedule.add_noise(latent, noise, a)
-        # Guidance: with log p(z | z_t) = -η/2 ‖y_t - z_t‖², y_t held fixed, the gradient by z_t is
-        # η (y_t - z_t). As ε = -√(1-ᾱ_t) times the score, it enters ε with that factor.
+        # Guidance: log p(z | z_t) = -η/2 ‖y_t - z_t‖² has, with y_t held fixed, the gradient
+        # η (y_t - z_t) in z_t. As ε is -√(1-ᾱ_t) times the score, it enters ε with that factor.
         noise = noise - conditioning_weight * jnp.sqrt(1.0 - a) * (target - noisy)
         # z_t = √ᾱ_t ẑ₀ + √(1-ᾱ_t) ε, solved for ẑ₀.
         clean = (noisy - jnp.sqrt(1.0 - a) * noise) / jnp.sqrt(a)
         if stochasticity == 0.0:
-            # The same ẑ₀ and ε, put together at the next timestep.
+            # The same ẑ₀ and ε, combined at the next timestep.
             return schedule.add_noise(clean, noise, a_next), None
-        # The posterior's deviation of DDPM where stochasticity is 1 (DDIM, equation 16). At the
-        # last step ᾱ_next = 1, and it is 0.
+        # DDIM, equation 16. With stochasticity 1 it is the standard deviation of DDPM's posterior.
+        # In the last step ᾱ_next = 1, so it is 0.
         sigma = stochasticity * jnp.sqrt((1.0 - a_next) / (1.0 - a) * (1.0 - a / a_next))
-        # One draw for the whole batch: an image's result must not depend on its place in it.
+        # One draw for all images: a result must not depend on the image's place in the batch.
         fresh = jax.random.normal(step_key, noisy.shape[1:], noisy.dtype)
-        # Of the noise's variance 1-ᾱ_next, σ² is drawn anew: what is kept of ε has the rest.
+        # Of the noise variance 1-ᾱ_next, σ² is drawn anew, and ε keeps the rest.
         mean = jnp.sqrt(a_next) * clean + jnp.sqrt(1.0 - a_next - sigma**2) * noise
         return mean + sigma * fresh, None
 

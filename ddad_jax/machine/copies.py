@@ -1,10 +1,10 @@
 """Folders of a bucket and their copies on this machine, where the work is done.
 
 A run's folder holds memory maps, files that grow, and folders that are renamed; a bucket has none
-of these. So a run works in a copy on a local disk. What it has written becomes visible in the
-bucket at certain moments, all of it or nothing: an index names the files of the last of these
-moments. A new file is written before the index names it. One that takes the place of another is
-written under its checksum, named, and then moved to its place.
+of these. So a run works in a copy on a local disk. Now and then it publishes what it has written to
+the bucket, all of it or nothing: an index names the files that were published last. A new file is
+written before the index names it. A file that replaces another is written under its checksum, named
+in the index, and then moved to its place.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from ddad_jax.machine.lease import Lease
 from ddad_jax.machine.objects import Store, is_url
 from ddad_jax.machine.storage import cache_folder, checksum, local_path, write_json
 
-# In the bucket: what is whole, and files on their way to their place. Here: what is in the copy.
+# In the bucket: the index, and files on their way to their place. Here: what the copy holds.
 INDEX, PENDING, KNOWN = ".ddad_jax.files.json", ".ddad_jax.pending/", ".ddad_jax.copy.json"
-# The folder of a run that is of one machine: decoded images and latents.
+# The folder of a run that stays on its machine, with decoded images and latents.
 OF_MACHINE = "cache"
-# Seconds between the moments at which rows or measurements are published.
+# Seconds between the times at which rows or measurements are published.
 PUBLISHED_EVERY = 60.0
-# Times that what is being replaced is looked at again, and seconds in between.
+# How often to read files that another command is replacing, and seconds in between.
 ATTEMPTS, PAUSE = 5, 2.0
 
 _scratch: Path | None = None
@@ -44,23 +44,23 @@ _open: list["Copy"] = []
 
 
 def needs_all(name: str) -> bool:
-    """Leaves no file out of a copy."""
+    """Returns False for every file: none is left out of a copy."""
     return False
 
 
 def use_scratch(folder: Path) -> None:
-    """Has copies made there, and not in the user's cache folder."""
+    """Has copies made in a folder other than the user's cache folder."""
     global _scratch
     _scratch = folder
 
 
 def _copies() -> Path:
-    """Where all copies are, each in a folder of its own there."""
+    """Returns the folder that holds all copies, each in a folder of its own."""
     return _scratch or cache_folder() / "copies"
 
 
 def copy_folder(url: str) -> Path:
-    """Where this process keeps its copy of a URL's folder."""
+    """Returns where this process keeps its copy of a URL's folder."""
     number = jax.process_index() if jax.distributed.is_initialized() else 0
     key = hashlib.blake2b(url.rstrip("/").encode(), digest_size=6).hexdigest()
     return _copies() / f"{number}-{key}" / url.rstrip("/").rpartition("/")[2]
@@ -71,9 +71,9 @@ class Stamp:
     """A file of a copy as it was when bucket and copy agreed.
 
     Attributes:
-      version: its object's.
+      version: the version of its object.
       size: in bytes.
-      changed: when it was changed last, in nanoseconds.
+      changed: when it was last changed, in nanoseconds.
     """
 
     version: str
@@ -82,7 +82,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path, version: str) -> "Stamp":
-        """That of a file as it is now."""
+        """Returns the stamp of a file as it is now."""
         found = path.stat()
         return cls(version, found.st_size, found.st_mtime_ns)
 
@@ -93,11 +93,11 @@ class Stamp:
 
 @dataclass
 class Index:
-    """What a folder of a bucket holds.
+    """The files that a folder of a bucket holds.
 
     Attributes:
-      files: of each the checksum.
-      stray: names of objects that count no more, or not yet.
+      files: their checksums, by name.
+      stray: names of objects that do not count any more, or not yet.
     """
 
     files: dict[str, str] = field(default_factory=dict)
@@ -108,19 +108,19 @@ class Copy:
     """A folder of a bucket and its copy here.
 
     Attributes:
-      published: when both agreed last, by `time.monotonic`.
+      published: time of the last publication, or of the start, by `time.monotonic`.
     """
 
     def __init__(
         self, store: Store, folder: Path, leaves_out: Callable[[str], bool], clears: bool = False
     ):
-        """Nothing is read or written yet.
+        """Prepares the copy; neither the bucket nor its files are read or written yet.
 
         Args:
-          store: the folder.
-          folder: of the copy.
-          leaves_out: whether a file is not needed here, by its name; it stays in the bucket.
-          clears: whether such a file, which an earlier command needed, is removed from the copy.
+          store: the folder in the bucket.
+          folder: the folder of the copy.
+          leaves_out: tells, by its name, whether a file is not needed here; it stays in the bucket.
+          clears: whether such a file is removed from the copy if an earlier command needed it.
         """
         self._store, self._folder = store, folder
         self._leaves_out, self._clears = leaves_out, clears
@@ -134,7 +134,7 @@ class Copy:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Has the folder held for this command, and what an earlier one left cleared up."""
+        """Holds the folder for this command, and cleans up what an earlier one left."""
         try:
             with Lease(self._store) as self._lease:
                 index = self._index()
@@ -150,16 +150,16 @@ class Copy:
         return self._lease is not None
 
     def refresh(self) -> int:
-        """Makes the copy what the bucket holds; files that only the copy has are removed.
+        """Updates the copy from the bucket; files that only the copy has are removed.
 
-        Where a folder that this command holds has nothing any more, the copy is kept under another
-        name. What was put there by other means is read whole and gets an index.
+        If this command holds the folder and that is empty now, the copy is kept under another name;
+        if it has no index, as when other programs wrote it, all of it is read, and it gets one.
 
         Returns:
           How many files the bucket holds.
 
         Raises:
-          UserError: it cannot be read, or is damaged.
+          UserError: the bucket cannot be read, or a file is damaged.
         """
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -205,7 +205,7 @@ class Copy:
         )  # fmt: skip
 
     def _download(self, needed: Mapping[str, str], checked: bool) -> list[str]:
-        """Reads what the copy lacks; returns what was not there, or not with its checksum."""
+        """Downloads what the copy lacks; returns files that are missing, or damaged."""
         missing = {n: version for n, version in needed.items() if not self._has(n, version)}
         pending = self._pending() if checked and missing else set()
         self._store.download(
@@ -222,17 +222,17 @@ class Copy:
         ]
 
     def publish(self) -> None:
-        """Makes the bucket hold what the copy does; until that is whole, what was there counts.
+        """Writes the copy to the bucket; until all is written, the previous content counts.
 
         Raises:
-          UserError: it cannot be written, or another command holds the folder.
+          UserError: the bucket cannot be written, or another command holds the folder.
         """
         with self._publishing:
             self._publish()
             self.published = time.monotonic()
 
     def _publish(self) -> None:
-        assert self._lease is not None  # Only who holds a folder writes to it.
+        assert self._lease is not None  # Only a command that holds a folder writes to it.
         index = self._index() or Index()
         with tempfile.TemporaryDirectory(prefix=".publish-", dir=self._folder) as folder:
             taken, stamps = self._take(index, Path(folder))
@@ -252,12 +252,12 @@ class Copy:
         self._remember(stamps, index.files)
 
     def _take(self, index: Index, folder: Path) -> tuple[dict[str, Path], dict[str, Stamp]]:
-        """The files that differ from the bucket's, copied as they are now; they may grow meanwhile.
+        """Makes copies of the files that differ from the bucket's, since files may grow meanwhile.
 
-        What is left out is not looked at.
+        Files that are left out are ignored.
 
         Returns:
-          Where each of these is, by name; and of every file what it is then.
+          The path of each such copy, by name; and the stamp of every file.
         """
         taken, stamps = {}, {}
         for number, name in enumerate(self._present()):
@@ -276,7 +276,7 @@ class Copy:
         return taken, stamps
 
     def _settle(self, index: Index, pending: set[str]) -> None:
-        """Moves files to their places, and removes what does not count."""
+        """Moves pending files to their places, and removes objects that do not count."""
         self._store.copy(
             {name: PENDING + digest for name, digest in index.files.items() if digest in pending}
         )
@@ -284,7 +284,7 @@ class Copy:
         self._store.remove([name for name in index.stray if name not in index.files])
 
     def _index(self) -> Index | None:
-        """What the folder holds; None where it was not written by a command like this one."""
+        """Returns the folder's index; None if the folder was not written by this program."""
         content = self._store.read(INDEX)
         return None if content is None else Index(**json.loads(content))
 
@@ -292,12 +292,12 @@ class Copy:
         self._store.write(INDEX, json.dumps(vars(index)).encode())
 
     def _pending(self) -> set[str]:
-        """The checksums of files that are on their way."""
+        """Returns the checksums of files that are on their way to their place."""
         below = Store(f"{self._store.url}/{PENDING}", self._store.setting)
         return set(below.versions())
 
     def _present(self) -> list[str]:
-        """The copy's files that belong in the bucket."""
+        """Returns the copy's files that belong in the bucket."""
         found = []
         for folder, folders, files in os.walk(self._folder):
             folders[:] = [name for name in folders if _belongs(name)]
@@ -311,7 +311,7 @@ class Copy:
         return known is not None and known.version == version and known.is_of(self._folder / name)
 
     def _remember(self, stamps: Mapping[str, Stamp], there: Collection[str]) -> None:
-        """Notes what is in the copy, and of files that are left out and there what was noted."""
+        """Notes what the copy holds, and keeps notes of left-out files that still exist."""
         kept = () if self._clears else there
         left_out = {n: s for n, s in self._known.items() if n in kept and self._leaves_out(n)}
         self._known = left_out | dict(stamps)
@@ -321,18 +321,18 @@ class Copy:
 
 
 def _belongs(name: str) -> bool:
-    """Whether a file or folder of this name is for others: whole, and no matter of this machine."""
+    """Whether a file or folder of this name is published: complete, and not machine-specific."""
     hidden, unfinished = name.startswith("."), "orbax-checkpoint-tmp" in name
     return not hidden and not unfinished and name != OF_MACHINE
 
 
 def _is_whole(name: str) -> bool:
-    """Whether an object is a file of the folder: not one of the index, nor outside of it."""
+    """Whether an object is a file of the folder, and not one that this module keeps for itself."""
     return not any(part.startswith(".") or not part for part in name.split("/"))
 
 
 def as_given(text: str) -> str:
-    """A text in which a copy's folder is what the user calls it."""
+    """Returns a text with the folders of copies replaced by the URLs that the user gave."""
     for folder, url in _urls.items():
         text = text.replace(folder, url)
     return text
@@ -344,10 +344,10 @@ def is_in_bucket() -> bool:
 
 
 def publish(at_most_every: float = 0.0) -> None:
-    """Makes what this command wrote visible in its bucket, where it works for one.
+    """Makes what this command wrote visible in its bucket, if it works for one.
 
     Args:
-      at_most_every: does nothing where fewer seconds than these have passed since the last time.
+      at_most_every: seconds that must have passed since the last time; otherwise nothing is done.
     """
     for each in _open:
         if each.is_held and time.monotonic() - each.published >= at_most_every:
@@ -355,7 +355,7 @@ def publish(at_most_every: float = 0.0) -> None:
 
 
 def refresh() -> None:
-    """Has what process 0 wrote here as well, where there is a bucket between them."""
+    """Fetches what process 0 has published, if the processes work for a bucket."""
     for each in _open:
         if not each.is_held:
             each.refresh()
@@ -363,7 +363,7 @@ def refresh() -> None:
 
 @contextlib.contextmanager
 def opened(copy: Copy) -> Iterator[None]:
-    """Has `publish` and `refresh` look after a copy."""
+    """Registers a copy for `publish` and `refresh`."""
     _open.append(copy)
     try:
         yield
@@ -374,16 +374,16 @@ def opened(copy: Copy) -> Iterator[None]:
 def fetched(
     url: str, setting: str, leaves_out: Callable[[str], bool] = needs_all, clears: bool = False
 ) -> Path:
-    """A file or folder of a bucket as one here; what was read before is not read again.
+    """Returns a local copy of a bucket's file or folder; unchanged files are not read again.
 
     Args:
-      url: of an object, or of what objects' names begin with.
-      setting: names it in errors.
+      url: of an object, or of a folder of objects.
+      setting: names the URL in errors.
       leaves_out: see `Copy`.
       clears: see `Copy`.
 
     Raises:
-      UserError: there is nothing, or it cannot be read.
+      UserError: there is nothing at the URL, or it cannot be read.
     """
     store, folder = Store(url, setting), copy_folder(url)
     if store.is_object():
@@ -396,10 +396,10 @@ def fetched(
 
 
 def obtain_beside(path: Path) -> None:
-    """Reads a file that lies next to what was copied here, and not in it, from the same bucket.
+    """Downloads a file that lies in the bucket next to a copied folder, but not in it.
 
     Args:
-      path: where it is if it is here. Of other paths nothing is done.
+      path: where the file belongs here. Nothing is done if it exists, or is not beside a copy.
     """
     for folder, url in _urls.items():
         above = Path(folder).resolve().parent
@@ -410,10 +410,10 @@ def obtain_beside(path: Path) -> None:
 
 
 def versions_in(path: Path) -> dict[Path, str]:
-    """Of each file in a copy, or next to a file of one, what changes with its object's content.
+    """Returns for each file of a copied folder a version, which changes with its object's content.
 
     Args:
-      path: a folder or file as `fetched` gave it; of others there are none.
+      path: a folder, or a file in it, as returned by `fetched`; for other paths the result is {}.
     """
     folder = path if path.is_dir() else path.parent
     if str(folder) not in _urls:
@@ -425,16 +425,16 @@ def versions_in(path: Path) -> dict[Path, str]:
 def readable_path(
     text: str | os.PathLike[str], setting: str, leaves_out: Callable[[str], bool] = needs_all
 ) -> Path:
-    """A path that is read, as a user wrote it: `fetched` of a URL, or `local_path`."""
+    """Returns a readable path for what a user wrote: `fetched` for a URL, or `local_path`."""
     return fetched(str(text), setting, leaves_out) if is_url(text) else local_path(text, setting)
 
 
 def folders_of(url: str, setting: str) -> list[str]:
-    """The folders below a URL, without their files, as paths from there."""
+    """Returns the folders below a URL, as paths relative to it."""
     parents = (PurePosixPath(name).parents for name in names_of(url, setting))
     return sorted({str(above) for each in parents for above in each} - {"."})
 
 
 def names_of(url: str, setting: str) -> list[str]:
-    """The files below a URL, as paths from there."""
+    """Returns the files below a URL, as paths relative to it."""
     return [*Store(url, setting).versions()]

@@ -1,7 +1,7 @@
-"""What a program computes and how much memory it touches, by XLA's cost analysis.
+"""How much a program computes, and how much memory it touches, by XLA's cost analysis.
 
-The analysis counts the body of a loop once, however often it runs. Here each loop's body is
-analysed by itself too, and counted as often as it runs. Of branches it counts the costlier one.
+The analysis counts the body of a loop once, however often it runs. Here the body of each `scan` is
+also analysed by itself, and counted as often as it runs. Of branches, the costliest counts.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,28 +12,28 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def operations(traced: jax.stages.Traced, lowered: jax.stages.Lowered) -> float:
-    """Floating-point operations of one call, two for a multiply-add.
+    """Returns the floating-point operations of one call; a multiply-add counts as two.
 
-    They are those of the program as it is written, before optimisation, so that they do not depend
-    on the compiler. Of a program over a mesh they are those of all devices, but of one part of an
-    axis over which `jax.shard_map` divides it.
+    They are counted in the program as written, before optimisation, so that they do not depend on
+    the compiler. For a program over a mesh, the operations of all devices are counted; but of an
+    axis over which `jax.shard_map` divides the program, only one part.
 
     Args:
-      traced: the program, as `jax.jit(…).trace(…)` gives it.
-      lowered: the same, as `traced.lower()` gives it.
+      traced: the program, as returned by `jax.jit(…).trace(…)`.
+      lowered: the same program, as returned by `traced.lower()`.
     """
     return _flops(lowered) + _repeated(_needed(traced), _operations_once)
 
 
 def traffic(compiled: jax.stages.Compiled, traced: jax.stages.Traced) -> float:
-    """Bytes that a compiled function's operations read and write in one call.
+    """Returns the bytes that a compiled function's operations read and write in one call.
 
-    What operations that are fused hand to each other is not counted. The traffic inside a library's
-    own kernels, as for convolutions on a GPU, is not known to the analysis; but the count is never
+    Values that fused operations pass to each other are not counted. The analysis does not know the
+    traffic inside a library's own kernels, as for convolutions on a GPU; but the count is never
     below the bytes of arguments and results.
     """
     memory = compiled.memory_analysis()
-    assert memory is not None  # The compilers of all platforms here say it.
+    assert memory is not None  # The compilers of all platforms here report it.
     least = memory.argument_size_in_bytes + memory.output_size_in_bytes
     loops = _repeated(_needed(traced), _traffic_once)
     return max(_accessed(compiled) + loops, float(least))
@@ -57,7 +57,7 @@ def _accessed(compiled: jax.stages.Compiled) -> float:
 
 def _costs(program: jax.stages.Lowered | jax.stages.Compiled) -> Mapping[str, float]:
     costs = program.cost_analysis()
-    assert costs is not None  # The compilers of all platforms here say it.
+    assert costs is not None  # The compilers of all platforms here report it.
     return costs
 
 
@@ -67,13 +67,13 @@ def _lowered(program: ClosedJaxpr) -> jax.stages.Lowered:
 
 
 def _needed(traced: jax.stages.Traced) -> Jaxpr:
-    """The program without what no result needs, which is not lowered either."""
+    """Returns the program without what no result needs; lowering drops that, too."""
     program = traced.jaxpr.jaxpr
     return dce_jaxpr(program, [True] * len(program.outvars))[0]
 
 
 def _repeated(program: Jaxpr, once: Callable[[ClosedJaxpr], float]) -> float:
-    """What loops add when every round but the first is counted too; of branches, the most."""
+    """Returns the cost of all rounds of scans but the first; of branches, that of the costliest."""
     added = 0.0
     for equation in program.eqns:
         inner = [_repeated(each, once) for each in jaxprs_in_params(equation.params)]

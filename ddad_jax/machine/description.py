@@ -1,4 +1,4 @@
-"""What is run, on what and with what."""
+"""Description of the machine, the packages and the source that a run uses."""
 
 import hashlib
 import importlib.metadata
@@ -14,7 +14,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, devices, versions, flags and the state of the source, serialisable."""
+    """Returns processor, memory, devices, versions, flags and state of the source, serialisable."""
     first = jax.devices()[0]
     return {
         "processor": _processor(),
@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def source_hash() -> str:
-    """Changes with the package's code."""
+    """Returns a hash of the package's code."""
     package = Path(__file__).parents[1]
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(package.rglob("*.py")):
@@ -54,7 +54,7 @@ def _processor() -> str:
 
 
 def _source() -> dict[str, Any]:
-    """The commit, and whether files differ from it; None where there is no repository."""
+    """Returns the commit, and whether files differ from it; each None without a repository."""
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {"commit": commit, "changed": None if changes is None else bool(changes)}
 

@@ -1,4 +1,4 @@
-"""Arrays that several devices share: how each is divided, and gathered when it is used."""
+"""Arrays that several devices share: how each is divided, and how it is gathered when used."""
 
 import math
 from functools import partial
@@ -12,12 +12,12 @@ from jaxtyping import Array, PyTree, Shaped
 
 # The mesh's axis over which variables are divided.
 AXIS = "model"
-# Arrays of fewer elements are whole on each device: to gather them costs more than to keep them.
+# Arrays of fewer elements are whole on each device: gathering them costs more than keeping them.
 SMALLEST_DIVIDED = 1024
 
 
 def divided_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
-    """How a variable of this shape is divided: along its longest axis that the devices divide."""
+    """Returns how a variable of this shape is divided: along its longest axis that can be."""
     divisible = [axis for axis, length in enumerate(shape) if length % devices == 0]
     if devices == 1 or math.prod(shape) < SMALLEST_DIVIDED or not divisible:
         return PartitionSpec()
@@ -26,11 +26,11 @@ def divided_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
 
 
 def lay_out(array: Shaped[ArrayLike, "..."], sharding: NamedSharding) -> Array:
-    """An array laid over devices; where some are other processes', these do the same.
+    """Places an array on devices; if some belong to other processes, these must do the same.
 
     Args:
-      array: whole, and the same in all processes.
-      sharding: how it is divided.
+      array: the whole array, the same in all processes.
+      sharding: how to divide it.
     """
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
@@ -39,39 +39,39 @@ def lay_out(array: Shaped[ArrayLike, "..."], sharding: NamedSharding) -> Array:
 
 
 def dividing_devices() -> int:
-    """Over how many devices XLA divides what is being traced."""
+    """Returns the number of devices over which XLA divides what is being traced."""
     return math.prod(_dividing_axes().values())
 
 
 def sharing_devices() -> int:
-    """How many devices share variables in what is being traced."""
+    """Returns the number of devices that share variables in what is being traced."""
     return _dividing_axes().get(AXIS, 1)
 
 
 def waits_for_gathers() -> bool:
     """Whether the devices of what is being traced do nothing else while they gather.
 
-    The compiler for TPUs lets all-gathers run beside computation on v5e alone.
+    This holds for TPUs other than v5e: only there all-gathers run in parallel with computation.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device is not None and device.platform == "tpu" and device.device_kind != "TPU v5 lite"
 
 
 def _dividing_axes() -> dict[str, int]:
-    """Axes of the mesh over which XLA divides what is being traced, and their sizes."""
+    """Returns the axes of the mesh over which XLA divides what is being traced, and their sizes."""
     mesh = jax.sharding.get_abstract_mesh()
     types = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {name: mesh.shape[name] for name, kind in types if kind == AxisType.Auto}
 
 
 def gather(variables: PyTree, dtype: DTypeLike) -> PyTree:
-    """Variables whole on each device that shares them.
+    """Gathers variables, so that each device that shares them has them whole.
 
-    Their gradients are divided again as soon as they are made.
+    Their gradients are divided again as soon as they are computed.
 
     Args:
       variables: of a network.
-      dtype: of its computation; kernels, which each layer would bring to it, are gathered in it.
+      dtype: of its computation; arrays of two or more axes are converted to it before.
     """
     devices = sharing_devices()
 
@@ -88,7 +88,7 @@ def gather(variables: PyTree, dtype: DTypeLike) -> PyTree:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _whole(leaf: Shaped[Array, "*shape"], spec: PartitionSpec) -> Shaped[Array, "*shape"]:
-    # The division is said first, or the gathering would be done before the type is changed.
+    # Without the first constraint, XLA would gather before it converts the type.
     divided = jax.lax.with_sharding_constraint(leaf, spec)
     return jax.lax.with_sharding_constraint(divided, PartitionSpec())
 

@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: instructions, loops and collectives."""
+"""Reads a compiled program's text: instructions, loops and collectives."""
 
 import math
 import re
@@ -16,11 +16,11 @@ KINDS = (
     "collective-broadcast",
     "collective-permute",
 )
-# A TPU's compiler puts the start of an asynchronous collective into a fusion with this call.
+# The compiler for TPUs puts the start of an asynchronous collective into a fusion with this call.
 STARTED = 'custom_call_target="AsyncCollectiveStart"'
-# It keeps a reduce-scatter as a fusion of an all-reduce and slices, of this name.
+# It writes a reduce-scatter as a fusion with this name, of an all-reduce and slices.
 SCATTERED = "all-reduce-scatter"
-# What hands on arrays and moves none.
+# Instructions that pass arrays on and move none.
 FREE = frozenset(
     (
         "parameter",
@@ -50,9 +50,9 @@ class Instruction:
 
     Attributes:
       name: unique in the program.
-      result: its type, as the program writes it.
+      result: the type of its result, as in the program's text.
       kind: what it does, such as "fusion".
-      rest: its operands and attributes, as the program writes them.
+      rest: its operands and attributes, as in the program's text.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Collective:
       kind: one of `KINDS`.
       bytes: of its result on one device.
       times: how often it runs.
-      asynchronous: whether the device goes on while it runs.
+      asynchronous: whether the device computes while it runs.
       groups: the devices that exchange data, by their place in the mesh.
     """
 
@@ -84,14 +84,14 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: by name, the instructions of each in the order in which they run, its result
-        last.
+      computations: by name, the instructions of each computation in the order in which they run;
+        the last one makes its result.
 
     Args:
-      text: of `jax.stages.Compiled.as_text`.
+      text: from `jax.stages.Compiled.as_text`.
 
     Raises:
-      ValueError: the text is none of a program.
+      ValueError: the text is not that of a program.
     """
 
     def __init__(self, text: str) -> None:
@@ -109,9 +109,9 @@ class Program:
 
     @cached_property
     def times(self) -> dict[str, int]:
-        """How often each computation runs at most: each branch of a conditional as if taken.
+        """How often each computation runs at most, as if all branches of conditionals were taken.
 
-        Loops whose rounds are not known count once.
+        Loops with an unknown number of rounds count once.
         """
         counts = dict.fromkeys(self.computations, 0)
 
@@ -126,7 +126,7 @@ class Program:
         return counts
 
     def _rounds(self, loop: Instruction) -> int:
-        """As the program says it, or as its condition does: JAX counts from 0 to below a limit."""
+        """Returns a loop's rounds, as stated, or from its condition: JAX counts up to a limit."""
         if known := _ROUNDS.search(loop.rest):
             return int(known[1])
         condition = re.search(r"condition=%?([\w.-]+)", loop.rest)
@@ -140,7 +140,7 @@ class Program:
         return limits[0] if compares and len(limits) == 1 else 1
 
     def collectives(self) -> list[Collective]:
-        """Each once, however many instructions a compiler makes of it."""
+        """Returns each collective once, however many instructions the compiler makes of it."""
         found: dict[str, Collective] = {}
         for computation, instructions in self.computations.items():
             started = any(STARTED in each.rest for each in instructions)
@@ -153,7 +153,7 @@ class Program:
                 before = found.get(key)
                 begun = started or kind != each.kind
                 if before is not None and not begun:
-                    # What goes on beside each round of a loop is one collective still.
+                    # A collective that spans the rounds of a loop still counts as one.
                     times = before.times if before.asynchronous else max(times, before.times)
                 found[key] = Collective(
                     "reduce-scatter" if scattered else kind,
@@ -165,10 +165,10 @@ class Program:
         return list(found.values())
 
     def gathered_bytes(self) -> int:
-        """The most bytes of results of all-gathers that a device holds at a time.
+        """Returns the most bytes of all-gathers' results that a device holds at a time.
 
-        By the order in which the program runs: each is held from its start until what reads it has
-        run.
+        This follows the order in which the program runs: each result is held from the all-gather's
+        start until its last reader has run.
         """
         return max(self._most_gathered(self.computations[name]) for name in self.bodies)
 
@@ -193,7 +193,7 @@ class Program:
         return int(changes.cumsum().max())
 
     def _gathers(self, instruction: Instruction) -> dict[str, int]:
-        """Bytes of the all-gathers that an instruction is or, a fusion, starts or ends."""
+        """Returns bytes, by key, of the all-gathers that an instruction is or contains."""
         parts = [instruction]
         if instruction.kind == "fusion":
             parts += [part for name in called_by(instruction) for part in self.computations[name]]
@@ -205,7 +205,7 @@ class Program:
 
     @cached_property
     def bodies(self) -> set[str]:
-        """Computations whose instructions read and write memory: not those within a fusion."""
+        """Computations whose instructions access memory: all but those within a fusion."""
         bodies = {self._entry}
         waiting = [self._entry]
         while waiting:
@@ -218,10 +218,10 @@ class Program:
 
 
 def replica_groups(attributes: str) -> list[list[int]]:
-    """The devices that exchange data in a collective, in each of the notations there are.
+    """Returns the groups of devices that exchange data in a collective, from any known notation.
 
     Raises:
-      ValueError: another notation.
+      ValueError: the notation is unknown.
     """
     if listed := re.search(
         r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", attributes
@@ -251,33 +251,33 @@ def _numbers(text: str) -> list[int]:
 
 
 def called_by(instruction: Instruction) -> Iterator[str]:
-    """Names of the computations that it runs."""
+    """Yields the names of the computations that an instruction runs."""
     yield from _CALLED.findall(instruction.rest)
     for names in _BRANCHES.findall(instruction.rest):
         yield from re.findall(r"[\w.-]+", names)
 
 
 def operands(instruction: Instruction) -> list[str]:
-    """Names of the operands, which stand before the parenthesis that ends them."""
+    """Returns the names of an instruction's operands."""
     return re.findall(r"%([\w.-]+)", instruction.rest.partition(")")[0])
 
 
 def _key(collective: Instruction) -> str:
-    """What the instructions that a compiler makes of one collective have in common."""
+    """Returns a key that all instructions made from one collective share."""
     channel = re.search(r"channel_id=(\d+)", collective.rest)
     return channel[1] if channel else collective.name
 
 
 def result_bytes(collective: Instruction) -> int:
-    """Bytes of a collective's result."""
+    """Returns the bytes of a collective's result."""
     return sum(made(collective, array_bytes(collective.result)))
 
 
 def made(instruction: Instruction, sizes: Sequence[int]) -> Sequence[int]:
-    """Of the sizes of a result's arrays, those of what an instruction makes.
+    """Selects, from the sizes of a result's arrays, those of arrays that the instruction makes.
 
-    The result of what is begun may name the operands as well, and marks by which the hardware says
-    that it is done.
+    The result of an asynchronous start may also contain the operands, and marks by which the
+    hardware signals the end.
     """
     if not instruction.kind.endswith("-start") or instruction.kind == "all-reduce-start":
         return sizes
@@ -287,12 +287,11 @@ def made(instruction: Instruction, sizes: Sequence[int]) -> Sequence[int]:
 
 
 def array_bytes(result: str, *, main: bool = False) -> list[int]:
-    """Bytes of each array of a type.
+    """Returns the bytes of each array in a type.
 
     Args:
-      result: the type, as the program writes it.
-      main: whether arrays that lie in another memory than the main one, such as one on the chip,
-        are none.
+      result: the type, as in the program's text.
+      main: whether only main memory counts: arrays in another, such as one on the chip, have 0.
     """
     return [
         0

@@ -1,7 +1,7 @@
-"""Being asked to end, by Ctrl-C or SIGTERM, wherever the program is.
+"""Requests to end, by Ctrl-C or SIGTERM, wherever the program is.
 
-An exception that is raised while a compiler runs may be lost in it, or come out as another. So what
-was asked for is kept, and long work looks for it between its parts.
+An exception that is raised while a compiler runs may be lost in it, or come out as another. So the
+request is remembered, and long work checks for it between its parts.
 """
 
 import signal
@@ -11,7 +11,7 @@ _received: list[int] = []
 
 
 def listen() -> None:
-    """Makes SIGINT and SIGTERM raise KeyboardInterrupt, and keeps that they came."""
+    """Makes SIGINT and SIGTERM raise KeyboardInterrupt, and remembers that they came."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
 
@@ -27,7 +27,7 @@ def was_asked() -> bool:
 
 
 def forget() -> None:
-    """Says that what was asked for is being done; only being asked again ends the program now."""
+    """Forgets the request, because it is being dealt with; a new one still ends the program."""
     _received.clear()
 
 

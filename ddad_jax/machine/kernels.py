@@ -1,4 +1,4 @@
-"""What XLA is told of a CPU before JAX is first used."""
+"""XLA's flags for a CPU, set before JAX is first used."""
 
 import os
 import platform
@@ -6,19 +6,18 @@ import platform
 import jax
 from jax._src.xla_bridge import backends_are_initialized
 
-# Which operations XLA leaves to YNNPACK on a CPU: as it chooses itself, but for convolutions. A
-# process ends on flags that its XLA does not know, so only where this one is known to be there.
+# Which operations XLA leaves to YNNPACK on a CPU: those that it chooses itself, except for
+# convolutions. XLA aborts on an unknown flag, so it is set only for versions known to have it.
 KERNELS = "xla_cpu_experimental_ynn_fusion_type"
 CHOSEN = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 KNOWN = ((0, 10), (0, 11))
 
 
 def choose_cpu_kernels() -> None:
-    """Has XLA convolve by itself on x86 CPUs, before JAX is first used.
+    """Has XLA use its own convolutions on x86 CPUs; has no effect once JAX has been used.
 
-    YNNPACK's convolutions, which JAX 0.10 and 0.11 take, reach between a quarter and all of the
-    rate there (docs/performance.md). What XLA_FLAGS says of it already stays. Once JAX was used it
-    has no effect.
+    There YNNPACK's convolutions, which JAX 0.10 and 0.11 use, reach between a quarter and all of
+    the speed of XLA's (docs/performance.md). If XLA_FLAGS already sets this flag, it stays.
     """
     if backends_are_initialized():
         return

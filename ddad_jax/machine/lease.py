@@ -1,4 +1,4 @@
-"""Who may write to a folder of a bucket: one command at a time, while it gives signs of life."""
+"""The right to write to a folder of a bucket: one command at a time has it while it is alive."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from ddad_jax.errors import UserError
 from ddad_jax.machine.objects import Store
 from ddad_jax.machine.storage import OWNER
 
-# Seconds between signs of life, and without one until a command counts as gone.
+# Seconds between signs of life, and seconds without one after which a command counts as gone.
 RENEWED_EVERY, GONE_AFTER = 10.0, 45.0
 POLLED_EVERY = 3.0
 
 
 class Lease:
-    """An object that says who holds a folder, kept new while the block lasts.
+    """An object that says who holds a folder, renewed while the block lasts.
 
-    A store has no lock that ends with its process. Who is killed leaves the object behind: it
-    counts no more where its process is gone from this machine, or where it is not renewed.
+    A store has no lock that ends with its process. A command that is killed leaves the object: it
+    no longer counts if it is not renewed, or if its process was on this machine and has ended.
     """
 
     def __init__(self, store: Store):
@@ -36,7 +36,7 @@ class Lease:
         self._renewing = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> "Lease":
-        """Raises UserError: another command holds the folder; names its host and process."""
+        """Raises UserError if another command holds the folder, with its host and process."""
         while True:
             other = self._read()
             if other is not None:
@@ -47,11 +47,11 @@ class Lease:
         return self
 
     def check(self) -> None:
-        """Returns where the folder is still held.
+        """Returns if this command still holds the folder.
 
         Raises:
-          UserError: another command has taken it over, after this one gave no sign of life; or the
-            folder was removed.
+          UserError: another command has taken it over, because this one gave no sign of life; or
+            the object or the folder was removed.
         """
         other = self._read()
         if other is None:
@@ -73,7 +73,7 @@ class Lease:
             self._store.remove([OWNER])
 
     def _wait_until_gone(self, other: Mapping[str, Any]) -> None:
-        """Returns when a command that held the folder does so no more; its object is removed."""
+        """Returns when another command no longer holds the folder; raises if it is alive."""
         if not _has_ended(other):
             logging.info(
                 "%s: was held by %s; waiting up to %.0f seconds for a sign of life from it",
@@ -102,7 +102,7 @@ class Lease:
                 self.check()
                 self._store.write(OWNER, self._content())
             except UserError as error:
-                # What is written next checks it again.
+                # It is checked again before the next write.
                 logging.warning("%s", error)
 
     def _read(self) -> dict[str, Any] | None:
@@ -118,7 +118,7 @@ def _named(owner: Mapping[str, Any]) -> str:
 
 
 def _has_ended(owner: Mapping[str, Any]) -> bool:
-    """Whether it was a process of this machine that is no more."""
+    """Whether the owner was a process of this machine that has ended."""
     if owner["host"] != socket.gethostname():
         return False
     try:
@@ -127,5 +127,5 @@ def _has_ended(owner: Mapping[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
-    # A restarted container gives its process the number of the one before.
+    # After a restart, a container's process may have the same number as the one before.
     return owner["process"] == os.getpid()

@@ -1,4 +1,4 @@
-"""Memory of the process that is free and still counted as its own."""
+"""Memory that the process has freed, but not returned to the system."""
 
 import contextlib
 import ctypes
@@ -8,19 +8,19 @@ import jax
 
 
 def give_back() -> None:
-    """Gives memory that is free within the process back to the system, where glibc can.
+    """Returns memory that the process has freed to the system, where glibc can do that.
 
-    Compiling a program, or loading one, leaves several hundred megabytes so, to which the memory of
-    whatever comes next would be added.
+    Compiling or loading a program leaves several hundred megabytes of such memory, which would add
+    to the memory of whatever comes next.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def forget_traces() -> None:
-    """Gives back what JAX holds of functions that it traced, some hundred megabytes a network.
+    """Frees what JAX holds for traced functions, some hundred megabytes per network.
 
-    They are traced, and looked for among the kept programs, again when they are called again.
+    When these are called again, they are traced again, and looked up among the kept programs.
     """
     jax.clear_caches()
     gc.collect()

@@ -1,4 +1,4 @@
-"""Objects of a bucket: gs:// by gcsfs and s3:// by s3fs, with the credentials that these find."""
+"""Objects of a bucket: gs:// with gcsfs and s3:// with s3fs, with credentials that these find."""
 
 import contextlib
 import errno
@@ -13,34 +13,34 @@ from tqdm import tqdm
 from ddad_jax.errors import UserError
 from ddad_jax.machine.storage import whole_file
 
-# The stores there are, and the extra that each needs.
+# The supported stores, and the extra that each needs.
 SCHEMES = {"gs": "gcs", "s3": "s3"}
 # Objects that are read or written at a time.
 AT_A_TIME = 8
-# Bytes below which gcsfs sends a file as a part of one message.
+# Size in bytes below which gcsfs sends a file as a part of one message.
 SENT_AS_PART = 5 * 2**20
 
 T = TypeVar("T")
 
 
 def is_url(text: object) -> bool:
-    """Whether a path is that of a bucket, such as gs://bucket/runs."""
+    """Whether a path is in a bucket, such as gs://bucket/runs."""
     return str(text).partition("://")[0] in SCHEMES and "://" in str(text)
 
 
 class Store:
-    """The objects below a URL, each by its path from there.
+    """The objects below a URL, each named by its path from there.
 
-    An object is whole or not there: the store takes it all at once. What fails for a moment is
-    tried again by the clients themselves.
+    An object is complete or not there: the store accepts it all at once. After a passing failure
+    the clients themselves try again.
 
     Attributes:
       url: such as "s3://bucket/runs/mine".
-      setting: names it in errors.
+      setting: names the URL in errors.
     """
 
     def __init__(self, url: str, setting: str):
-        """Raises UserError: no bucket is named, or the client of this store is not installed."""
+        """Raises UserError if the URL names no bucket, or the store's client is not installed."""
         scheme, _, path = url.partition("://")
         self.url, self.setting = f"{scheme}://{path.strip('/')}", setting
         if not path.strip("/"):
@@ -56,14 +56,14 @@ class Store:
             raise self._failed("reached", error) from error
 
     def versions(self) -> dict[str, str]:
-        """All objects, and for each what changes with its content.
+        """Returns all objects, each with a version that changes with its content.
 
         Raises:
           UserError: there is no such bucket, or it cannot be listed.
         """
         found = self._tried("listed", lambda: self._files.find(self.url, detail=True))
         start = len(self.url.partition("://")[2]) + 1
-        # A name that ends with a slash is a folder's, as web consoles make them.
+        # Names that end with a slash are folders, as web consoles make them.
         return {
             name[start:]: _version(about)
             for name, about in found.items()
@@ -71,11 +71,11 @@ class Store:
         }
 
     def is_object(self) -> bool:
-        """Whether the URL is that of an object, and not of a folder of them."""
+        """Whether the URL names an object, and not a folder of objects."""
         return self._tried("read", lambda: self._files.isfile(self.url))
 
     def read(self, name: str) -> bytes | None:
-        """An object's content; None where there is none of that name."""
+        """Returns an object's content; None if there is no such object."""
 
         def read() -> bytes | None:
             try:
@@ -86,11 +86,11 @@ class Store:
         return self._tried("read", read)
 
     def write(self, name: str, content: bytes) -> None:
-        """Puts an object there, in place of what was there."""
+        """Writes an object, in place of any that is there."""
         self._tried("written", lambda: self._files.pipe_file(self._path(name), content))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Puts an object there unless one is there; returns whether it did."""
+        """Writes an object unless one is there; returns whether it did."""
 
         def create() -> bool:
             try:
@@ -102,10 +102,10 @@ class Store:
         return self._tried("written", create)
 
     def download(self, files: Mapping[Path, str]) -> None:
-        """Reads objects into files, which appear when they are whole.
+        """Downloads objects to files, which appear once they are complete.
 
         Args:
-          files: of each the object. Where that is gone there is no file afterwards.
+          files: for each file its object. If that is gone, the file does not exist afterwards.
         """
 
         def one(file: Path) -> None:
@@ -135,9 +135,9 @@ class Store:
     def _put(self, source: Path, target: str) -> None:
         """Writes a file as an object.
 
-        After a part gcsfs puts a line feed, where MIME has a carriage return too. Whoever reads the
-        message takes one at the part's end for that, and the object lacks its last byte. So such a
-        file is sent as content of its own.
+        gcsfs ends a part of a message with a line feed, where MIME requires a carriage return, too.
+        If a file ends with a carriage return, the reader takes it for that, and the object lacks
+        its last byte. So such a file is sent in a message of its own.
         """
         is_part = self.url.startswith("gs://") and source.stat().st_size < SENT_AS_PART
         if is_part and (content := source.read_bytes()).endswith(b"\r"):
@@ -146,7 +146,7 @@ class Store:
             self._files.put_file(str(source), target)
 
     def copy(self, names: Mapping[str, str]) -> None:
-        """Copies objects within the bucket: to each name, and from which."""
+        """Copies objects within the bucket; `names` maps each target to its source."""
 
         def one(name: str) -> None:
             source, target = self._path(names[name]), self._path(name)
@@ -155,7 +155,7 @@ class Store:
         self._each("copy", one, names)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes objects, where they are there."""
+        """Removes objects, if they exist."""
 
         def remove(name: str) -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -164,11 +164,11 @@ class Store:
         self._each("remove", lambda name: self._tried("removed", lambda: remove(name)), names)
 
     def _each(self, what: str, one: Callable[[Any], None], names: Iterable[Any]) -> None:
-        """Does something for each of several objects, a few at a time."""
+        """Calls `one` for each of several objects, a few at a time."""
         todo = list(names)
         with ThreadPoolExecutor(AT_A_TIME) as pool:
             done = pool.map(one, todo)
-            # Few are done before a bar would be seen.
+            # A few are done before anybody would see a bar.
             few = len(todo) < 2 * AT_A_TIME
             for _ in tqdm(done, what, len(todo), unit="file", disable=True if few else None):
                 pass
@@ -193,5 +193,5 @@ class Store:
 
 
 def _version(about: Mapping[str, Any]) -> str:
-    """What a store says of an object that changes with its content."""
+    """Returns a version from a store's listing, which changes with the object's content."""
     return f"{about.get('ETag') or about.get('etag')} {about['size']}"

@@ -10,21 +10,21 @@ from typing import Any
 
 from ddad_jax.machine import interrupts
 
-# Seconds between two looks at whether to go on waiting.
+# Seconds between two checks whether to go on waiting.
 PATIENCE = 0.2
 
 
 def map_in_threads(
     work: Callable[[Any], Any], items: Sequence[Any], threads: int | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """Each item with `work(item)`, in order; decoders, numpy and XLA let threads run side by side.
+    """Yields each item with `work(item)`, in order; the calls run side by side in threads.
 
-    Results wait for at most a few items: of very large photographs each takes a gigabyte.
+    Only a few results are held at a time: for very large photographs, each takes a gigabyte.
 
     Args:
-      work: is called from several threads.
-      items: what it is called with.
-      threads: how many; None: as many as there are cores.
+      work: the function, which is called from several threads.
+      items: its arguments.
+      threads: how many threads; None: as many as there are cores.
     """
     threads = threads or os.cpu_count() or 1
     waiting: deque[tuple[Any, Future]] = deque()
@@ -45,16 +45,16 @@ def map_in_threads(
 def groups_as_ready(
     work: Callable[[Any], Any], items: Iterable[Any], most: int, ahead: int
 ) -> Iterator[list[Any]]:
-    """Results of `work(item)` in order, as many at a time as there are by now.
+    """Yields results of `work(item)` in order, as many at a time as are ready.
 
-    The items are taken from another thread, so that a source that keeps one waiting keeps nothing
-    back. What it raises, and what `work` raises, is raised here.
+    The items are taken from another thread, so that a slow source does not delay results that are
+    ready. Exceptions of the source and of `work` are raised here.
 
     Args:
-      work: as of `map_in_threads`.
-      items: endless, if need be.
-      most: results at a time.
-      ahead: results that may wait to be taken.
+      work: see `map_in_threads`.
+      items: may be endless.
+      most: most results at a time.
+      ahead: how many results may wait to be taken.
     """
     results: queue.Queue[Future | None] = queue.Queue(max(ahead, most))
     ended = threading.Event()
@@ -74,7 +74,7 @@ def groups_as_ready(
                 if ended.is_set():
                     return
                 put(pool.submit(work, item))
-        except BaseException as error:  # To be raised by whom it concerns.
+        except BaseException as error:  # It is raised in the consumer's thread.
             failed: Future = Future()
             failed.set_exception(error)
             put(failed)

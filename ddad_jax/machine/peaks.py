@@ -1,11 +1,11 @@
-"""What a device can do at most, by the name that JAX gives its kind.
+"""Peak performance of devices, by the name that JAX gives their kind.
 
 Dense peaks, without sparsity, per JAX device, from Google Cloud's pages on TPU versions and from
 NVIDIA's data sheets and architecture white papers. JAX sees two devices in a chip of TPU v2, v3
 and v7, each with half of the chip's figures.
 
-The peak of float32 is that of JAX's default precision: a TPU multiplies in bfloat16, a GPU since
-Ampere in TF32.
+The peak of float32 is for JAX's default precision: a TPU multiplies in bfloat16, a GPU since Ampere
+in TF32.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Device:
     """Peaks of one JAX device.
 
     Attributes:
-      bfloat16: floating-point operations a second; None where there are no units for them.
-      float32: likewise, of float32 matrix products at the default precision.
-      bandwidth: of its memory, in bytes a second.
-      memory: its memory, in bytes; None where nothing here asks for it.
+      bfloat16: floating-point operations per second; None without units for bfloat16.
+      float32: the same for float32 matrix products, at the default precision.
+      bandwidth: of its memory, in bytes per second.
+      memory: its memory, in bytes; None if nothing here needs it.
     """
 
     bfloat16: float | None
@@ -29,7 +29,7 @@ class Device:
 
 
 GIB = 2.0**30
-# Looked up in this order, as a part of the kind: "TPU v5 lite" comes before "TPU v5".
+# The first name that is part of the kind counts: "TPU v5 lite" comes before "TPU v5".
 DEVICES = {
     "TPU v2": Device(22.5e12, 22.5e12, 350e9),
     "TPU v3": Device(61.5e12, 61.5e12, 450e9),
@@ -61,14 +61,14 @@ DEVICES = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Floating-point operations a second that no program exceeds.
+    """Returns the peak floating-point operations per second.
 
     Args:
       device_kind: `jax.Device.device_kind`.
       dtype: "bfloat16" or "float32", the type of the operands.
 
     Returns:
-      The peak, or None where the device is not known, as a CPU, or lacks units for the type.
+      The peak, or None if the device is unknown, such as a CPU, or lacks units for the type.
     """
     device = _find(device_kind)
     if device is None:
@@ -77,13 +77,13 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 
 def memory_bandwidth(device_kind: str) -> float | None:
-    """Bytes a second between the device and its memory at most, or None where it is not known."""
+    """Returns the peak bytes per second between a device and its memory, or None if unknown."""
     device = _find(device_kind)
     return None if device is None else device.bandwidth
 
 
 def memory_bytes(device_kind: str) -> float | None:
-    """Bytes of a device's memory, or None where it is not known."""
+    """Returns the bytes of a device's memory, or None if unknown."""
     device = _find(device_kind)
     return None if device is None else device.memory
 

@@ -1,4 +1,4 @@
-"""Code in the form that each platform computes fastest, or in one form for all of them."""
+"""Chooses the form of code that a platform computes fastest, or one form for all platforms."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from contextvars import ContextVar
 import jax
 from jaxtyping import PyTree
 
-# What is traced takes its form for this platform, the default form, or those of all platforms; by
-# default, for the platform that this process computes on.
+# Traced code takes the form for this platform, the default form (PLAIN), or those of all platforms
+# (ALL). None: the form for the platform that this process computes on.
 PLAIN, ALL = "plain", "all"
 _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -16,15 +16,15 @@ _platform: ContextVar[str | None] = ContextVar("platform", default=None)
 def by_platform(
     *arguments: PyTree, default: Callable[..., PyTree], **forms: Callable[..., PyTree]
 ) -> PyTree:
-    """A function in its form for a platform.
+    """Calls a function in its form for a platform.
 
-    Which one is decided here, by the platform that this process computes on, so that the others are
-    not traced in vain; within `for_all_platforms` when the program is lowered.
+    The form is chosen at once, for the platform that this process computes on or `for_platform`
+    names, so that the others need not be traced. Within `for_all_platforms`, lowering chooses it.
 
     Args:
       *arguments: of the function.
-      default: its form on all other platforms.
-      **forms: its forms on "cpu" and "tpu".
+      default: its form for all other platforms.
+      **forms: its forms for "cpu" and "tpu".
     """
     platform = _platform.get() or jax.default_backend()
     if platform == ALL:
@@ -33,26 +33,26 @@ def by_platform(
 
 
 def is_for_any() -> bool:
-    """Whether what is traced is for a format that knows no platforms."""
+    """Whether code is being traced for a format without platforms, such as ONNX."""
     return _platform.get() == PLAIN
 
 
 def for_any_platform() -> contextlib.AbstractContextManager[None]:
-    """Has what is traced here take no platform's own form, for formats that know no platforms.
+    """Makes code traced within it take the default form, for formats without platforms.
 
-    A jitted function that was traced before stays as it is, here and in the contexts below.
+    Here, and in the contexts below, a jitted function that was traced before stays as it is.
     """
     return for_platform(PLAIN)
 
 
 def for_all_platforms() -> contextlib.AbstractContextManager[None]:
-    """Has what is traced here keep the forms of all platforms, to be lowered for others."""
+    """Makes code traced within it keep the forms of all platforms, to be lowered for any."""
     return for_platform(ALL)
 
 
 @contextlib.contextmanager
 def for_platform(name: str) -> Iterator[None]:
-    """Has what is traced here take its form for a platform that need not be there.
+    """Makes code traced within it take its form for a platform that need not be present.
 
     Args:
       name: such as "tpu".

@@ -1,4 +1,4 @@
-"""Several processes that work together: how they begin, agree, take turns, and end."""
+"""Several processes that work together: how they start, agree, take turns, and end."""
 
 import ctypes
 import os
@@ -26,18 +26,18 @@ GONE = (
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes that work together, before JAX is first used.
+    """Joins the processes that work together; must be called before JAX is first used.
 
-    Without arguments they are those that JAX finds in the environment, of a TPU pod or of SLURM;
-    if it finds none, this process works alone.
+    Without arguments JAX finds the processes in the environment, as on a TPU pod or with SLURM; if
+    it finds none, this process works alone.
 
     Args:
       coordinator: address and port of process 0.
-      num_processes: how many there are.
-      process_id: which this is, from 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
-      UserError: some arguments alone, ones that cannot be, or a process 0 that is not reached.
+      UserError: only some arguments are given, they are invalid, or process 0 is not reached.
     """
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given) and None in given:
@@ -60,7 +60,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             "and that all processes are started"
         ) from error
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX aborts the process when it has lost another; that is to end in a message and a code.
+    # JAX aborts a process that has lost another; instead, it shall end with a message and a code.
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
@@ -70,7 +70,7 @@ def _on_abort(_: int) -> None:
 
 
 def end_process(message: str) -> None:
-    """Ends this process at once, as interrupted, without waiting for others."""
+    """Ends this process at once with the exit code of an interrupt, without waiting for others."""
     os.write(2, f"\n{message}\n".encode())
     os._exit(EXIT_INTERRUPTED)
 
@@ -81,19 +81,19 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+    """Returns when every process has called it."""
     everyone = set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=LONGEST_WAIT, processes=everyone)
 
 
 def compile_together(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles a program, and returns when every process has.
+    """Compiles a program, and returns when every process has done so.
 
-    Processes have half a minute to meet at a program's first collective operation on CPUs, and
-    compiling may set them further apart.
+    On CPUs, processes must meet at a program's first collective operation within half a minute, and
+    compilation times may differ by more.
 
     Args:
-      lowered: the program, as `jax.jit(…).lower(…)` gives it.
+      lowered: the program, as returned by `jax.jit(…).lower(…)`.
     """
     memory.forget_traces()
     compiled = lowered.compile()
@@ -104,10 +104,10 @@ def compile_together(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 @contextmanager
 def first_then_others(name: str) -> Iterator[None]:
-    """What is inside is done by the first process, then by the others, who find what it wrote.
+    """Runs the block in the first process, then in the others, which find what it wrote.
 
-    Where it fails there, the others still try it, and fail in the same way, or hear that process 0
-    has ended. What is found lies in a folder that all see, or was published in a bucket.
+    If the first process fails, the others still try, and fail in the same way or hear that process
+    0 has ended. The files are in a folder that all share, or were published in a bucket.
     """
     if not is_first():
         wait_for_all(name)
@@ -121,10 +121,10 @@ def first_then_others(name: str) -> Iterator[None]:
 
 
 def gather_bytes(data: bytes) -> list[bytes]:
-    """What each process gives, in their order, on every process."""
+    """Gathers the data of each process, in their order, on every process."""
     own = np.frombuffer(data, np.uint8)
     lengths = multihost_utils.process_allgather(np.array([len(own)]))[:, 0]
-    # Of few sizes, since JAX compiles a program for each.
+    # Only a few sizes are used, since JAX compiles a program for each.
     size = 1 << int(lengths.max()).bit_length()
     padded = np.pad(own, (0, size - len(own)))
     gathered = multihost_utils.process_allgather(padded)

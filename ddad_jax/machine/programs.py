@@ -1,7 +1,7 @@
-"""Compiled programs, kept for whatever this user runs later on this machine.
+"""Compiled programs, kept for later runs of this user on this machine.
 
-JAX finds a program again once it is traced and lowered, which takes seconds by itself. So those
-that a new process starts with are kept under their arguments too, and found without.
+JAX finds a kept program only after tracing and lowering it, which takes seconds by itself. So the
+programs that a new process starts with are also kept by their arguments, and found without that.
 """
 
 import contextlib
@@ -24,31 +24,31 @@ from ddad_jax.machine import memory
 from ddad_jax.machine.description import source_hash
 from ddad_jax.machine.storage import cache_folder, write_atomically
 
-# What is kept at most; what was used least recently gives way.
+# The most bytes that are kept; the programs used least recently are deleted first.
 MOST_BYTES = 2 * 1024**3
-# Programs kept under their arguments that a process holds at a time.
+# Programs, kept by their arguments, that a process holds in memory.
 MOST_HELD = 4
-# The settings of JAX that say where programs are kept, not what they are.
+# JAX's settings of where programs are kept, which do not change the programs.
 PLACES = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache")
-# JAX's own: shorter compilations are not kept. By default that is a second.
+# JAX's setting: programs that compile in less time are not kept. Its default is a second.
 LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 USUAL_SECONDS, KEPT_SECONDS, NEVER = 1.0, 0.1, float("inf")
-# What this process runs, whatever is installed while it does.
+# The code of this process, read once: packages may be replaced while it runs.
 CODE = (source_hash(), *(importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")))
 
-# A program of a list of arrays, and a pytree of the structure of its results.
+# A program that takes a list of arrays, and a pytree with the structure of its results.
 _Program = tuple[jax.stages.Compiled, PyTree]
 _held: dict[Path, _Program] = {}
 
 
 def keep_programs(folder: Path | None = None) -> None:
-    """Has JAX keep programs, and find those that earlier processes compiled.
+    """Has JAX keep compiled programs, and find those that earlier processes compiled.
 
-    What JAX is told already, such as by JAX_COMPILATION_CACHE_DIR, stays. Where the folder cannot
-    be written, nothing is kept.
+    What has been set already, such as by JAX_COMPILATION_CACHE_DIR, stays. If the folder cannot be
+    written, nothing is kept.
 
     Args:
-      folder: where to; None: `programs` in the user's cache folder.
+      folder: where to keep them; None: `programs` in the user's cache folder.
     """
     if _setting("jax_compilation_cache_dir") or not _setting("jax_enable_compilation_cache"):
         return
@@ -69,7 +69,7 @@ def _setting(name: str) -> Any:
 
 
 def _make_room(folder: Path) -> None:
-    """Deletes what was used least recently, as far as there is too much."""
+    """Deletes the files used least recently until at most `MOST_BYTES` are left."""
     found = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
     found.sort(key=lambda each: max(each[1].st_mtime, each[1].st_atime))
     left = sum(status.st_size for _, status in found)
@@ -81,14 +81,14 @@ def _make_room(folder: Path) -> None:
 
 
 def compiled(function: Callable[..., PyTree], *arguments: PyTree) -> Callable[..., PyTree]:
-    """The program of a jitted function for such arguments, with nothing traced if it is kept.
+    """Returns a jitted function's program for such arguments; if it is kept, nothing is traced.
 
     Args:
-      function: jitted.
+      function: a jitted function.
       arguments: arrays, or pytrees of them; the program takes others of the same shapes.
 
     Returns:
-      What takes such arguments. Over several devices it is the function itself.
+      A function of such arguments; over several devices, or if none is kept, `function` itself.
     """
     leaves, tree = jax.tree.flatten(arguments)
     folder = _folder()
@@ -123,7 +123,7 @@ def _load(path: Path, leaves: list[Any]) -> _Program | None:
         program = deserialize_and_load(content, *trees, execution_devices=jax.devices()[:1])
     except FileNotFoundError:
         return None
-    # Whatever is wrong with it, the program can be compiled.
+    # Whatever is wrong with the file, the program can be compiled.
     except Exception as error:  # noqa: BLE001
         logging.debug("%s: is not used (%s)", path, error)
         return None
@@ -138,7 +138,7 @@ def _compile(
     tree: jax.tree_util.PyTreeDef,
     leaves: list[Any],
 ) -> _Program:
-    # Trees of our own classes cannot be written; an example of one can.
+    # The structure of a pytree of our classes cannot be pickled; an example of the pytree can.
     example: PyTree = None
 
     def kept_whole(leaves: list[Any]) -> list[Any]:
@@ -149,7 +149,7 @@ def _compile(
 
     with _kept_by_nobody():
         program = jax.jit(kept_whole).lower(leaves).compile()
-    # Whatever goes wrong, the program is there.
+    # Whatever goes wrong in writing, the program can be used.
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, pickle.dumps((serialize(program)[0], example)))
@@ -162,7 +162,7 @@ def _compile(
 def _kept_by_nobody() -> Iterator[None]:
     """Keeps a program out of JAX's own cache.
 
-    XLA writes a program for CPUs that it has read, and not compiled, without some of its functions.
+    Read from there, and not compiled, a program for CPUs is serialised without some functions.
     """
     before = _setting(LEAST_SECONDS)
     jax.config.update(LEAST_SECONDS, NEVER)
@@ -173,7 +173,7 @@ def _kept_by_nobody() -> Iterator[None]:
 
 
 def _name(function: Callable[..., PyTree], tree: jax.tree_util.PyTreeDef, leaves: list[Any]) -> str:
-    """Of the file: differs wherever the program may."""
+    """Returns the name of the program's file, which differs whenever the program may."""
     name = f"{function.__module__}.{function.__qualname__}"
     told = {k: v for k, v in jax.config.values.items() if not k.startswith(PLACES)}
     flags = [os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
@@ -186,7 +186,7 @@ def _name(function: Callable[..., PyTree], tree: jax.tree_util.PyTreeDef, leaves
 
 @functools.cache
 def _instructions() -> str:
-    """The instruction sets of the processor, as far as the system says."""
+    """Returns the processor's instruction sets, as far as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a folder that one command at a time writes to."""
+"""Files that are complete or not there, and a folder that one command at a time writes to."""
 
 import csv
 import hashlib
@@ -15,21 +15,21 @@ from filelock import FileLock, Timeout
 
 from ddad_jax.errors import UserError
 
-# What the lock of a folder is called, and what says who holds it.
+# Names of a folder's lock, and of the file that says who holds it.
 LOCK, OWNER = ".ddad_jax.lock", ".ddad_jax.owner.json"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of `path` when the block ends.
+    """Yields a path to write to, whose file replaces `path` when the block ends.
 
-    Until then an older file stays, and so it does where the block fails.
+    Until then, or if the block fails, an older file stays.
 
     Args:
       path: the file; its folder exists.
     """
-    # A name of its own: several threads and processes may write the same file. The suffix is the
-    # file's, by which some writers choose the format.
+    # The name is unique, since several threads and processes may write the same file. The suffix is
+    # the file's, since some writers choose the format by it.
     unfinished = path.with_name(f".{uuid4().hex}.unfinished{path.suffix}")
     try:
         yield unfinished
@@ -40,11 +40,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a `whole_file`; text as UTF-8. The error of a full disk is Python's, which says so.
+    """Writes a `whole_file`; text as UTF-8. If the disk is full, Python's error says so.
 
     Args:
       path: the file; its folder exists.
-      content: all of it.
+      content: its whole content.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     with whole_file(path) as unfinished:
@@ -52,32 +52,32 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """`write_atomically` of a value as indented JSON; NaN and infinity are errors."""
+    """Writes a value as indented JSON, atomically; NaN and infinity are errors."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """`write_atomically` of rows, the header first, as comma-separated values."""
+    """Writes rows, the header first, as comma-separated values, atomically."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_atomically(path, text.getvalue())
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file's content, hexadecimal."""
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def local_path(text: str | os.PathLike[str], setting: str) -> Path:
-    """A path as a user wrote it: "~" is the home folder, and a relative one is from here.
+    """Returns a path as a user wrote it, with "~" replaced by the home folder.
 
     Args:
       text: the path.
-      setting: names it in the error.
+      setting: names the path in the error.
 
     Raises:
-      UserError: a URL; those are not supported.
+      UserError: it is a URL, which is not supported, or the home folder is unknown.
     """
     scheme, separator, _ = str(text).partition("://")
     if separator and scheme:
@@ -91,19 +91,19 @@ def local_path(text: str | os.PathLike[str], setting: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be had again: ~/.cache/ddad_jax, or below $XDG_CACHE_HOME."""
+    """Returns the user's cache folder: ~/.cache/ddad_jax, or ddad_jax in $XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddad_jax"
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Holds a folder for this command; the system lets go of it when the process ends.
+    """Holds a folder for this command; the system releases it when the process ends.
 
     Args:
       folder: exists and can be written.
 
     Raises:
-      UserError: another command holds it; names its host and process.
+      UserError: another command holds it; the error names its host and process.
     """
     lock = FileLock(folder / LOCK)
     owner = folder / OWNER

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from ddad_jax.machine import processes
 
-# What a process gives at a time: so many items, or fewer once they take so many bytes.
+# The most items that a process gives at a time, and bytes after which it adds no more.
 ITEMS, BYTES = 32, 8 << 20
 
 T = TypeVar("T")
@@ -22,9 +22,9 @@ _dividing = False
 
 @contextmanager
 def dividing() -> Iterator[None]:
-    """Inside, what goes through all images is divided; every process must do the same there.
+    """Divides work on many images within the block; every process must do the same there.
 
-    Every process has all results, so that what is made of them is the same everywhere.
+    Every process gets all results, so that everything made from them is the same everywhere.
     """
     global _dividing
     processes.wait_for_all("dividing")
@@ -36,15 +36,15 @@ def dividing() -> Iterator[None]:
 
 
 def share() -> tuple[int, int]:
-    """Which of how many parts is this process's: 0 of 1 where nothing is divided."""
+    """Returns this process's part and the number of parts; (0, 1) if nothing is divided."""
     return (jax.process_index(), jax.process_count()) if _dividing else (0, 1)
 
 
 def gather(result: PyTree) -> list[PyTree]:
-    """What each process gives, in their order, on every process.
+    """Returns the results of all processes, in their order, on every process.
 
     Args:
-      result: numpy arrays, of the same shapes in all.
+      result: numpy arrays, of the same shapes in all processes.
     """
     if share()[1] == 1:
         return [result]
@@ -53,12 +53,12 @@ def gather(result: PyTree) -> list[PyTree]:
 
 
 def everywhere(found: bool) -> bool:
-    """Whether it is so in every process that divides the work; else all must do it."""
+    """Whether something was found in every process that shares the work."""
     return all(bool(each) for each in gather(np.array([found])))
 
 
 def exchange(value: Any) -> list[Any]:
-    """What each process gives, in their order, on every process; they may come at any time.
+    """Returns the values of all processes, in their order, on every process; waits for all.
 
     Args:
       value: anything that can be pickled.
@@ -70,10 +70,10 @@ def exchange(value: Any) -> list[Any]:
 
 
 def joined(own: Iterable[T]) -> Iterator[T]:
-    """What all processes make, as it is made, in process 0; the others must go on to the end.
+    """Yields the items of all processes in process 0; the others get none, but must iterate, too.
 
     Args:
-      own: what this process makes; each item can be pickled.
+      own: the items of this process; each can be pickled.
     """
     if jax.process_count() == 1:
         yield from own

@@ -1,7 +1,7 @@
-"""Bytes that a compiled program reads from main memory and writes to it, read from its text.
+"""Counts the bytes that a compiled program reads from and writes to main memory, from its text.
 
-A TPU's compiler spreads one collective over several fusions, each of which hands its arrays on.
-They are counted where it starts.
+The compiler for TPUs spreads one collective over several fusions, each of which passes its arrays
+on. They are counted where the collective starts.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ from ddad_jax.machine.hlo import (
     operands,
 )
 
-# What reads no more of its first operand than its result holds.
+# Instructions that read no more of their first operand than their result holds.
 PARTIAL = frozenset(("dynamic-slice", "dynamic-slice-start", "slice", "slice-start", "gather"))
 
 
 def traffic_bytes(program: Program) -> int:
-    """Bytes of one run on one device, as often as loops run.
+    """Returns the bytes of one run on one device, with loops counted as often as they run.
 
-    Of an array of which a slice is read or written, the slice alone; of what the compiler keeps in
-    a memory on the chip, nothing.
+    If only a slice of an array is read or written, only the slice counts. Arrays that the compiler
+    keeps in a memory on the chip do not count.
     """
     return sum(
         times * _moved(program, name)
@@ -55,12 +55,12 @@ def _in_main(instruction: Instruction) -> list[int]:
 
 
 def _is_of_a_collective(instruction: Instruction) -> bool:
-    """Whether, within a fusion, it is a part of a collective that is counted by itself."""
+    """Whether an instruction within a fusion is part of a collective that is counted separately."""
     return instruction.kind in KINDS or "AsyncCollective" in instruction.rest
 
 
 def _exchanged(program: Program, instruction: Instruction) -> int:
-    """Bytes that collectives read and write which a fusion starts."""
+    """Returns the bytes read and written by the collectives that a fusion starts."""
     if instruction.kind != "fusion":
         return 0
     (called,) = called_by(instruction)
@@ -75,7 +75,7 @@ def _exchanged(program: Program, instruction: Instruction) -> int:
 
 
 def _read(program: Program, instruction: Instruction, place: int, size: int) -> int:
-    """Bytes read of the operand at a place, which is so large."""
+    """Returns the bytes read of the operand at a place, which has `size` bytes."""
     if place == 0 and instruction.kind in PARTIAL:
         return min(size, sum(made(instruction, array_bytes(instruction.result))))
     if place == 0 and instruction.kind == "dynamic-update-slice":
@@ -87,7 +87,7 @@ def _read(program: Program, instruction: Instruction, place: int, size: int) -> 
 
 
 def _read_within(program: Program, fusion: str, number: int, size: int) -> int:
-    """Bytes that a fusion reads of its parameter of this number, which is so large."""
+    """Returns the bytes that a fusion reads of a parameter, which has `size` bytes."""
     instructions = program.computations[fusion]
     aliases = {
         each.name
@@ -107,10 +107,10 @@ def _read_within(program: Program, fusion: str, number: int, size: int) -> int:
 
 
 def _written(program: Program, instruction: Instruction, within: Mapping[str, Instruction]) -> int:
-    """Bytes that an instruction writes.
+    """Returns the bytes that an instruction writes.
 
     Args:
-      program: which it is of.
+      program: the program.
       instruction: not one of `FREE`.
       within: the instructions of its computation.
     """
@@ -124,7 +124,7 @@ def _written(program: Program, instruction: Instruction, within: Mapping[str, In
 def _changed(
     program: Program, instruction: Instruction, within: Mapping[str, Instruction]
 ) -> list[int]:
-    """Of each array of a result: its bytes, or those of the slice that is all that is new of it."""
+    """Returns for each array of a result its bytes, or those of the slice that alone is new."""
     if instruction.kind == "bitcast":
         return _changed(program, within[operands(instruction)[0]], within)
     if instruction.kind == "dynamic-update-slice":

@@ -15,13 +15,13 @@ from ddad_jax.machine.objects import Store
 def working_copy(
     url: str, setting: str, leaves_out: Callable[[str], bool] = copies.needs_all
 ) -> Iterator[Path]:
-    """A folder of a bucket as one here, which it is again in the end, however the block ends.
+    """Yields a local copy of a bucket's folder, and publishes it in the end, also after a failure.
 
-    Every process has a copy of its own; process 0 holds the folder, and publishes.
+    Every process has its own copy; process 0 holds the folder, and publishes.
 
     Args:
       url: such as "gs://bucket/runs/mine".
-      setting: names it in errors.
+      setting: names the URL in errors.
       leaves_out: see `copies.Copy`.
 
     Raises:
@@ -39,7 +39,7 @@ def working_copy(
         try:
             yield folder
         except BaseException:
-            # What ended the command is what its user should hear of.
+            # The user should hear of what ended the command, not of what failed after it.
             try:
                 copies.publish()
             except UserError as error:

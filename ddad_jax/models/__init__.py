@@ -1,4 +1,4 @@
-"""Flax linen networks, and what builds them by name."""
+"""Flax linen networks, and functions that build them by name."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ from ddad_jax.models.variables import abstract_variables, apply, initialise, par
 
 Network = TypeVar("Network", bound=nn.Module)
 _AUTOENCODERS = (autoencoder_kl, pixel_space, tiny_autoencoder)
-# A further one is a file like these, named here.
+# To add an extractor, write a module like these and name it here.
 _EXTRACTORS = (
     resnet,
     efficientnet_lite,
@@ -57,7 +57,7 @@ WEIGHTS: Mapping[str, Weights] = {
     for name, weights in family.WEIGHTS.items()
 }
 
-# Attributes of networks that no setting of their section gives.
+# Attributes of networks that are not settings of their section.
 NOT_SET = frozenset(
     ("parent", "name", "size", "sample_size", "in_channels", "out_channels", "dtype", "param_dtype")
 )
@@ -86,39 +86,39 @@ __all__ = [
 
 
 def build_autoencoder(name: str, **settings: Any) -> ImageNetwork:
-    """The autoencoder registered under `name`, with `encode`, `decode` and `latent_channels`.
+    """Builds the autoencoder registered as `name`, with `encode`, `decode` and `latent_channels`.
 
     Raises:
-      UserError: no such autoencoder, or it has no such setting.
+      UserError: the name or a setting is unknown, or the setting's value does not fit.
     """
     return _build("autoencoder", AUTOENCODERS, name, settings)
 
 
 def build_extractor(name: str, **settings: Any) -> Extractor:
-    """The feature extractor registered under `name`.
+    """Builds the feature extractor registered as `name`.
 
     Raises:
-      UserError: no such extractor, or it has no such setting.
+      UserError: the name or a setting is unknown, or the setting's value does not fit.
     """
     return _build("extractor", EXTRACTORS, name, settings)
 
 
 def build_denoiser(**settings: Any) -> UNet:
-    """The denoiser, a `UNet`.
+    """Builds the denoiser, a `UNet`.
 
     Raises:
-      UserError: it has no such setting.
+      UserError: a setting is unknown, or its value does not fit.
     """
     return _build("denoiser", {"unet": UNet}, "unet", settings)
 
 
 def network_settings(builder: Callable[..., nn.Module]) -> dict[str, Any]:
-    """What can be set of a network, with its defaults.
+    """Returns the settings of a network, with their defaults.
 
-    The types of computation, and what follows from the other networks, is not among it.
+    Types of computation, and sizes that follow from other networks, are not settings.
 
     Args:
-      builder: of a registry, or `UNet`.
+      builder: from a registry, or `UNet`.
     """
     fixed = builder.keywords if isinstance(builder, partial) else {}
     network = builder.func if isinstance(builder, partial) else builder
@@ -155,7 +155,7 @@ def _build(
 
 
 def _problem(value: Any, default: Any) -> str:
-    """Why an attribute of a network cannot have a value, by its default; "" where it can."""
+    """Returns why a network's attribute with some default cannot have a value; "" if it can."""
     if isinstance(default, tuple):
         whole = isinstance(value, tuple) and all(_is_count(each) for each in value)
         return "" if whole else f"is not a list of whole numbers above 0, such as {default}"

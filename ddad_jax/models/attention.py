@@ -1,4 +1,4 @@
-"""Attention in the form that the platform computes fastest."""
+"""Attention, in the form that the platform computes fastest."""
 
 import math
 from functools import partial
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from ddad_jax.machine.division import dividing_devices
 from ddad_jax.machine.platforms import by_platform
 
-# Weights of attention, one of each pair of positions, that are computed at a time: a CPU's caches
-# hold so many, and a TPU's memory on the chip.
+# How many attention weights, one per pair of positions, are computed at a time: as many as fit into
+# a CPU's caches, or into a TPU's on-chip memory.
 CACHED_WEIGHTS = {"cpu": 1 << 20, "tpu": 1 << 21}
 
 
@@ -20,7 +20,7 @@ def attend(
     key: Float[Array, "b n heads d"],
     value: Float[Array, "b n heads d"],
 ) -> Float[Array, "b n heads d"]:
-    """softmax(QKᵀ / √d) V of each head (arXiv 1706.03762, equation 1)."""
+    """Computes softmax(QKᵀ / √d) V for each head (arXiv 1706.03762, equation 1)."""
     in_parts = {name: partial(attend_in_parts, most=most) for name, most in CACHED_WEIGHTS.items()}
     return by_platform(query, key, value, default=jax.nn.dot_product_attention, **in_parts)
 
@@ -32,16 +32,16 @@ def attend_in_parts(
     *,
     most: int = CACHED_WEIGHTS["cpu"],
 ) -> Float[Array, "b n heads d"]:
-    """`jax.nn.dot_product_attention`, a head and a block of queries at a time.
+    """Computes `jax.nn.dot_product_attention` for one head and one block of queries at a time.
 
-    Images stay together: they may be divided over devices. The weights are computed again for the
-    gradient, which takes less time than to store and to read them.
+    All images are computed together, since they may be divided over devices. For the gradient the
+    weights are computed again, which takes less time than to store and read them.
 
     Args:
-      query: what asks.
-      key: what is asked.
-      value: what is mixed.
-      most: weights that a device computes at a time.
+      query: the queries Q.
+      key: the keys K.
+      value: the values V.
+      most: attention weights that a device computes at a time, about.
     """
 
     @partial(jax.checkpoint, prevent_cse=False)
@@ -55,13 +55,13 @@ def attend_in_parts(
         return jax.lax.map(lambda queries: attend(queries, key, value), blocks)
 
     b, n, heads, d = query.shape
-    # Of an exported program the number of images is open; there a CPU takes them one by one, and a
-    # TPU all of them.
+    # In an exported program the number of images is open: a CPU takes images one at a time, and a
+    # TPU takes them all.
     images = 1 if jax.export.is_symbolic_dim(b) else -(-b // dividing_devices())
     size = max(min(most // (images * n), n), 1)
     count = -(-n // size)
     size = -(-n // count)
-    # The last block may hold positions that are none; what they attend to is left out.
+    # The last block may be padded; results for the padding are dropped.
     padded = jnp.pad(query, [(0, 0), (0, count * size - n), (0, 0), (0, 0)])
     blocks = jnp.moveaxis(padded.reshape(b, count, size, heads, d), (3, 1), (0, 1))
     attended = jax.lax.map(one_head, (blocks, *(jnp.moveaxis(x, 2, 0) for x in (key, value))))

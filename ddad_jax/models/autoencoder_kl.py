@@ -1,4 +1,4 @@
-"""Stable Diffusion's variational autoencoder, under the names that diffusers gives its parts.
+"""Stable Diffusion's variational autoencoder; its parts have the names that diffusers uses.
 
 Rombach et al., arXiv 2112.10752, appendix G; `AutoencoderKL` of diffusers.
 """
@@ -18,11 +18,11 @@ from ddad_jax.models.extractor import ImageNetwork
 from ddad_jax.models.layers import GroupNorm, Types, require_divisible
 from ddad_jax.models.published import SIGNED, File, HuggingFace, Names, Weights, dotted
 
-# As published; the UNet's differs.
+# As published; the UNet has another.
 EPSILON = 1e-6
 LOGVAR_RANGE = (-30.0, 20.0)
 
-# The names of diffusers before 0.15, which the published files still bear.
+# Names from before diffusers 0.15, which the published files still use.
 OLD_ATTENTION = (
     (r"\.attentions\.0\.query\.", ".attentions.0.to_q."),
     (r"\.attentions\.0\.key\.", ".attentions.0.to_k."),
@@ -82,7 +82,7 @@ class Attention(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual, attention, residual, at the smallest resolution; attributes as elsewhere."""
+    """A residual block, attention and a residual block; for attributes see `AutoencoderKL`."""
 
     dtype: DTypeLike
     param_dtype: DTypeLike
@@ -90,7 +90,7 @@ class Middle(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Apply the three."""
+        """Apply the three blocks."""
         types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         attention = nn.remat(Attention) if self.remat else Attention
@@ -100,7 +100,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to the moments before their last mixing; attributes as in `AutoencoderKL`."""
+    """From images to moments, before `quant_conv`; for attributes see `AutoencoderKL`."""
 
     outputs: int
     channels: tuple[int, ...]
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Mixed latents to images; attributes as in `AutoencoderKL`."""
+    """From latents, after `post_quant_conv`, to images; for attributes see `AutoencoderKL`."""
 
     channels: tuple[int, ...]
     layers_per_block: int
@@ -159,8 +159,8 @@ class AutoencoderKL(ImageNetwork):
 
     Attributes:
       latent_channels: channels of the latent.
-      channels: of each resolution from the image's down; each halves; multiples of 32.
-      layers_per_block: residual blocks of each resolution in the encoder; one more in the decoder.
+      channels: multiples of 32, for each resolution from the image's down; each is half the last.
+      layers_per_block: residual blocks per resolution in the encoder; the decoder has one more.
       dtype: of the computation; normalisation and softmax are in float32.
       param_dtype: of the weights.
       remat: whether blocks are computed again in the backward pass instead of stored.
@@ -186,17 +186,17 @@ class AutoencoderKL(ImageNetwork):
 
     @property
     def downsampling(self) -> int:
-        """How many image pixels one latent pixel spans."""
+        """How many image pixels one latent pixel spans, in each direction."""
         return 2 ** (len(self.channels) - 1)
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
+        """Returns the shape and type of an input that `init` can be called with."""
         return (jax.ShapeDtypeStruct((1, self.downsampling, self.downsampling, 3), jnp.float32),)
 
     def posterior(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b _h _w _c"], Float[Array, "b _h _w _c"]]:
-        """Mean and logarithm of the variance of the latent, of images in [-1, 1].
+        """Returns mean and log-variance of the latent, for images in [-1, 1].
 
         Raises:
           UserError: the sides of the images are not divisible by `downsampling`.
@@ -206,15 +206,15 @@ class AutoencoderKL(ImageNetwork):
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
-        """The posterior mean, unscaled, of images in [-1, 1]."""
+        """Returns the unscaled posterior mean, for images in [-1, 1]."""
         return self.posterior(images)[0]
 
     def decode(self, latent: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:
-        """Images in about [-1, 1] from an unscaled latent."""
+        """Returns images in about [-1, 1] from an unscaled latent."""
         return self.decoder(self.post_quant_conv(latent))
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The image's reconstruction from the posterior mean."""
+        """Returns the images, reconstructed from the posterior mean."""
         return self.decode(self.encode(images))
 
 

@@ -1,6 +1,6 @@
 """ConvNeXts trained on ImageNet (Liu et al., arXiv 2201.03545).
 
-In the form of Hugging Face's transformers; the network is that of DINOv3's.
+In the form of Hugging Face's transformers; the network is the same as for DINOv3.
 """
 
 import re
@@ -31,11 +31,11 @@ def _key(key: str) -> str:
 
 
 class ConvNeXt(DINOv3ConvNeXt):
-    """A ConvNeXt with the attributes of `DINOv3ConvNeXt`; the defaults are the tiny one."""
+    """A ConvNeXt with the attributes of `DINOv3ConvNeXt`; by default the tiny one."""
 
     NAMES: ClassVar[Names] = Names(
         lambda name: MODULES.get(name, dotted(name)),
-        # Files of classifiers.
+        # In files of classifiers.
         aliases=((r"^convnext\.", ""),),
         key=_key,
         others=r"classifier\.",

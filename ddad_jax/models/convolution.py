@@ -15,11 +15,11 @@ from ddad_jax.models.layers import upsample
 
 # Pixels of the largest feature map that a CPU convolves as a matrix product.
 SMALL_MAP = 16
-# Pixels of the largest one for which adding up weights costs more than it saves.
+# Pixels of the largest feature map for which adding up weights costs more than it saves.
 UNFOLDED_MAP = 64
-# Pixels of the largest one that a CPU convolves by minimal filtering.
+# Pixels of the largest feature map that a CPU convolves by minimal filtering.
 WINOGRAD_MAP = 64**2
-# Fewest channels for it: with fewer, compilation takes longer than a category's images save.
+# Fewest channels for minimal filtering: with fewer it saves less time than its compilation takes.
 WINOGRAD_CHANNELS = 192
 
 
@@ -36,10 +36,10 @@ class Conv(nn.Module):
       features: output channels.
       size: height and width of the kernel.
       stride: step between outputs.
-      padding: "pytorch", half the kernel on each side, or "tensorflow", as little as gives
-        ceil(input / stride) outputs, or "valid", none.
+      padding: "pytorch", half the kernel on each side; "tensorflow", just enough to give
+        ceil(input / stride) outputs; or "valid", none.
       use_bias: whether a bias is added.
-      zeros: whether the weights start at zero, which makes a residual branch start as identity.
+      zeros: whether the weights start at zero, so that a residual block starts as the identity.
       upsampled: whether the input is upsampled first, as `upsample` does; with a 3×3 kernel only.
       dtype: of the computation.
       param_dtype: of the weights.
@@ -104,7 +104,7 @@ def _convolve_directly(
 
 
 def _suits_winograd(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"]) -> bool:
-    """Whether that form computes this convolution, and a CPU the faster for it."""
+    """Whether minimal filtering applies to this convolution, and makes it faster on a CPU."""
     _, height, width, channels = x.shape
     can = kernel.shape[:2] == (3, 3) and height % 2 == width % 2 == 0 and x.dtype == jnp.float32
     few = min(channels, kernel.shape[-1]) < WINOGRAD_CHANNELS
@@ -115,7 +115,7 @@ def _suits_winograd(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"
 def _convolve_by_winograd(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
-    """A convolution that multiplies less; where gradients are asked for, the usual one."""
+    """Convolves with fewer multiplications; with gradients, in the usual way."""
     return winograd.convolve(x, kernel)
 
 
@@ -129,9 +129,9 @@ def _convolve_by_product(
     kernel: Float[Array, "kh kw c d"],
     padding: list[tuple[int, int]],
 ) -> Float[Array, "b _h _w d"]:
-    """A convolution as one matrix product of all that each output sees.
+    """Convolves by one matrix product, after gathering the pixels that each output sees.
 
-    XLA's convolution for CPUs takes thirty times as long where a map has four pixels.
+    For a map of four pixels, XLA's convolution for CPUs takes thirty times as long.
     """
     rows, columns, channels, features = kernel.shape
     x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
@@ -147,10 +147,10 @@ def _convolve_by_product(
 def _convolve_upsampled(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b 2*h 2*w d"]:
-    """A convolution of `upsample(x)`, as one 2×2 convolution of x for each of four phases.
+    """Convolves `upsample(x)`, by one 2×2 convolution of x for each of four phases.
 
-    An output sees 2×2 pixels of x, some through several weights; these are added first, which
-    leaves 4/9 of the work.
+    An output sees 2×2 pixels of x, some of them with several weights. These weights are added
+    first, which leaves 4/9 of the work.
     """
     phases = [
         [
@@ -165,18 +165,18 @@ def _convolve_upsampled(
 
 
 def _folded(kernel: Float[Array, "_h _w c d"], axis: int) -> list[Float[Array, "_i _j c d"]]:
-    """Along an axis, what the even and the odd outputs weigh the two pixels with that they see."""
+    """Returns, along an axis, the two weights of the even outputs, and those of the odd ones."""
     first, middle, last = jnp.split(kernel, 3, axis)
     pairs = ((first, middle + last), (first + middle, last))
     return [jnp.concatenate(pair, axis) for pair in pairs]
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution of each channel with its own square kernel; TensorFlow's padding.
+    """A convolution of each channel with its own square kernel, with TensorFlow's padding.
 
-    It is written as a sum of shifted images, which compiles to one pass over memory: on a CPU much
-    faster than XLA's grouped convolution, to the same bits. Formats that know no platforms get the
-    convolution itself.
+    It is written as a sum of shifted images, which compiles to one pass over memory. On a CPU this
+    is much faster than XLA's grouped convolution, and gives the same bits. Export formats without
+    platforms get the grouped convolution.
 
     Attributes:
       size: height and width of the kernel.

@@ -17,7 +17,7 @@ from ddad_jax.models.published import IMAGENET, File, HuggingFace, Names, Weight
 from ddad_jax.models.vision_transformer import VisionTransformer, interpolate_positions
 
 PATCH = 14
-# Patches along a side of the images that it was trained on, of 518 pixels.
+# Patches per side of the images that it was trained on, which have 518 pixels.
 GRID = 37
 MODULES = {
     "patches": "patch_embeddings.projection",
@@ -36,12 +36,12 @@ def _module(name: str) -> str:
 
 
 class Embeddings(nn.Module):
-    """Tokens: a class token, registers, and the patches; all but registers know where they are.
+    """Tokens: a class token, registers, and patches; all but registers have position embeddings.
 
     Attributes:
       width: channels of each token.
-      registers: their number.
-      grid: patches along a side that positions are stored of.
+      registers: number of register tokens.
+      grid: patches per side of the grid of stored position embeddings.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -54,7 +54,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
-        """The tokens of images."""
+        """Returns the tokens of images."""
         normal = partial(self.param, init_fn=nn.initializers.normal(0.02))
 
         def tokens(name: str, *shape: int) -> Float[Array, "*_shape c"]:
@@ -62,7 +62,7 @@ class Embeddings(nn.Module):
             return drawn.astype(self.dtype)
 
         cls_token = tokens("cls_token", 1, 1)
-        # Training hides patches behind it; the published files hold it.
+        # Only training uses it, to hide patches, but the published files hold it.
         tokens("mask_token", 1)
         positions = tokens("position_embeddings", 1, self.grid**2 + 1)
         patches = Conv(
@@ -85,11 +85,11 @@ class Embeddings(nn.Module):
 
 
 class DINOv2(VisionTransformer):
-    """DINOv2 with the attributes of `VisionTransformer`; the defaults are ViT-S/14.
+    """DINOv2 with the attributes of `VisionTransformer`; by default ViT-S/14.
 
     Attributes:
-      registers: register tokens, 4 where there are any.
-      grid: patches along a side that position embeddings are stored of.
+      registers: number of register tokens; published weights have 4 or none.
+      grid: patches per side of the grid of stored position embeddings.
     """
 
     registers: int = 0
@@ -100,7 +100,7 @@ class DINOv2(VisionTransformer):
     epsilon: ClassVar[float] = 1e-6
 
     def make_embeddings(self, **types: Any) -> Embeddings:
-        """The module that makes tokens of images."""
+        """Makes the module that turns images into tokens."""
         return Embeddings(self.width, self.registers, self.grid, **types)
 
 

@@ -1,4 +1,4 @@
-"""DINOv3's vision transformers (Siméoni et al., arXiv 2508.10104), with rotated positions.
+"""DINOv3's vision transformers (Siméoni et al., arXiv 2508.10104), with rotary positions.
 
 In the form of Hugging Face's transformers.
 """
@@ -19,7 +19,7 @@ from ddad_jax.models.vision_transformer import Turn, VisionTransformer
 
 PATCH = 16
 REGISTERS = 4
-# The longest period of the rotations is that of this base.
+# The periods of the rotations are powers of this base, with exponents from 0 to almost 1.
 BASE = 100.0
 MODULES = {
     "patches": "patch_embeddings",
@@ -49,13 +49,13 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
-        """The tokens of images."""
+        """Returns the tokens of images."""
 
         def tokens(name: str, count: int) -> Float[Array, "count c"]:
             shape = (1, count, self.width)
             return self.param(name, nn.initializers.normal(0.02), shape, self.param_dtype)[0]
 
-        # Training hides patches behind the mask token; the published files hold it.
+        # Only training uses it, to hide patches, but the published files hold it.
         tokens("mask_token", 1)
         first = jnp.concatenate([tokens("cls_token", 1), tokens("register_tokens", REGISTERS)])
         patches = Conv(
@@ -68,10 +68,10 @@ class Embeddings(nn.Module):
 
 
 class DINOv3(VisionTransformer):
-    """DINOv3's ViT with the attributes of `VisionTransformer`; the defaults are ViT-S/16.
+    """DINOv3's ViT with the attributes of `VisionTransformer`; by default ViT-S/16.
 
     Attributes:
-      gated: whether perceptrons have a gate, as those of ViT-S+ have.
+      gated: whether perceptrons have a gate, as in ViT-S+.
     """
 
     gated: bool = False
@@ -82,11 +82,11 @@ class DINOv3(VisionTransformer):
     key_bias: ClassVar[bool] = False
 
     def make_embeddings(self, **types: Any) -> Embeddings:
-        """The module that makes tokens of images."""
+        """Makes the module that turns images into tokens."""
         return Embeddings(self.width, **types)
 
     def turn(self, rows: int, columns: int) -> Turn:
-        """Rotations by the place of a patch between the edges (arXiv 2104.09864)."""
+        """Returns the rotation of patches by their places between the edges (arXiv 2104.09864)."""
         size = self.width // self.heads
         frequencies = 1.0 / BASE ** np.arange(0.0, 1.0, 4.0 / size)
         places = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (rows, columns))
@@ -115,7 +115,7 @@ BUILDERS: Mapping[str, Callable[..., DINOv3]] = {
 
 
 def published(network: str, name: str) -> Weights:
-    """Weights of DINOv3, which are given to those who have agreed to its licence."""
+    """Returns a record of DINOv3 weights, which require agreement to the licence."""
     source = HuggingFace(
         f"facebook/dinov3-{name}-pretrain-lvd1689m", "model.safetensors", gated=True
     )

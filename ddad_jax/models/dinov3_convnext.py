@@ -24,7 +24,7 @@ EPSILON = 1e-6
 
 
 class Layer(nn.Module):
-    """A depthwise convolution, a perceptron of each pixel, scaled and added.
+    """A depthwise convolution and a perceptron on each pixel, scaled and added to the input.
 
     Attributes:
       dtype: of the computation.
@@ -48,12 +48,12 @@ class Layer(nn.Module):
 
 
 class Stage(nn.Module):
-    """Fewer pixels, more channels, then layers.
+    """Downsampling to fewer pixels and more channels, then layers.
 
     Attributes:
       features: output channels.
-      repeats: layers.
-      first: whether it sees the image.
+      repeats: number of layers.
+      first: whether its input is the image.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -81,7 +81,7 @@ class Stage(nn.Module):
 
 
 class DINOv3ConvNeXt(ConvolutionalExtractor):
-    """A ConvNeXt that gives its features at strides 4, 8 and 16; the defaults are the tiny one.
+    """A ConvNeXt that returns features at strides 4, 8 and 16; by default the tiny one.
 
     Attributes:
       repeats: layers of each of the four stages.
@@ -105,7 +105,7 @@ class DINOv3ConvNeXt(ConvolutionalExtractor):
         self.layer_norm = layer_norm(EPSILON, **types)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """The features of normalised images at strides 4, 8 and 16."""
+        """Returns the features of normalised images at strides 4, 8 and 16."""
         if self.is_initializing():
             self.pooled(images)
         outputs, x = [], images
@@ -115,7 +115,7 @@ class DINOv3ConvNeXt(ConvolutionalExtractor):
         return tuple(outputs)
 
     def pooled(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b c"]:
-        """The features of the whole of normalised images."""
+        """Returns one feature vector for each normalised image."""
         x = images
         for stage in self.stages:
             x = stage(x)

@@ -22,7 +22,7 @@ from ddad_jax.models.published import IMAGENET, File, HuggingFace, Names, Weight
 # As published; PyTorch's default differs.
 BATCH_NORM_EPSILON = 1e-3
 STEM_FEATURES, HEAD_FEATURES = 32, 1280
-# Channels of a squeeze, as a share of those that the block takes.
+# Channels after a squeeze, as a share of the block's input channels.
 SQUEEZE = 0.25
 
 
@@ -50,17 +50,17 @@ FEATURE_STAGES = (1, 2, 4)
 
 
 def _scaled_features(features: int, width: float) -> int:
-    """A multiple of 8 near `width` times the features, never more than a tenth below."""
+    """Returns a multiple of 8 near `width` times the features, at most a tenth below."""
     scaled = features * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 class SqueezeExcite(nn.Module):
-    """Each channel times a factor in (0, 1) by the means of all (arXiv 1709.01507).
+    """Multiplies each channel by a factor in (0, 1) from all channels' means (arXiv 1709.01507).
 
     Attributes:
-      features: channels between.
+      features: channels after the squeeze.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -79,11 +79,11 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand, filter each channel, weigh the channels, project (arXiv 1801.04381).
+    """Expands, filters each channel, weighs the channels, and projects (arXiv 1801.04381).
 
     Attributes:
-      kernel, stride, expansion, features: as of `Stage`.
-      lite: whether channels stay as they are and activations end at 6, for SiLU.
+      kernel, stride, expansion, features: see `Stage`.
+      lite: whether channels are not weighed and activations are ReLU6 instead of SiLU.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -98,7 +98,7 @@ class InvertedBottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w features"]:
-        """Apply the block, with a residual connection where the shape stays."""
+        """Apply the block, with a residual connection if the shape stays the same."""
         types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(BatchNorm, BATCH_NORM_EPSILON, **types)
         activate = nn.relu6 if self.lite else nn.silu
@@ -116,7 +116,7 @@ class InvertedBottleneck(nn.Module):
         return x + h if h.shape == x.shape else h
 
 
-# Our keys, and what the published files write for them, one after the other.
+# Our keys and what the published files have instead, applied one after the other.
 KEYS = (
     (r"^conv_stem", "efficientnet.embeddings.convolution"),
     (r"^bn0", "efficientnet.embeddings.batchnorm"),
@@ -140,15 +140,15 @@ def _key(key: str) -> str:
 
 
 class EfficientNet(ConvolutionalExtractor):
-    """An EfficientNet that gives its features at strides 4, 8 and 16; the defaults are B0.
+    """An EfficientNet that returns features at strides 4, 8 and 16; by default B0.
 
     Attributes:
       width, depth: multipliers of the table's features and repeats.
       num_classes: outputs of the classifier.
       dtype: of the computation; normalisation is in float32.
       param_dtype: of the weights.
-      LITE: whether it is of the Lite form: ReLU6, channels not weighed, and stem, head, first and
-        last stage of fixed width or depth.
+      LITE: whether it has the Lite form: ReLU6, channels not weighed, stem and head of fixed width,
+        first and last stage of fixed depth.
     """
 
     LITE: ClassVar[bool] = False
@@ -193,14 +193,14 @@ class EfficientNet(ConvolutionalExtractor):
         return outputs
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """The features of normalised images at strides 4, 8 and 16."""
+        """Returns the features of normalised images at strides 4, 8 and 16."""
         if self.is_initializing():
             self.logits(images)
         outputs = self._blocks_until(self.feature_ends[-1], images)
         return tuple(outputs[end] for end in self.feature_ends)
 
     def logits(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
-        """The classifier's output for normalised images."""
+        """Returns the classifier's output for normalised images."""
         x = self._blocks_until(len(self.blocks), images)[-1]
         x = self._activate(self.bn1(self.conv_head(x)))
         return self.fc(x.mean((1, 2)))

@@ -15,13 +15,13 @@ from ddad_jax.models.published import TENSORFLOW, File, Names, Package, Weights,
 
 
 class EfficientNetLite(EfficientNet):
-    """An EfficientNet-Lite with the attributes of `EfficientNet`; the defaults are Lite0."""
+    """An EfficientNet-Lite with the attributes of `EfficientNet`; by default Lite0."""
 
     LITE: ClassVar[bool] = True
     NAMES: ClassVar[Names] = Names(lambda name: f"_{dotted(name)}")
 
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The network's input, (v - 127) / 128 for v in 0 … 255, from images in [-1, 1]."""
+        """Returns (v - 127) / 128 with v in 0 … 255, from images in [-1, 1]."""
         return ((images + 1.0) * 127.5 - 127.0) / 128.0
 
 

@@ -1,4 +1,4 @@
-"""What a detector asks of a feature extractor."""
+"""What a detector requires of its image networks, and of a feature extractor."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -14,12 +14,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageNetwork(nn.Module):
-    """A network of square images that has its own resolution.
+    """A network for square images that may have its own resolution.
 
     Attributes:
-      size: side in pixels that images are brought to; 0: they stay as they come.
+      size: side in pixels that images are resized to; 0: they keep their size.
       dtype: of the computation.
-      multiple: the sides that it takes are multiples of this.
+      multiple: the sides of its input are rounded to multiples of this.
     """
 
     size: int = 0
@@ -28,63 +28,63 @@ class ImageNetwork(nn.Module):
     multiple: ClassVar[int] = 1
 
     def side(self, side: int) -> int:
-        """The side in pixels at which it looks at images of some side."""
+        """Returns the side in pixels to which it resizes images of the given side."""
         return max(round((self.size or side) / self.multiple), 1) * self.multiple
 
     def resized(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w 3"]:
-        """The images at that side; those that have it already stay as they are."""
+        """Returns the images resized to that side; images that have it stay unchanged."""
         return resize_images(images, self.side(images.shape[1]), self.side(images.shape[2]))
 
 
 class Extractor(ImageNetwork):
-    """A network that gives the features of images in three stages, from fine to coarse.
+    """A network that computes features of images in three stages, from fine to coarse.
 
-    k-NN, patch map, feature map and adaptation take any that keeps to this.
+    k-NN, patch map, feature map and adaptation work with any subclass.
     """
 
     @property
     @abstractmethod
     def strides(self) -> tuple[int, int, int]:
-        """Pixels of its input between two neighbouring features, of each stage."""
+        """Distance between neighbouring features of each stage, in pixels of the input."""
 
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """What its weights were trained to see, from images in [-1, 1]; by default ImageNet's."""
+        """Normalises images in [-1, 1] as its weights expect; by default as for ImageNet."""
         return imagenet(images)
 
     @abstractmethod
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
+        """Returns the shape and type of an input that `init` can be called with."""
 
     @abstractmethod
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """The three stages of normalised images."""
+        """Returns the three stages of normalised images."""
 
 
 class ConvolutionalExtractor(Extractor):
-    """An extractor whose stages halve the resolution from a stride of 4 on."""
+    """An extractor whose three stages have strides 4, 8 and 16."""
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Those of the stages that it gives."""
+        """Strides of the three stages, in pixels."""
         return (4, 8, 16)
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
+        """Returns the shape and type of an input that `init` can be called with."""
         return (jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),)
 
 
 def resize_images(
     images: Float[Array, "b h w 3"], height: int, width: int
 ) -> Float[Array, "b _height _width 3"]:
-    """Images of another size, averaged where they shrink and interpolated where they grow."""
+    """Resizes images, averaging pixels where they shrink and interpolating where they grow."""
     if images.shape[1:3] == (height, width):
         return images
-    # An accelerator's default for float32 has the few bits of bfloat16.
+    # By default accelerators multiply float32 with the few bits of bfloat16.
     with jax.default_matmul_precision("high"):
         return jax.image.resize(images, (images.shape[0], height, width, 3), "linear")
 
 
 def imagenet(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """ImageNet's mean taken away and divided by its deviation, from images in [-1, 1]."""
+    """Normalises images in [-1, 1] with ImageNet's mean and standard deviation."""
     mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
     return ((images + 1.0) / 2.0 - mean) / std

@@ -1,4 +1,4 @@
-"""What several networks are made of beside convolutions. Images and feature maps are NHWC."""
+"""Layers that several networks use, besides convolutions. Images and feature maps are NHWC."""
 
 from typing import TypedDict
 
@@ -12,7 +12,7 @@ from ddad_jax.errors import UserError
 
 
 class Types(TypedDict):
-    """What each layer of a network is told: the types of its computation and of its weights."""
+    """Arguments of each layer of a network: the types of its computation and of its weights."""
 
     dtype: DTypeLike
     param_dtype: DTypeLike
@@ -44,7 +44,7 @@ class GroupNorm(nn.Module):
             )
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        # Channels stay innermost: a reduction over the few channels of a group is slow on CPUs.
+        # The channel axis stays innermost: reducing over a group's few channels is slow on CPUs.
         space = tuple(range(1, x.ndim - 1))
         x = x.astype(jnp.float32)
         centred = x - self._mean_of_groups(x.mean(space, keepdims=True))
@@ -54,7 +54,7 @@ class GroupNorm(nn.Module):
         return y.astype(self.dtype)
 
     def _mean_of_groups(self, means: Float[Array, "b *ones c"]) -> Float[Array, "b *ones c"]:
-        """The mean of each group, from and for each channel."""
+        """Averages the channels' means over each group, and repeats that for each channel."""
         grouped = means.reshape(*means.shape[:-1], self.groups, -1)
         mean = jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape)
         return mean.reshape(means.shape)
@@ -63,7 +63,7 @@ class GroupNorm(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation with stored statistics, in float32 (arXiv 1502.03167).
 
-    The statistics never change: the networks that hold it are used as they were published.
+    The statistics never change, not even in training.
 
     Attributes:
       epsilon: added to the variance.
@@ -90,7 +90,7 @@ class BatchNorm(nn.Module):
 
 
 def require_divisible(images: Float[Array, "b h w c"], divisor: int) -> None:
-    """Checks that an autoencoder can halve images as often as it has to.
+    """Checks that an autoencoder can halve images as often as it needs to.
 
     Raises:
       UserError: the sides are not divisible by `divisor`.

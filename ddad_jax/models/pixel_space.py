@@ -19,28 +19,28 @@ class PixelSpace(ImageNetwork):
 
     @property
     def latent_channels(self) -> int:
-        """Those of the image."""
+        """The image's three channels."""
         return 3
 
     @property
     def downsampling(self) -> int:
-        """One latent pixel is one image pixel."""
+        """1: a latent pixel is an image pixel."""
         return 1
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
+        """Returns the shape and type of an input that `init` can be called with."""
         return (jax.ShapeDtypeStruct((1, 1, 1, 3), jnp.float32),)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The images themselves."""
+        """Returns the images themselves, in the latent's type."""
         return images.astype(self.dtype)
 
     def decode(self, latent: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The images themselves."""
+        """Returns the latent, which is the images."""
         return latent
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The images themselves."""
+        """Returns the images themselves, in the latent's type."""
         return self.decode(self.encode(images))
 
 

@@ -1,4 +1,4 @@
-"""What is said of weights that others published: plain data, one record beside each network."""
+"""Records of weights that others published: plain data, defined beside each network."""
 
 import re
 from collections.abc import Callable
@@ -15,10 +15,10 @@ class Names(NamedTuple):
     """How PyTorch's state dicts name the modules of a family of networks.
 
     Attributes:
-      module: our name of a module, one step of a path, to PyTorch's.
-      aliases: patterns of keys that other published files use, and the keys they stand for.
-      key: a whole key as the names of its modules make it, to PyTorch's, where these do not agree.
-      others: a pattern of keys of other networks that published files hold as well; "" for none.
+      module: converts our name of a module, one step of a path, to PyTorch's.
+      aliases: patterns of keys that other published files use, and their replacements.
+      key: converts a whole key, joined from module names, to PyTorch's, if the two differ.
+      others: a pattern of keys of other networks that published files also hold; "" for none.
     """
 
     module: Callable[[str], str]
@@ -28,7 +28,7 @@ class Names(NamedTuple):
 
 
 def dotted(name: str) -> str:
-    """Our name with dots about its numbers, as PyTorch names what is in lists."""
+    """Returns our name with dots around its numbers, as PyTorch names the items of lists."""
     return re.sub(r"_(?=\d)|(?<=\d)_", ".", name)
 
 
@@ -42,7 +42,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Url:
-    """A file behind a plain address."""
+    """A file at a plain URL."""
 
     url: str
 
@@ -55,7 +55,7 @@ class HuggingFace:
       repository: owner and name.
       file: path inside the repository.
       revision: branch, tag or commit.
-      gated: whether it is given only to those who have agreed to its licence there.
+      gated: whether downloading it requires agreement to its licence there.
     """
 
     repository: str
@@ -70,10 +70,9 @@ class File:
 
     Attributes:
       source: where it comes from.
-      megabytes: its size in millions of bytes, where known.
-      sha256: its checksum in hexadecimal, or the part of it that its publisher gives; empty where
-        none is known.
-      prefix: what to put before its keys.
+      megabytes: its size in millions of bytes, if known.
+      sha256: its checksum in hexadecimal, or the part that its publisher gives; "" if unknown.
+      prefix: put before its keys.
     """
 
     source: Package | Url | HuggingFace
@@ -88,9 +87,9 @@ class Weights:
 
     Attributes:
       network: the registered autoencoder or extractor that they are for.
-      files: what they are made of.
-      licence: its SPDX identifier, or its name where it has none.
-      normalisation: what the weights were trained to see, from v in 0 … 255; the network does it.
+      files: the files that they consist of.
+      licence: its SPDX identifier, or its name if it has none.
+      normalisation: the input that they were trained on, from v in 0 … 255; the network makes it.
     """
 
     network: str

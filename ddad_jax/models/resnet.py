@@ -1,7 +1,7 @@
 """ResNets and wide ResNets, the feature extractors of D3AD and DDAD.
 
-He et al., arXiv 1512.03385, in torchvision's form (the stride lies in a bottleneck's 3x3
-convolution); wide: Zagoruyko & Komodakis, arXiv 1605.07146.
+He et al., arXiv 1512.03385, in torchvision's form (in a bottleneck the 3x3 convolution has the
+stride); wide: Zagoruyko & Komodakis, arXiv 1605.07146.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution of few channels between two 1x1 ones, and a residual connection.
+    """A 3x3 convolution with few channels between two 1x1 ones, and a residual connection.
 
     Attributes:
       features: a quarter of the output channels.
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
 def _shortcut(
     x: Float[Array, "b h w c"], like: Float[Array, "b _h _w _c"], stride: int, types: Types
 ) -> Float[Array, "b _h _w _c"]:
-    """The input, projected where the block changes its shape."""
+    """Returns the input, projected if the block changes its shape."""
     if x.shape == like.shape:
         return x
     features = like.shape[-1]
@@ -93,9 +93,9 @@ def _shortcut(
 
 
 class ResNet(ConvolutionalExtractor):
-    """A ResNet that gives its features at strides 4, 8 and 16.
+    """A ResNet that returns features at strides 4, 8 and 16.
 
-    The defaults are ResNet-34.
+    The defaults are those of ResNet-34.
 
     Attributes:
       repeats: blocks of each of the four stages.
@@ -136,7 +136,7 @@ class ResNet(ConvolutionalExtractor):
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """The features of normalised images at strides 4, 8 and 16."""
+        """Returns the features of normalised images at strides 4, 8 and 16."""
         if self.is_initializing():
             self.logits(images)
         first = _chain(self.layer1, self._stem(images))
@@ -144,7 +144,7 @@ class ResNet(ConvolutionalExtractor):
         return first, second, _chain(self.layer3, second)
 
     def logits(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
-        """The classifier's output for normalised images."""
+        """Returns the classifier's output for normalised images."""
         x = self._stem(images)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = _chain(stage, x)

@@ -1,4 +1,4 @@
-"""TAESD, the tiny autoencoder, for latents of Stable Diffusion, FLUX.2 or of its own.
+"""TAESD, the tiny autoencoder, for latents of Stable Diffusion or FLUX.2, or its own.
 
 Ollin Boer Bohan, https://github.com/madebyollin/taesd. Three-convolution residual blocks with
 ReLU, no normalisation; FLUX.2's form adds normalised pooling blocks at the smallest resolution.
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
     Attributes:
       features: input and output channels.
-      normalised: whether a group-normalised pointwise branch is added first.
+      normalised: whether the output of a group-normalised pointwise branch is added first.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images in [0, 1] to latents; attributes as in `TinyAutoencoder`."""
+    """From images in [0, 1] to latents; for attributes see `TinyAutoencoder`."""
 
     latent_channels: int
     width: int
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images in about [0, 1]; attributes as in `TinyAutoencoder`."""
+    """From latents to images in about [0, 1]; for attributes see `TinyAutoencoder`."""
 
     width: int
     blocks: tuple[int, ...]
@@ -121,7 +121,7 @@ class TinyAutoencoder(ImageNetwork):
     Attributes:
       latent_channels: channels of the latent.
       width: channels of every hidden layer.
-      blocks: residual blocks at each resolution from the image's down; each resolution halves.
+      blocks: residual blocks at each resolution, from the image's down; each is half the last.
       normalised: whether the smallest resolution has FLUX.2's normalised branches.
       dtype: of the computation; normalisation is in float32.
       param_dtype: of the weights.
@@ -149,15 +149,15 @@ class TinyAutoencoder(ImageNetwork):
 
     @property
     def downsampling(self) -> int:
-        """How many image pixels one latent pixel spans."""
+        """How many image pixels one latent pixel spans, in each direction."""
         return 2 ** (len(self.blocks) - 1)
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
+        """Returns the shape and type of an input that `init` can be called with."""
         return (jax.ShapeDtypeStruct((1, self.downsampling, self.downsampling, 3), jnp.float32),)
 
     def encode(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b _h _w _c"]:
-        """The latent, unscaled, of images in [-1, 1].
+        """Returns the unscaled latent of images in [-1, 1].
 
         Raises:
           UserError: the sides of the images are not divisible by `downsampling`.
@@ -166,11 +166,11 @@ class TinyAutoencoder(ImageNetwork):
         return self.encoder((images + 1.0) / 2.0)
 
     def decode(self, latent: Float[Array, "b _h _w _c"]) -> Float[Array, "b h w 3"]:
-        """Images in about [-1, 1] from an unscaled latent."""
+        """Returns images in about [-1, 1] from an unscaled latent."""
         return self.decoder(latent) * 2.0 - 1.0
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The image's reconstruction."""
+        """Returns the images, reconstructed from their latents."""
         return self.decode(self.encode(images))
 
 

@@ -1,7 +1,7 @@
 """The denoiser: guided diffusion's UNet in the form that D3AD and DDAD use.
 
-Dhariwal & Nichol, arXiv 2105.05233. Down- and upsampling happen inside residual blocks, attention
-at chosen resolutions, the timestep is added to each residual block.
+Dhariwal & Nichol, arXiv 2105.05233. Residual blocks do the down- and upsampling, attention is
+applied at chosen resolutions, and the timestep's embedding is added in each residual block.
 """
 
 import math
@@ -19,7 +19,7 @@ from ddad_jax.models.convolution import Conv
 from ddad_jax.models.layers import GroupNorm, Types, halve, upsample
 from ddad_jax.models.published import Names, dotted
 
-# Our names of modules, and those of the official weights where they are other words.
+# Our names of modules and those in the official weights, where the words differ.
 MODULES = {
     "time_1": "time_embedding.1",
     "time_2": "time_embedding.3",
@@ -35,11 +35,11 @@ MODULES = {
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions with the timestep added between them.
+    """Two normalised convolutions with the timestep's embedding added between them.
 
     Attributes:
       features: output channels.
-      resample: "down", "up" or "none": what happens to the resolution.
+      resample: "down" halves the resolution, "up" doubles it, "none" keeps it.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -74,7 +74,7 @@ class AttentionBlock(nn.Module):
     """Self-attention over all positions of a feature map.
 
     Attributes:
-      num_heads: heads; they must divide the channels.
+      num_heads: number of heads; it must divide the channels.
       dtype: of the computation; softmax is in float32.
       param_dtype: of the weights.
     """
@@ -106,7 +106,7 @@ class AttentionBlock(nn.Module):
 def timestep_embedding(
     timestep: Int[Array, " b"] | Float[Array, " b"], size: int
 ) -> Float[Array, "b {size}"]:
-    """Sines and cosines of the timestep, at frequencies 1 to almost 1/10000 (arXiv 1706.03762)."""
+    """Returns sines and cosines of t at frequencies 1 to almost 1/10000 (arXiv 1706.03762)."""
     half = size // 2
     frequencies = jnp.exp(-math.log(10000.0) / half * jnp.arange(half))
     angles = timestep.astype(jnp.float32)[:, None] * frequencies
@@ -114,19 +114,19 @@ def timestep_embedding(
 
 
 class UNet(nn.Module):
-    """ε_θ(z_t, t).
+    """The network ε_θ(z_t, t).
 
-    The defaults are D3AD's published network of 281,088,004 parameters.
+    The defaults are those of D3AD's published network, with 281,088,004 parameters.
 
     Attributes:
-      sample_size: height and width of the input in pixels; it decides at which levels
-        `attention_resolutions` lie and must be divisible by 2^(levels - 1).
+      sample_size: height and width of the latent; decides at which levels the
+        `attention_resolutions` lie. The input's sides must be divisible by 2^(levels - 1).
       in_channels, out_channels: of the latent.
       base_channels: channels at the first level before its multiplier.
       channel_multipliers: channels of each level, in units of `base_channels`.
-      num_res_blocks: residual blocks of each level on the way down; one more on the way up.
-      attention_resolutions: sides, in pixels, of the feature maps that attention is applied to.
-      num_heads: heads of each attention.
+      num_res_blocks: residual blocks per level on the way down; the way up has one more.
+      attention_resolutions: sides of the feature maps that attention is applied to.
+      num_heads: heads of each attention block.
       dtype: of the computation; normalisation and softmax are in float32.
       param_dtype: of the weights.
       remat: whether blocks are computed again in the backward pass instead of stored.
@@ -147,7 +147,7 @@ class UNet(nn.Module):
     remat: bool = False
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Shapes and types that `init` may be called with."""
+        """Returns shapes and types of inputs that `init` can be called with."""
         latent = (1, self.sample_size, self.sample_size, self.in_channels)
         return (
             jax.ShapeDtypeStruct(latent, jnp.float32),
@@ -158,7 +158,7 @@ class UNet(nn.Module):
     def __call__(
         self, latent: Float[Array, "b h w c"], timestep: Int[Array, " b"] | Float[Array, " b"]
     ) -> Float[Array, "b h w out"]:
-        """The network's output at a timestep in 0 … T - 1, which need not be whole."""
+        """Returns the network's output at timesteps in 0 … T - 1, which need not be whole."""
         self._check(latent)
         types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         residual = nn.remat(ResidualBlock) if self.remat else ResidualBlock

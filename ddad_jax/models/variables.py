@@ -14,7 +14,7 @@ from ddad_jax.machine.division import gather, sharing_devices, waits_for_gathers
 
 
 def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
-    """Freshly drawn variables {"params": …, …}, made in one compiled program.
+    """Draws new variables {"params": …, …}, in one compiled program.
 
     Args:
       network: any network of `ddad_jax.models`.
@@ -31,17 +31,17 @@ def initialise(network: nn.Module, key: Key[Array, ""]) -> Mapping[str, Any]:
 def apply(
     network: nn.Module, variables: Mapping[str, Any], *inputs: Any, method: str | None = None
 ) -> Any:
-    """What a network makes of inputs, its variables staying as they are.
+    """Applies a network to inputs and returns its output; variables do not change.
 
-    Where devices share the variables, each layer's are gathered when it runs, let go after it, and
-    gathered again for its gradient; no convolution or product is computed more often than on one
-    device.
+    If devices share the variables, each layer gathers its own when it runs, frees them afterwards,
+    and gathers them again for its gradient. No convolution or matrix product is computed more often
+    than on one device.
 
     Args:
       network: any network of `ddad_jax.models`.
       variables: as `initialise` makes them.
-      *inputs: as the method takes them.
-      method: its name; None: that of a call.
+      *inputs: arguments of the method.
+      method: the method's name; None: `__call__`.
     """
     if sharing_devices() == 1:
         return network.apply(variables, *inputs, method=method)
@@ -51,12 +51,12 @@ def apply(
 
 
 def _is_layer(variables: Mapping[str, Any]) -> bool:
-    """Whether a module's own parameters are those of a convolution or product."""
+    """Whether a module's own parameters are those of a convolution or matrix product."""
     return "kernel" in variables and not isinstance(variables["kernel"], Mapping)
 
 
 def _gather_outside_layers(variables: PyTree, dtype: DTypeLike) -> PyTree:
-    """A network's variables, of which all that are not a layer's are whole."""
+    """Gathers a network's variables, except for those of its layers."""
     if not isinstance(variables, Mapping):
         return gather(variables, dtype)
     return {
@@ -76,18 +76,18 @@ def _run_layer(
 ) -> Any:
     """Runs a module's method (`flax.linen.intercept_methods`); a layer gathers its variables."""
     module = context.module
-    # The layer that is run below is not within a module.
+    # The layer that is run below has no parent module.
     inner = isinstance(module.parent, nn.Module) and context.method_name == "__call__"
     if not inner or not _is_layer(module.variables.get("params", {})):
         return call(*args, **kwargs)
     layer = module.clone(parent=None)
 
-    # Its gradient asks for its input and its variables, never for its result: within
-    # `jax.checkpoint` no convolution or product is done again. Its arguments are arrays.
+    # The gradient needs the layer's input and variables, never its result: within `jax.checkpoint`
+    # no convolution or product is computed again. The arguments are arrays.
     @jax.checkpoint
     def run(variables: Mapping[str, Any], *args: Any) -> Any:
         if waits_for_gathers():
-            # To gather before the input is there saves no time, and keeps what is gathered longer.
+            # Gathering before the input is there saves no time, but holds memory for longer.
             after = jax.lax.stop_gradient(args)
             variables, _ = jax.lax.optimization_barrier((variables, after))
         return layer.apply(gather(variables, dtype), *args, **kwargs)
@@ -97,10 +97,10 @@ def _run_layer(
 
 @cache
 def abstract_variables(network: nn.Module) -> Mapping[str, Any]:
-    """Shapes and types of the variables, without making them."""
+    """Returns shapes and types of the variables, without making them."""
     return jax.eval_shape(network.init, jax.random.key(0), *network.example_inputs())
 
 
 def parameter_count(network: nn.Module) -> int:
-    """How many numbers are trained: the size of "params"."""
+    """Returns how many numbers are trained: the size of "params"."""
     return int(count_parameters(abstract_variables(network).get("params", {})))

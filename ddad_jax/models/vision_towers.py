@@ -1,4 +1,4 @@
-"""Vision transformers trained with texts: CLIP and SigLIP 2, without their text transformers.
+"""Vision transformers trained with text: CLIP and SigLIP 2, without their text transformers.
 
 Radford et al., arXiv 2103.00020, and Tschannen et al., arXiv 2502.14786, in the form of Hugging
 Face's transformers.
@@ -39,8 +39,7 @@ MODULES = {
     "up": "fc1",
     "down": "fc2",
 }
-# The text transformer, what compares texts and images, and the head that makes one vector of all
-# patches.
+# The text transformer, the parts that compare texts and images, and the head that pools patches.
 OTHERS = (
     r"text_model\.|text_projection\.|visual_projection\.|logit_(scale|bias)$"
     r"|vision_model\.head\.|vision_model\.embeddings\.position_ids$"
@@ -52,13 +51,13 @@ def _module(name: str) -> str:
 
 
 class Embeddings(nn.Module):
-    """Tokens: the patches, and a class token where there is one; all know where they are.
+    """Tokens: the patches and, if there is one, a class token, all with position embeddings.
 
     Attributes:
       width: channels of each token.
       patch: side of a patch in pixels.
-      grid: patches along a side that positions are stored of.
-      has_class: whether there is a class token; then patches have no bias.
+      grid: patches per side of the grid of stored position embeddings.
+      has_class: whether there is a class token; if so, the patch convolution has no bias.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -72,7 +71,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
-        """The tokens of images."""
+        """Returns the tokens of images."""
         patches = Conv(
             self.width, self.patch, self.patch, "valid", use_bias=not self.has_class,
             name="patches", dtype=self.dtype, param_dtype=self.param_dtype,
@@ -102,7 +101,7 @@ class SigLIP2(VisionTransformer):
     """SigLIP 2's tower with the attributes of `VisionTransformer`.
 
     Attributes:
-      grid: patches along a side that position embeddings are stored of.
+      grid: patches per side of the grid of stored position embeddings.
     """
 
     grid: int = 16
@@ -115,19 +114,19 @@ class SigLIP2(VisionTransformer):
     activation: ClassVar[str] = "gelu_tanh"
 
     def make_embeddings(self, **types: Any) -> Embeddings:
-        """The module that makes tokens of images."""
+        """Makes the module that turns images into tokens."""
         return Embeddings(self.width, self.multiple, self.grid, self.has_class, **types)
 
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """It was trained on images in [-1, 1]."""
+        """Returns the images unchanged: it was trained on images in [-1, 1]."""
         return images
 
 
 class CLIP(SigLIP2):
-    """CLIP's tower of patches of 16 with the attributes of `VisionTransformer`.
+    """CLIP's tower for patches of 16 pixels, with the attributes of `VisionTransformer`.
 
     Attributes:
-      grid: patches along a side that position embeddings are stored of.
+      grid: patches per side of the grid of stored position embeddings.
     """
 
     grid: int = 14
@@ -142,19 +141,19 @@ class CLIP(SigLIP2):
         self.pre_norm = layer_norm(self.epsilon, self.dtype, self.param_dtype)
 
     def tokens(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
-        """What the first block is given, normalised."""
+        """Returns the normalised input of the first block."""
         return self.pre_norm(self.embeddings(images))
 
     def normalise(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """The mean of its own data taken away and divided by their deviation."""
+        """Normalises images in [-1, 1] with the mean and deviation of CLIP's own data."""
         return ((images + 1.0) / 2.0 - jnp.array(CLIP_MEAN)) / jnp.array(CLIP_STD)
 
 
 class CLIP14(CLIP):
-    """CLIP's tower of patches of 14 with the attributes of `VisionTransformer`.
+    """CLIP's tower for patches of 14 pixels, with the attributes of `VisionTransformer`.
 
     Attributes:
-      grid: patches along a side that position embeddings are stored of.
+      grid: patches per side of the grid of stored position embeddings.
     """
 
     grid: int = 16

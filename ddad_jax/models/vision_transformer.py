@@ -1,7 +1,7 @@
-"""Vision transformers as feature extractors: what those of several publishers share.
+"""Vision transformers as feature extractors: the parts that several publishers' models share.
 
 Dosovitskiy et al., arXiv 2010.11929; some with layer scale (arXiv 2103.17239) and registers
-(arXiv 2309.16588). All stages have one stride; what they differ in is how deep they lie.
+(arXiv 2309.16588). All stages have the same stride; they differ in depth.
 """
 
 import math
@@ -21,9 +21,9 @@ from ddad_jax.models.attention import attend
 from ddad_jax.models.extractor import Extractor
 from ddad_jax.models.layers import Types
 
-# Turns queries and keys by where they are.
+# Rotates queries or keys by the places of their tokens.
 Turn = Callable[[Float[Array, "b n heads d"]], Float[Array, "b n heads d"]]
-# PyTorch's bicubic interpolation.
+# The parameter a of PyTorch's bicubic interpolation.
 SHARPNESS = -0.75
 
 
@@ -40,7 +40,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 
 
 class LayerScale(nn.Module):
-    """Each channel times a learnt factor.
+    """Multiplies each channel by a learnt factor.
 
     Attributes:
       param_dtype: of the factors.
@@ -56,10 +56,10 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of several heads among all tokens.
+    """Attention with several heads among all tokens.
 
     Attributes:
-      heads: their number.
+      heads: number of heads.
       key_bias: whether keys have a bias.
       dtype: of the computation.
       param_dtype: of the weights.
@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], turn: Turn | None) -> Float[Array, "b n c"]:
-        """Attend; queries and keys are turned first where there is a `turn`."""
+        """Attend; if there is a `turn`, it is applied to queries and keys first."""
         types: Types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         b, n, c = x.shape
 
@@ -91,9 +91,9 @@ class Mlp(nn.Module):
     """Two layers with an activation between, or three with a gate (SwiGLU, arXiv 2002.05202).
 
     Attributes:
-      hidden: channels between.
+      hidden: channels between the layers.
       gated: whether there is a gate.
-      activation: where there is none, one of `ACTIVATIONS`.
+      activation: one of `ACTIVATIONS`, used without a gate.
       dtype: of the computation.
       param_dtype: of the weights.
     """
@@ -117,14 +117,14 @@ class Mlp(nn.Module):
 
 
 class VisionTransformer(Extractor):
-    """A vision transformer whose stages are its patches after some of its blocks.
+    """A vision transformer whose stages are the patch tokens after some of its blocks.
 
     Attributes:
       width: channels of each token.
-      depth: blocks.
+      depth: number of blocks.
       heads: of each block's attention.
       hidden: channels between the layers of each block's perceptron.
-      stages: the last block of each stage, from 1; empty: those at a third, two thirds and the
+      stages: the last block of each stage, from 1; empty: the blocks at a third, two thirds and the
         whole of the depth.
       averaged: whether a stage is the mean over its blocks, instead of its last block alone.
       dtype: of the computation; normalisation is in float32.
@@ -164,15 +164,15 @@ class VisionTransformer(Extractor):
         self.norm = layer_norm(self.epsilon, **types)
 
     def make_embeddings(self, **types: Any) -> nn.Module:
-        """The module that makes tokens of images."""
+        """Makes the module that turns images into tokens."""
         raise NotImplementedError
 
     def tokens(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
-        """What the first block is given."""
+        """Returns the input of the first block."""
         return self.embeddings(images)
 
     def turn(self, rows: int, columns: int) -> Turn | None:
-        """How queries and keys are turned on a grid of patches, if they are."""
+        """Returns how queries and keys are rotated on a grid of patches; None: they are not."""
         return None
 
     @property
@@ -182,7 +182,7 @@ class VisionTransformer(Extractor):
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """The side of a patch."""
+        """The side of a patch in pixels, for each stage."""
         return (self.multiple,) * 3
 
     @property
@@ -190,7 +190,7 @@ class VisionTransformer(Extractor):
         """The last block of each stage, from 1.
 
         Raises:
-          UserError: `stages` are not three of the blocks in ascending order.
+          UserError: `stages` does not name three of the blocks in ascending order.
         """
         ends = self.stages or tuple(math.ceil(self.depth * part / 3) for part in (1, 2, 3))
         if len(ends) != 3 or list(ends) != sorted({*ends}) or ends[-1] > self.depth:
@@ -201,17 +201,17 @@ class VisionTransformer(Extractor):
         return ends
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct]:
-        """Shape and type that `init` may be called with."""
+        """Returns the shape and type of an input that `init` can be called with."""
         return (jax.ShapeDtypeStruct((1, 2 * self.multiple, 2 * self.multiple, 3), jnp.float32),)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """The patches of normalised images after the blocks that end a stage, normalised.
+        """Returns the patch tokens of normalised images after each stage, layer-normalised.
 
-        What is left of a side beyond the last whole patch is not looked at.
+        Pixels beyond the last whole patch are ignored.
         """
         rows, columns = (side // self.multiple for side in images.shape[1:3])
         ends = self.ends
-        # Later blocks serve no stage, but a whole file of weights has them.
+        # Blocks after the last stage are not computed, but files of weights have them.
         blocks = self.layer if self.is_initializing() else self.layer[: ends[-1]]
         tokens, turn = self.tokens(images), self.turn(rows, columns)
         outputs = []
@@ -230,13 +230,13 @@ class VisionTransformer(Extractor):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron, each normalised before and added.
+    """Attention, then a perceptron, each with its input normalised and its output added.
 
     Attributes:
       heads: of the attention.
       hidden, gated, activation: of the perceptron.
       key_bias: of the attention.
-      scaled: whether what is added is scaled first.
+      scaled: whether the outputs are scaled before they are added.
       epsilon: added to the variance.
       dtype: of the computation.
       param_dtype: of the weights.
@@ -270,20 +270,20 @@ class Block(nn.Module):
 
 
 def layer_norm(epsilon: float, dtype: DTypeLike, param_dtype: DTypeLike) -> nn.LayerNorm:
-    """Layer normalisation in float32 (arXiv 1607.06450)."""
+    """Makes a layer normalisation that computes in float32 (arXiv 1607.06450)."""
     return nn.LayerNorm(epsilon, dtype, param_dtype, use_fast_variance=False)
 
 
 def interpolate_positions(
     positions: Float[Array, "h w c"], rows: int, columns: int, *, antialias: bool
 ) -> Float[Array, "_rows _columns c"]:
-    """Position embeddings of another grid, as PyTorch interpolates bicubically.
+    """Resizes position embeddings to another grid, as PyTorch's bicubic interpolation does.
 
     Args:
-      positions: of the grid that they were trained on.
-      rows: of the grid.
-      columns: of the grid.
-      antialias: whether by the rules of its antialiased form, whose kernel is another too.
+      positions: embeddings on the grid that they were trained on.
+      rows: rows of the new grid.
+      columns: columns of the new grid.
+      antialias: whether to do it as PyTorch does with antialiasing, which uses another kernel.
     """
     if positions.shape[:2] == (rows, columns):
         return positions
@@ -297,7 +297,7 @@ def interpolate_positions(
 
 
 def _cubic(source: int, target: int) -> Float[np.ndarray, "target source"]:
-    """Weights of cubic convolution (Keys 1981), the border repeated."""
+    """Returns the weights of cubic convolution (Keys 1981), with the border repeated."""
     centre = (np.arange(target) + 0.5) * source / target - 0.5
     weights = np.zeros((target, source), np.float32)
     first = np.floor(centre).astype(int)

@@ -1,7 +1,7 @@
 """3×3 convolutions with 4/9 of the multiplications: minimal filtering F(2×2, 3×3).
 
-Every 4×4 square of the input gives 2×2 outputs. Squares, kernels and outputs pass through linear
-maps of few additions; between them lie sixteen matrix products over the channels instead of 36
+Every 4×4 square of the input gives 2×2 outputs. Squares, kernels and outputs go through linear
+maps with few additions; in between, there are 16 matrix products over the channels instead of 36
 (Lavin and Gray, arXiv 1509.09308, section 4.1).
 """
 
@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Rows of arrays, as a matrix whose entries are arrays.
+# Rows of arrays: a matrix whose entries are arrays.
 Grid = Sequence[Sequence[Array]]
 
 
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
 ) -> Float[Array, "b h w d"]:
-    """Convolves with a border of one zero pixel.
+    """Convolves an image that is padded with one zero pixel on each side.
 
     Args:
       x: of even height and width.
-      kernel: its weights.
+      kernel: weights of the convolution.
     """
     kernels = _two_sided(_kernel_map, [list(row) for row in kernel])
     inputs = _two_sided(_input_map, _squares(x))
@@ -34,7 +34,7 @@ def convolve(
 
 
 def _squares(x: Float[Array, "b h w c"]) -> Grid:
-    """The pixels of all 4×4 squares that start at every other pixel, by their place in one."""
+    """Returns, for each place in a 4×4 square, its pixels in all squares, which lie 2 apart."""
     _, height, width, _ = x.shape
     x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
     return [
@@ -44,7 +44,7 @@ def _squares(x: Float[Array, "b h w c"]) -> Grid:
 
 
 def _two_sided(along: Callable[..., tuple[Array, ...]], grid: Grid) -> Grid:
-    """A linear map along the columns of a grid, then along its rows."""
+    """Applies a linear map along the columns of a grid, then along its rows."""
     columns = [along(*column) for column in zip(*grid, strict=True)]
     return [along(*row) for row in zip(*columns, strict=True)]
 

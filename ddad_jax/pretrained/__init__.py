@@ -1,4 +1,4 @@
-"""Weights that others published: found, read safely, renamed; and ours, written for others."""
+"""Finds weights that others published, reads them safely, and writes ours under their names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +25,15 @@ __all__ = [
 
 
 def load(weights: str, network: nn.Module, cache_dir: Path | None = None) -> dict[str, Any]:
-    """The variables {"params": …, …} of a network.
+    """Returns a network's variables {"params": …, …}, from published or local weights.
 
     Args:
-      weights: the name of a registered set of weights, or the path of a file or folder.
-      network: what they are for.
-      cache_dir: where downloads are kept; None: as `default_cache` says.
+      weights: the name of a registered set of weights, or the path or URL of a file or folder.
+      network: the network that they are for.
+      cache_dir: where downloads are kept; None: `default_cache()`.
 
     Raises:
-      UserError: they cannot be found or fetched, are broken, or are another network's.
+      UserError: they cannot be found or fetched, are broken, or belong to another network.
     """
     files = locate(weights, cache_dir or default_cache())
     return from_state_dict(read_state_dict(files), network, f"weights {weights!r}")
@@ -44,7 +44,7 @@ def save(variables: Mapping[str, Any], network: nn.Module, target: Path) -> None
 
     Args:
       variables: of the network.
-      network: what they are of.
+      network: the network itself.
       target: a .safetensors, .pth, .pt or .bin file.
 
     Raises:
@@ -56,12 +56,12 @@ def save(variables: Mapping[str, Any], network: nn.Module, target: Path) -> None
 def convert(source: str, network: nn.Module, target: Path) -> None:
     """Rewrites weights, checked against a network, as a plain and harmless state dict.
 
-    An official checkpoint comes out without the `module.` of DataParallel, without what its
-    training script wrapped around it, and, as .safetensors, without any pickle.
+    The result lacks an official checkpoint's `module.` of DataParallel, the wrapper that its
+    training script put around it and, as .safetensors, any pickle.
 
     Args:
-      source: as `weights` of `load`.
-      network: what they are for.
+      source: see `weights` of `load`.
+      network: the network that they are for.
       target: a .safetensors, .pth, .pt or .bin file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files from the network: with progress, resumed, checked, and kept."""
+"""Downloads files with progress; resumes, checks and keeps them."""
 
 import http.client
 import os
@@ -21,7 +21,7 @@ CHUNK = 2**20
 
 
 def default_cache() -> Path:
-    """Where downloads are kept: $DDAD_JAX_CACHE, or `weights` in the user's cache folder."""
+    """Returns where downloads are kept: $DDAD_JAX_CACHE, or `weights` in the cache folder."""
     if chosen := os.environ.get("DDAD_JAX_CACHE"):
         return Path(chosen)
     return cache_folder() / "weights"
@@ -30,20 +30,20 @@ def default_cache() -> Path:
 def fetch_url(
     url: str, cache_dir: Path, sha256: str, weights: str, megabytes: float | None = None
 ) -> Path:
-    """A file behind a plain address, from the cache or from the network.
+    """Returns the path of a file at a plain URL, from the cache or downloaded.
 
-    A download that breaks off continues where it stopped, in this call or in a later one. The file
-    appears in the cache when it is whole and its checksum is right, never before.
+    An interrupted download continues where it stopped, in this call or in a later one. The file
+    appears in the cache only once it is complete and its checksum is right.
 
     Args:
       url: the address.
-      cache_dir: folder that keeps the file under the address's last part.
-      sha256: hexadecimal checksum or its beginning; empty checks nothing.
-      weights: what the file is for, to name it in errors.
-      megabytes: expected size, to tell the reader.
+      cache_dir: folder that keeps the file, under the last part of the URL's path.
+      sha256: hexadecimal checksum or its beginning; "" checks nothing.
+      weights: the weights that the file is for, named in errors.
+      megabytes: expected size, named in errors.
 
     Raises:
-      UserError: it cannot be reached, or what arrives has another checksum.
+      UserError: the file cannot be fetched, or has another checksum.
     """
     target = cache_dir / Path(urlsplit(url).path).name
     if target.is_file():
@@ -76,20 +76,20 @@ def fetch_hugging_face(
     cache_dir: Path | None = None,
     endpoint: str = huggingface_hub.constants.ENDPOINT,
 ) -> Path:
-    """A file of a Hugging Face repository, from Hugging Face's cache or from the network.
+    """Returns the path of a file of a Hugging Face repository, from its cache or downloaded.
 
     Args:
       repository: owner and name.
       file: path inside the repository.
       revision: branch, tag or commit.
-      sha256: hexadecimal checksum; empty checks nothing.
-      weights: what the file is for, to name it in errors.
+      sha256: hexadecimal checksum or its beginning; "" checks nothing.
+      weights: the weights that the file is for, named in errors.
       gated: the licence that must be agreed to at the hub first, if any.
-      cache_dir: another cache than Hugging Face's usual one.
+      cache_dir: a cache to use instead of Hugging Face's usual one.
       endpoint: address of the hub.
 
     Raises:
-      UserError: it cannot be reached, or has another checksum.
+      UserError: the file cannot be fetched, or has another checksum.
     """
     cached = huggingface_hub.try_to_load_from_cache(
         repository, file, revision=revision, cache_dir=cache_dir
@@ -120,7 +120,7 @@ def fetch_hugging_face(
 
 
 def _check_reachable(endpoint: str) -> None:
-    """Fails at once where there is no network; the hub's client would try for half a minute."""
+    """Fails at once without a network; the hub's client would try for half a minute."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise ConnectionError("HF_HUB_OFFLINE is set and the file is not in its cache")
     request = urllib.request.Request(endpoint, method="HEAD")
@@ -139,7 +139,7 @@ def _download(url: str, part: Path, weights: str, target: Path, megabytes: float
         except urllib.error.HTTPError as error:
             problem = error
             error.close()
-            # The part is longer than the file: it belongs to another one.
+            # The part is at least as long as the file, and so not the beginning of it.
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 part.unlink(missing_ok=True)
             elif error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -157,7 +157,7 @@ def _download(url: str, part: Path, weights: str, target: Path, megabytes: float
 
 
 def _continue(url: str, part: Path) -> bool:
-    """Downloads what `part` lacks; returns whether that was all."""
+    """Downloads the rest of `part`; returns whether it is complete."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:

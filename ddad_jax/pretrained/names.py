@@ -1,8 +1,8 @@
-"""How our networks' variables and PyTorch's state dicts name the same numbers.
+"""Converts between our networks' variables and PyTorch's state dicts.
 
-One table a network, made from the network itself: the path of each variable and its PyTorch key.
-Both directions read it, so they cannot disagree. Layouts need no table: PyTorch puts output and
-input channels first, we put them last, whatever the number of axes.
+Each network has one table, made from the network itself: the path of each variable and its PyTorch
+key. Both directions read it, so they cannot disagree. Layouts need no table: PyTorch puts output
+and input channels first, we put input and output channels last, whatever the number of axes.
 """
 
 import re
@@ -26,7 +26,7 @@ LEAVES = {
     "count": "num_batches_tracked",
     "embedding": "weight",
 }
-# Variables that PyTorch names and lays out as we do: tokens, and factors of channels.
+# Variables that PyTorch lays out as we do: tokens, embeddings, and factors of channels.
 OWN_NAMES = frozenset(
     (
         "cls_token",
@@ -41,7 +41,7 @@ OWN_NAMES = frozenset(
 
 
 class Entry(NamedTuple):
-    """One variable: its path in our tree, its PyTorch key, its shape and type with us."""
+    """One variable: its path in our tree, its PyTorch key, and our shape and type of it."""
 
     path: tuple[str, ...]
     key: str
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 def table(network: nn.Module) -> list[Entry]:
-    """Every variable of a network under both its names, in our order."""
+    """Returns every variable of a network with both its names, in our order."""
     names = network.NAMES
     flat = flax.traverse_util.flatten_dict(models.abstract_variables(network))
     return [
@@ -67,17 +67,17 @@ def table(network: nn.Module) -> list[Entry]:
 def from_state_dict(
     state_dict: Mapping[str, np.ndarray], network: nn.Module, name: str
 ) -> dict[str, Any]:
-    """Our variables from a PyTorch state dict.
+    """Returns our variables, from a PyTorch state dict.
 
     Args:
-      state_dict: as PyTorch names and lays it out; a `module.` that DataParallel put before every
-        key, and the aliases of the network's family, are understood; keys of other networks, by the
-        family's names, are left out.
-      network: decides what must be there, and the types of the result.
-      name: what to call the state dict in errors.
+      state_dict: in PyTorch's names and layout. A `module.` that DataParallel put before every key
+        is removed, the aliases of the network's family are understood, and keys of other networks
+        (`Names.others`) are left out.
+      network: decides which variables there must be, and their types.
+      name: name of the state dict in errors.
 
     Raises:
-      UserError: naming the first key that is missing, surplus, of another shape, or not finite.
+      UserError: a key is missing, surplus, of another shape, or not finite; names the first one.
     """
     state_dict = {
         _canonical(key, network): value
@@ -102,7 +102,7 @@ def from_state_dict(
 
 
 def to_state_dict(variables: Mapping[str, Any], network: nn.Module) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of a network's variables: the inverse of `from_state_dict`."""
+    """Returns the PyTorch state dict of a network's variables; inverse of `from_state_dict`."""
     flat = flax.traverse_util.flatten_dict(variables)
     return {entry.key: _to_torch(entry, flat[entry.path]) for entry in table(network)}
 
@@ -125,7 +125,7 @@ def _canonical(key: str, network: nn.Module) -> str:
 
 def _to_ours(entry: Entry, value: np.ndarray | None, name: str) -> jax.Array:
     if value is None:
-        # PyTorch began to count batches in 0.4.1; it reads older files as a count of zero too.
+        # PyTorch has counted batches since 0.4.1; it, too, reads older files as a count of zero.
         return jax.numpy.zeros(entry.shape, entry.dtype)
     if value.ndim >= 2 and entry.path[-1] not in OWN_NAMES:
         value = np.transpose(value, (*range(2, value.ndim), 1, 0))

@@ -1,8 +1,7 @@
-"""The pickles inside PyTorch files, read as data.
+"""Reads the pickles inside PyTorch files as data.
 
-A pickle is a program. This reader is its own interpreter of the few instructions that describe
-tensors in containers, so there is nothing a file could make it call: what it does not know it
-refuses by name.
+A pickle is a program. This reader interprets only the few instructions that describe tensors in
+containers, so there is nothing that a file could make it call. It refuses everything else, by name.
 """
 
 import pickletools
@@ -40,7 +39,7 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """A run of numbers that lies elsewhere in the file."""
+    """A run of numbers stored elsewhere in the file."""
 
     key: str
     dtype: np.dtype
@@ -48,7 +47,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A strided view of a storage, in numbers, not bytes."""
+    """A strided view of a storage; offset and strides count numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -57,7 +56,7 @@ class Tensor(NamedTuple):
 
 
 class Malformed(Exception):
-    """What the pickle says makes no sense; the caller adds the file's name."""
+    """The pickle makes no sense; the caller adds the file's name."""
 
 
 class Contents(NamedTuple):
@@ -124,18 +123,18 @@ _MARK = object()
 
 
 def read_pickle(stream: BufferedReader | BytesIO, name: str) -> Contents:
-    """What one pickle describes; the stream then stands behind it.
+    """Reads what a pickle describes, and leaves the stream behind it.
 
     Args:
       stream: at the start of a pickle.
-      name: what to call the file in errors.
+      name: name of the file in errors.
 
     Returns:
-      A value of numbers, strings, lists, tuples, dicts, and `Tensor` and `Global` records.
+      A value of constants, numbers, strings, lists, tuples, dicts, and the records of this module;
+      and the storages.
 
     Raises:
-      UserError: the pickle is cut or malformed, or it wants something that is not allowed, which
-        the message names.
+      UserError: the pickle is truncated or malformed, or uses something that is not allowed.
     """
     try:
         machine = _Machine(name)
@@ -229,7 +228,7 @@ class _Machine:
                     raise Malformed("it calls something that is not a function")
                 stack.append(CALLS[function](*arguments))
             case "BUILD":
-                # PyTorch hangs version numbers on the state dict; they mean nothing here.
+                # PyTorch attaches version numbers to the state dict; they are not needed here.
                 stack.pop()
                 if type(stack[-1]) is not dict:
                     raise Malformed("it sets attributes of something that is not a dict")
@@ -251,7 +250,7 @@ class _Machine:
 
 
 def _storage(reference: Any) -> Storage:
-    """A storage from ("storage", type, key, device, size) and, in old files, a view."""
+    """Returns a storage from ("storage", type, key, device, size) and, in old files, a view."""
     if type(reference) is not tuple or len(reference) not in (5, 6) or reference[0] != "storage":
         raise Malformed("a reference to something that is not a storage")
     _, kind, key, _, size, *view = reference

@@ -1,4 +1,4 @@
-"""State dicts from files and folders."""
+"""Reads state dicts from files and folders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +15,14 @@ HALVES = ("encoder", "decoder")
 
 
 def read_state_dict(paths: Path | Mapping[str, Path]) -> dict[str, np.ndarray]:
-    """The PyTorch state dict that one or several files hold.
+    """Returns the PyTorch state dict that one or several files hold.
 
     Args:
       paths: a file; or a folder that holds one file of weights, or one for an encoder and one for
-        a decoder; or prefixes of keys, each with its file.
+        a decoder; or files by the prefix to put before their keys.
 
     Raises:
-      UserError: there is no such file, or it is not a whole and harmless file of weights.
+      UserError: there is no such file, or it is not a complete and harmless file of weights.
     """
     if isinstance(paths, Path):
         paths = _halves(paths) if paths.is_dir() else {"": paths}

@@ -1,4 +1,4 @@
-"""Published weights by name: found where they lie, fetched where they do not."""
+"""Published weights by name: found on this machine, or else fetched."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ REGISTRY: Mapping[str, Weights] = models.WEIGHTS
 def locate(
     weights: str, cache_dir: Path, registry: Mapping[str, Weights] = REGISTRY
 ) -> Path | dict[str, Path]:
-    """The files that a name or a path stands for, fetched where needed.
+    """Returns the files that a name or a path stands for, fetched if necessary.
 
     Args:
-      weights: a registered name, or the path or URL of a file or folder; a path beats the registry
-        only if it does not look like a registered name, so write ./name for a file called so.
-      cache_dir: folder for files behind plain addresses; Hugging Face keeps its own.
+      weights: a registered name, or the path or URL of a file or folder. A registered name comes
+        before a path: for a file with such a name, write ./name.
+      cache_dir: folder for files from plain URLs; Hugging Face has its own.
       registry: the registered weights.
 
     Returns:
-      The path, or the prefix of the keys of each file with the file's path.
+      The path, or each file's path by the prefix of its keys.
 
     Raises:
       UserError: there is no such file or name, or it can be neither found nor fetched.
@@ -37,7 +37,7 @@ def locate(
         return {file.prefix: _obtain(file, weights, licence, cache_dir) for file in files}
     if is_url(weights):
         return copies.fetched(weights, "weights")
-    # An empty path would be the folder where the command runs.
+    # An empty path would be the current folder.
     if weights and Path(weights).exists():
         return Path(weights)
     raise UserError(

@@ -1,4 +1,4 @@
-"""PyTorch's .pth, .pt and .bin files, both kinds, read without PyTorch and without execution."""
+"""Reads PyTorch's files, in both formats, without PyTorch and without executing anything."""
 
 import io
 import math
@@ -14,20 +14,20 @@ from ddad_jax.pretrained.pickled import Contents, Tensor, read_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-# The names under which training scripts wrap the state dict.
+# Keys under which training scripts store the state dict.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-# A pickle only names the tensors; a hundred thousand of them need less than this.
+# The pickle only describes the tensors; for a hundred thousand of them it is smaller than this.
 LARGEST_PICKLE = 64 * 2**20
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The state dict of a PyTorch file, as read-only arrays that may share memory.
+    """Returns the state dict of a PyTorch file, as read-only arrays that may share memory.
 
     Args:
       path: a file written by `torch.save`, in the zip format or the one before PyTorch 1.6.
 
     Raises:
-      UserError: the file is cut, inconsistent, compressed, or asks for anything but tensors.
+      UserError: the file is truncated, inconsistent, compressed, or holds more than tensors.
     """
     with path.open("rb") as stream:
         start = stream.read(4)
@@ -73,7 +73,7 @@ def _read_zip(stream: io.BufferedReader, name: str) -> dict[str, np.ndarray]:
 
 
 def _check_archive(files: Iterable[zipfile.ZipInfo], size: int, name: str) -> None:
-    """Refuses what could unpack to more than the file holds: PyTorch never compresses."""
+    """Refuses archives that could unpack to more than the file holds: PyTorch never compresses."""
     claimed = 0
     for info in files:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -89,7 +89,7 @@ def _check_archive(files: Iterable[zipfile.ZipInfo], size: int, name: str) -> No
 
 
 def _root(files: Mapping[str, zipfile.ZipInfo], name: str) -> str:
-    """The archive's one folder, with its slash."""
+    """Returns the archive's only folder, with its slash."""
     pickles = [file for file in files if file.split("/")[1:] == ["data.pkl"]]
     if len(pickles) != 1 or any(file.endswith("/constants.pkl") for file in files):
         raise UserError(
@@ -145,7 +145,7 @@ def _read_legacy(stream: io.BufferedReader, name: str) -> dict[str, np.ndarray]:
 
 
 def _state_dict(contents: Contents, name: str) -> dict[str, Tensor]:
-    """The state dict itself, also from under a training script's wrapper."""
+    """Returns the state dict, also from within a training script's wrapper."""
     value = contents.value
     if type(value) is dict and not any(isinstance(v, Tensor) for v in value.values()):
         value = next((value[key] for key in WRAPPERS if key in value), value)

@@ -1,4 +1,4 @@
-"""State dicts to files that PyTorch loads, written without PyTorch."""
+"""Writes state dicts to files that PyTorch loads, without PyTorch."""
 
 import pickle
 import zipfile
@@ -21,7 +21,7 @@ def write_state_dict(state_dict: Mapping[str, np.ndarray], target: Path) -> None
 
     Args:
       state_dict: C-contiguous arrays by key.
-      target: the file; it appears whole or not at all.
+      target: the file; it appears complete or not at all.
 
     Raises:
       UserError: the suffix is not known.
@@ -36,10 +36,10 @@ def write_state_dict(state_dict: Mapping[str, np.ndarray], target: Path) -> None
 
 
 def check_target(target: Path) -> None:
-    """Refuses a target whose suffix names no format.
+    """Checks that a target's suffix names a format.
 
     Raises:
-      UserError: so it is.
+      UserError: it does not.
     """
     if target.suffix not in SUFFIXES:
         raise UserError(
@@ -50,7 +50,7 @@ def check_target(target: Path) -> None:
 
 def _write_torch(state_dict: Mapping[str, np.ndarray], path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        # Entries of a fixed date, so that equal weights make equal files.
+        # The entries have a fixed date, so that equal weights make equal files.
         archive.writestr(zipfile.ZipInfo("archive/data.pkl"), _pickle(state_dict))
         archive.writestr(zipfile.ZipInfo("archive/byteorder"), b"little")
         for index, array in enumerate(state_dict.values()):
@@ -59,7 +59,7 @@ def _write_torch(state_dict: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _pickle(state_dict: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle of an ordered dict of tensors, each with its own storage."""
+    """Returns the pickle of an ordered dict of tensors, each with its own storage."""
     empty = _name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     items = b"".join(
         _text(key) + _tensor(str(index), array, empty)

@@ -1,4 +1,4 @@
-"""Domain adaptation: teach the extractor to see no difference in reconstructed normal images."""
+"""Domain adaptation: teaches the extractor to see reconstructions of normal images as unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ from ddad_jax.training.state import Loss, Metrics
 def adaptation_loss(
     networks: Networks, settings: Settings, *, distillation_weight: float = 0.0
 ) -> Loss:
-    """Σ_j 1 - cos(φ_j(x), φ_j(x̂)) on normal images, x̂ from a random noise level.
+    """Makes the loss Σ_j 1 - cos(φ_j(x), φ_j(x̂)) on normal images, with x̂ from a random T̂.
 
-    docs/method.md, "Adaptation of the extractor". The autoencoder and the denoiser are frozen, the
-    extractor's statistics too. The reconstruction is detection's own.
+    See docs/method.md, "Adaptation of the extractor". Autoencoder, denoiser and the extractor's
+    statistics are frozen. The reconstruction is the denoised one that detection uses.
 
     Args:
-      networks: the three networks; the batch holds uint8 "image", the frozen input the variables
-        "autoencoder", "denoiser" and "extractor", "latent_shift", "latent_scale", "alpha_bar".
+      networks: the three networks. The batch holds uint8 "image"; the frozen input, the variables
+        "autoencoder", "denoiser", "extractor", and "latent_shift", "latent_scale", "alpha_bar".
       settings: of the reconstruction.
-      distillation_weight: λ_DL of DDAD, how strongly both features are held to the frozen
-        extractor's.
+      distillation_weight: λ_DL of DDAD: how strongly the features of x and x̂ are held to those of
+        the frozen extractor.
     """
 
     def loss(

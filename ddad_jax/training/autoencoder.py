@@ -1,4 +1,4 @@
-"""The autoencoder's objective: give the image back, with a latent of bounded size."""
+"""The autoencoder's objective: reproduce the image from a latent of bounded size."""
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,19 @@ def autoencoder_loss(
     latent_weight: float,
     crop_size: int = 0,
 ) -> Loss:
-    """L1 of pixels + feature distance + regularisation of the latent.
+    """Makes the loss: L1 of pixels + feature distance + regularisation of the latent.
 
     An autoencoder with a `posterior` is trained as a variational one: its latent is sampled and
-    regularised by the KL divergence from N(0, I). Another's latent is kept small by its mean
-    square.
+    regularised by the KL divergence from N(0, I). For any other, the regularisation is the mean
+    square of the latent.
 
     Args:
-      autoencoder: the network; its batch holds uint8 "image", resized to its size.
-      extractor: frozen features, whose variables are frozen["extractor"].
+      autoencoder: the network. The batch holds uint8 "image", which is resized for it.
+      extractor: computes the features compared; its variables are frozen["extractor"].
       feature_weight: weight of Σ over stages of 1 - cos(φ_j(x), φ_j(x̂)).
       latent_weight: weight of the latent's regularisation, per latent value.
-      crop_size: side in pixels of the random squares that a convolutional autoencoder is trained
-        on instead of whole images; 0 takes whole images.
+      crop_size: side in pixels of random squares that a convolutional autoencoder is trained on; 0:
+        whole images.
     """
     variational = hasattr(autoencoder, "posterior")
 
@@ -68,7 +68,7 @@ def autoencoder_loss(
 
 
 def _of_crops(extractor: Extractor, share: float) -> Extractor:
-    """The extractor that looks at squares of so much of a side at the scale of the whole."""
+    """Returns the extractor with its size times `share`, so that crops keep the usual scale."""
     if not extractor.size:
         return extractor
     return extractor.clone(size=max(round(extractor.size * share), 1))

@@ -22,13 +22,13 @@ from ddad_jax.training.state import TrainSettings, TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one training, written in the background, the two newest kept.
+    """The checkpoints of one training, written in the background; the two newest are kept.
 
-    A state is that of a group of one: each of its arrays leads with an axis of length 1. Process 0
-    writes all of it, and every process reads what it needs: no two of them need a folder in common.
+    A state is that of a group of one: the first axis of each array has length 1. Process 0 writes
+    all of it; every process reads what it needs. Processes need not have a folder in common.
 
-    A half-written checkpoint is never seen: Orbax gives a checkpoint its name when it is whole. An
-    older one is removed when a newer one is whole.
+    A half-written checkpoint is never seen: Orbax gives a checkpoint its name once it is complete.
+    Older ones are removed only then.
     """
 
     def __init__(self, folder: Path):
@@ -44,7 +44,7 @@ class Checkpoints:
             cleanup_tmp_directories=processes.is_first(),
             multiprocessing_options=alone,
         )
-        # Named here so that a checkpoint's shapes can be read before it is restored.
+        # Given here so that a checkpoint's shapes can be read before it is restored.
         handlers = {
             "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
             "data": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
@@ -54,10 +54,10 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: TrainState, data_state: Any) -> None:
-        """Starts writing a checkpoint of the state after a step and of the data iterator's state.
+        """Starts writing a checkpoint: the state after a step, and the data iterator's state.
 
         Raises:
-          UserError: where this or the checkpoint before cannot be written.
+          UserError: this checkpoint or the one before cannot be written.
         """
         if not self.folder.is_dir():
             raise UserError(
@@ -77,12 +77,12 @@ class Checkpoints:
             )
 
     def restore(self, template: TrainState) -> tuple[TrainState, Any] | None:
-        """The newest state that is whole and its data state, laid out as the template, or None.
+        """Returns the newest undamaged state, sharded as the template, and its data state, or None.
 
-        A damaged checkpoint that is newer is moved aside, with a warning.
+        Newer checkpoints that are damaged are moved aside, with a warning.
 
         Raises:
-          UserError: where the checkpoint is of another architecture, or all are damaged.
+          UserError: the checkpoint is of another architecture, or all are damaged.
         """
         damaged: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -105,7 +105,7 @@ class Checkpoints:
         return None
 
     def read_newest(self) -> dict[str, PyTree] | None:
-        """The newest state without a template, as nested dictionaries of numpy arrays, or None.
+        """Returns the newest state as nested dictionaries of numpy arrays, or None.
 
         Raises:
           UserError: it is damaged.
@@ -183,10 +183,10 @@ class Checkpoints:
         return self
 
     def wait(self) -> None:
-        """Waits until all is written.
+        """Waits until everything is written.
 
         Raises:
-          UserError: where it cannot be.
+          UserError: a checkpoint cannot be written.
         """
         with self._reported():
             self._manager.wait_until_finished()
@@ -197,14 +197,14 @@ class Checkpoints:
 
 
 def read_parameters(folder: Path, settings: TrainSettings) -> PyTree | None:
-    """What a training was for as far as it came, by its newest checkpoint, as numpy arrays.
+    """Returns the parameters that a training has reached, from its newest checkpoint.
 
     Args:
       folder: of the training's checkpoints.
-      settings: that it was trained with, of which validation and averaging are asked for.
+      settings: those of the training; they say which parameters it returns.
 
     Returns:
-      The parameters; None where no checkpoint was written.
+      The parameters as numpy arrays; None if no checkpoint was written.
 
     Raises:
       UserError: the checkpoint is damaged.
@@ -220,7 +220,7 @@ def read_parameters(folder: Path, settings: TrainSettings) -> PyTree | None:
 
 @jax.jit
 def _checksum(state: PyTree) -> UInt32[Array, ""]:
-    """Sum of all bits as 32-bit words: the same on every mesh, another after nearly any damage."""
+    """Sums the bits of all elements as 32-bit words; the same on every mesh."""
 
     def words(leaf: Array) -> UInt32[Array, ""]:
         unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
@@ -233,7 +233,7 @@ def _checksum(state: PyTree) -> UInt32[Array, ""]:
 
 
 def _reason(error: Exception) -> str:
-    """The system's words where TensorStore's long ones hold them, or the first line."""
+    """Returns the system's message if the disk is full, or else the error's first line."""
     full = os.strerror(errno.ENOSPC)
     return full if full in str(error) else str(error).strip().split("\n")[0][:200]
 

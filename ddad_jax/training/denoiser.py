@@ -22,18 +22,18 @@ def denoiser_loss(
     weighting: Literal["plain", "min_snr"] = "plain",
     encode: Callable[[PyTree, PyTree], Array] | None = None,
 ) -> Loss:
-    """‖ε - ε_θ(√ᾱ_t z + √(1-ᾱ_t) ε, t)‖² on normal latents (D3AD, equation 4).
+    """Makes the loss ‖ε - ε_θ(√ᾱ_t z + √(1-ᾱ_t) ε, t)‖² on normal latents (D3AD, equation 4).
 
     Its metric "loss_quarter" is the loss by quarter of the timesteps, from the least noise on.
 
     Args:
-      denoiser: the network; its frozen input is {"alpha_bar": the schedule's table} and its batch
+      denoiser: the network. The frozen input is {"alpha_bar": the schedule's table}; the batch
         holds "latent".
-      max_timestep: t is drawn evenly from 0 to max_timestep - 1. The paper takes the whole
-        schedule; inference never leaves t < T_max.
-      prediction: what the network outputs.
+      max_timestep: t is drawn uniformly from 0 to max_timestep - 1. The paper uses the whole
+        schedule; inference only uses t < T_max.
+      prediction: what the network outputs, and the loss compares.
       weighting: "plain", or "min_snr": the loss on z weighted by min(SNR, 5) (arXiv 2303.09556).
-      encode: (frozen, batch) -> latents, where the batch holds something else.
+      encode: (frozen, batch) -> latents, for batches that do not hold "latent".
     """
 
     def loss(
@@ -60,7 +60,7 @@ def _weight(a: Float[Array, "b 1 1 1"], prediction: str, weighting: str) -> Floa
         return jnp.ones_like(a)
     snr = a / (1.0 - a)
     clipped = jnp.minimum(snr, 5.0)
-    # At a given z_t an error of z by e is one of ε by √(ᾱ/(1-ᾱ)) e and of v by e/√(1-ᾱ). So the
+    # At a given z_t, an error e in z means an error √(ᾱ/(1-ᾱ)) e in ε and e/√(1-ᾱ) in v. So the
     # squared error of each prediction is that of z times SNR, SNR + 1 or 1.
     return {"noise": clipped / snr, "velocity": clipped / (snr + 1.0), "latent": clipped}[
         prediction

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training."""
+"""Event files, from which TensorBoard shows a training."""
 
 import time
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 
 class Events:
-    """Writes `events.*` files of a folder."""
+    """Writes `events.*` files in a folder."""
 
     def __init__(self, folder: Path, first: int):
-        """TensorBoard drops what earlier files of the folder say of steps after `first`."""
+        """Has TensorBoard drop steps after `first` that earlier files of the folder hold."""
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"), f".{first}")
         start = SessionLog(status=SessionLog.START)
         self._write(Event(step=first + 1, session_log=start))
 
     def write_values(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes values that belong to a step, on disk when it returns."""
+        """Writes the values of a step; they are in the file when this returns."""
         for name, value in values.items():
             self._write(Event(step=step, summary=summary.scalar(name, value)))
         self._writer.flush()
 
     def write_picture(self, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Writes the samples of a step, likewise."""
+        """Writes the picture of a step; it is in the file when this returns."""
         shown = summary.image("samples", picture, dataformats="HWC")
         self._write(Event(step=step, summary=shown))
         self._writer.flush()
@@ -38,5 +38,5 @@ class Events:
         self._writer.write_event(event)
 
     def close(self) -> None:
-        """Writes no more."""
+        """Ends writing."""
         self._writer.close()

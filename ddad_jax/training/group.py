@@ -33,7 +33,7 @@ from ddad_jax.training.validation import make_validation
 
 @runtime_checkable
 class Batches(Protocol):
-    """An endless iterator of batches whose place can be saved."""
+    """An endless iterator of batches whose position can be saved."""
 
     def __next__(self) -> dict[str, np.ndarray]: ...
 
@@ -44,7 +44,7 @@ class Batches(Protocol):
 
 @runtime_checkable
 class MakeBatches(Protocol):
-    """Makes the part of every batch that one of several processes is given."""
+    """Makes an iterator of one process's part of every batch."""
 
     def __call__(self, *, process_index: int, process_count: int) -> Batches: ...
 
@@ -55,14 +55,14 @@ class Training:
 
     Attributes:
       params: parameters to start from.
-      frozen: variables that the objective reads and nothing changes.
-      batches: makes the endless batches of one of the processes that share them.
-      settings: see `TrainSettings`; those of a group differ in `steps` alone.
+      frozen: variables that the objective reads but does not change.
+      batches: makes the endless batches of one process.
+      settings: see `TrainSettings`; within a group only `steps` may differ.
       folder: holds the checkpoints, what `Recorder` writes, and the trace.
       seed: of the noise drawn by the objective.
-      heldout: arrays as the batches', of samples that are in none of them; asked for where
+      heldout: arrays like those of a batch, of samples that are in no batch; needed if
         `settings.validate_every` is not 0.
-      sample: draws the picture for which `settings.sample_every` asks.
+      sample: draws the pictures that `settings.sample_every` asks for.
     """
 
     params: PyTree
@@ -83,14 +83,14 @@ class Training:
 def group_step(
     loss: Loss, settings: TrainSettings, mesh: Mesh, state: PyTree, frozen: PyTree
 ) -> jax.stages.Wrapped:
-    """`make_step` of the arrays of a group; the state that it is given is gone afterwards.
+    """Makes the step of `make_step` for the arrays of a group; it donates the state it is given.
 
     Args:
       loss: the objective of one training.
-      settings: what the trainings share.
+      settings: those that the trainings share.
       mesh: as `make_mesh` makes it.
-      state: of the group, placed on the mesh, or arrays of its shapes and shardings.
-      frozen: what the objective reads besides, likewise.
+      state: of the group, placed on the mesh, or its shapes and shardings.
+      frozen: the group's frozen variables, in the same form.
     """
     layout, each = _layout_of(state), _whole(mesh)
     batch = meshes.shardings(mesh, jax.ShapeDtypeStruct((1, 1), np.int32), meshes.batch_spec)
@@ -114,22 +114,22 @@ class Group:
     """Trainings that take their steps together, as one program over the mesh.
 
     Masks and counts are arrays with an entry for each slice of the mesh's `category` axis. Slices
-    beyond the last training are given it again, with no steps to take.
+    left over hold the last training once more, with no steps to take.
 
     Attributes:
-      trainings: what is trained.
-      settings: what they share; its `steps` is that of the first.
-      rows: of each that took the last step, the numbers of its batch's samples.
+      trainings: the trainings.
+      settings: their common settings; `steps` is that of the first.
+      rows: for each training that took the last step, the numbers of its batch's samples.
       taken: optimiser steps taken.
       steps: optimiser steps to take.
-      state: the states, a `TrainState` whose arrays lead with the category axis.
+      state: the states, as a `TrainState` whose arrays have the category axis first.
       program: the compiled step; None before `compile`.
       flops: floating-point operations of a training's step on each device of its slice; 0 before
         `compile`.
     """
 
     def __init__(self, loss: Loss, trainings: Sequence[Training], mesh: Mesh):
-        """Starts from each training's newest checkpoint, where it has one."""
+        """Starts each training from its newest checkpoint, if it has one."""
         self.trainings = trainings
         self.settings = trainings[0].settings
         shared = {replace(training.settings, steps=0) for training in trainings}
@@ -208,7 +208,7 @@ class Group:
         )
 
     def _restore(self) -> None:
-        """Goes to the newest checkpoints."""
+        """Restores the newest checkpoints."""
         slices = [meshes.training_slice(self._mesh, self.state, i) for i in range(len(self.steps))]
         for i, checkpoints in enumerate(self._checkpoints):
             found = checkpoints.restore(slices[i])
@@ -218,7 +218,7 @@ class Group:
         self.state = meshes.join_slices(self._mesh, slices)
 
     def _counters(self) -> tuple[Int[np.ndarray, " group"], Int[np.ndarray, " group"]]:
-        """Steps taken, and measurements since the best, as the states have them."""
+        """Returns steps taken and measurements since the best one, from the states."""
         best = self.state.best
         taken = meshes.local_to_host(self.state.step)
         return taken, np.zeros_like(taken) if best is None else meshes.local_to_host(best.misses)
@@ -229,20 +229,20 @@ class Group:
         return np.asarray(is_running(self.settings, self.taken, self.steps, self._misses))
 
     def due(self, every: int) -> Bool[np.ndarray, " group"]:
-        """Which are at a multiple of so many steps, or at their last."""
+        """Returns which trainings are at a multiple of `every` steps, or at their last step."""
         return (self.taken % every == 0) | (self.taken == self.steps)
 
     def next_batch(self) -> PyTree:
-        """The next batch of each that is running, on the mesh."""
+        """Returns the next batch of each running training, on the mesh."""
         running = self.running
         batches = {i: next(self._streams[i]) for i in np.flatnonzero(running).tolist()}
         self.rows = {i: batch["index"].tolist() for i, batch in batches.items()}
-        # What those that are not running are given changes nothing.
+        # The others are given one of these batches, which changes nothing for them.
         given = next(iter(batches.values()))
         return meshes.place_batch(self._mesh, [batches.get(i, given) for i in range(len(running))])
 
     def compile(self, batch: PyTree) -> None:
-        """Compiles the step, for batches such as this, and counts its operations."""
+        """Compiles the step for batches like this one, and counts its operations."""
         arguments = (self.state, self._frozen, batch, *self._constants)
         traced = self._step.trace(*arguments)
         lowered = traced.lower()
@@ -250,10 +250,10 @@ class Group:
         self.program = processes.compile_together(lowered)
 
     def step(self, batch: PyTree) -> Metrics:
-        """Takes the next step of each that is running; the metrics mean something for those alone.
+        """Takes the next step of each running training, and returns metrics.
 
         Returns:
-          Arrays that lead with the category axis, still being computed.
+          Arrays with the category axis first, still being computed; valid for these trainings only.
         """
         assert self.program is not None  # It is compiled before the first step.
         running = self.running
@@ -262,7 +262,7 @@ class Group:
         return metrics
 
     def measure(self, due: Bool[np.ndarray, " group"]) -> Float[np.ndarray, " group"]:
-        """Measures those that are due on their held-out samples; returns every best loss so far."""
+        """Measures the trainings due on held-out samples; returns every training's best loss."""
         if not due.any():
             return meshes.local_to_host(self.state.best.loss)
         values = self._validate(returned(self.state, self.settings))
@@ -278,7 +278,7 @@ class Group:
         return meshes.local_to_host(self.state.best.loss)
 
     def save(self, due: Bool[np.ndarray, " group"]) -> None:
-        """Starts writing checkpoints of those that are due."""
+        """Starts writing checkpoints of the trainings that are due."""
         self._wait_until_published()
         for i in np.flatnonzero(due).tolist():
             state = meshes.training_slice(self._mesh, self.state, i)
@@ -296,12 +296,12 @@ class Group:
             self._publishing.result()
 
     def parameters(self, number: int) -> PyTree:
-        """What a training would be for if it ended now, on the host."""
+        """Returns the current parameters of a training, or their average, on the host."""
         state = meshes.training_slice(self._mesh, self.state, number)
         return _only(meshes.to_host(returned(state, self.settings)))
 
     def result(self) -> list[PyTree]:
-        """What each training is for: parameters, on the host."""
+        """Returns the resulting parameters of each training, on the host."""
         best = self.state.best
         params = returned(self.state, self.settings) if best is None else best.params
         return [
@@ -313,7 +313,7 @@ class Group:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits until all checkpoints are written, and seen where others look for them."""
+        """Waits until all checkpoints are written and, for a bucket, published."""
         with ExitStack() as stack:
             stack.enter_context(self._publisher)
             for checkpoints in self._checkpoints:
@@ -322,5 +322,5 @@ class Group:
 
 
 def _only(group: PyTree) -> PyTree:
-    """The arrays of the one training of a group."""
+    """Returns the arrays of the only training of a group."""
     return jax.tree.map(lambda leaf: leaf[0], group)

@@ -1,4 +1,4 @@
-"""Latents of a frozen autoencoder: encoded once, kept on disk, and brought to one scale."""
+"""Latents of a frozen autoencoder: encoded once, cached on disk, and scaled."""
 
 import hashlib
 import io
@@ -25,14 +25,14 @@ def encode_images(
     batch_size: int,
     cache: Path,
 ) -> Float[np.ndarray, "n h w c"]:
-    """The latents E(x) of images, not scaled yet, computed once.
+    """Returns the latents E(x) of images, not scaled yet; computes them only once.
 
     Args:
       network: the autoencoder.
-      variables: its own.
-      images: squares.
+      variables: its variables.
+      images: the images, as squares.
       batch_size: images at a time.
-      cache: the folder that they are kept in.
+      cache: the folder that the latents are kept in.
     """
     key = hashlib.blake2b(str(network.size).encode(), digest_size=8)
     for array in (*jax.tree.leaves(variables), images):
@@ -48,7 +48,7 @@ def encode_images(
     size = fitted_batch_size(batch_size, len(images))
     parts = batched(partial(encode, jax.device_put(variables)), images, size, "encode")
     latents = np.concatenate(list(parts))
-    # Through a buffer: what NumPy raises on a full disk does not say that it is full.
+    # Through a buffer: the error that NumPy raises on a full disk does not say that it is full.
     buffer = io.BytesIO()
     np.save(buffer, latents)
     cache.mkdir(parents=True, exist_ok=True)
@@ -59,6 +59,6 @@ def encode_images(
 def channel_scaling(
     latents: Float[np.ndarray, "n h w c"],
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """Shift and scale that bring each channel of the latents to mean 0 and deviation 1."""
+    """Returns shift and scale that bring each channel of the latents to mean 0 and deviation 1."""
     mean, deviation = latents.mean((0, 1, 2)), latents.std((0, 1, 2))
     return jnp.asarray(mean), jnp.asarray(1.0 / np.maximum(deviation, 1e-6))

@@ -1,4 +1,4 @@
-"""The one training loop, for a group of trainings as well as for one."""
+"""The training loop, for one training or a group of them."""
 
 import time
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ from ddad_jax.training.trace import Trace
 def train(
     loss: Loss, trainings: Sequence[Training], *, mesh: Mesh, peak_flops: float | None = None
 ) -> list[PyTree]:
-    """Trains each until its `settings.steps`, from its newest checkpoint if there is one.
+    """Trains each of a group up to its `settings.steps`, from its newest checkpoint if any.
 
     The same folders, settings, data and mesh give the same parameters to the bit, however often
-    the run is cut off and started again. On another mesh, and in another group, a training's
-    results are the same but for rounding.
+    the run is interrupted and started again. On another mesh, or in another group, a training's
+    results are the same except for rounding.
 
     Args:
       loss: the objective.
-      trainings: a group; arrays have the same shapes in all. At most as many as the mesh's
-        `category` axis is wide.
+      trainings: the group, at most one for each slice of the mesh's `category` axis; their arrays
+        have the same shapes.
       mesh: see `mesh.make_mesh`.
-      peak_flops: floating-point operations a second of one device at most, if it is known.
+      peak_flops: peak floating-point operations per second of one device, if known.
 
     Returns:
-      Of each, on the host, the averaged parameters, or the last where no average is kept; with
-      held-out samples those that did best on them.
+      The parameters of each training, on the host: the average, or the last if none is kept; with
+      `settings.validate_every`, the best ones on held-out samples.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, with the states saved.
-      UserError: when a loss stays non-finite, with the last good states saved, and when a
-        checkpoint cannot be written.
+      UserError: a loss stays non-finite, with the last good states saved, or a checkpoint cannot be
+        written.
     """
     with ExitStack() as stack:
         group = stack.enter_context(Group(loss, trainings, mesh))

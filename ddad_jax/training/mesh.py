@@ -1,7 +1,7 @@
-"""The device mesh, and how the arrays of a group of trainings are laid over it.
+"""The device mesh, and how the arrays of a group of trainings are divided over it.
 
-A group has one training for each slice of the mesh's `category` axis. All its arrays lead with that
-axis, so that one program trains the whole group, and each slice holds its own training alone.
+A group has one training for each slice of the mesh's `category` axis. That axis is the first of all
+its arrays: one program trains the whole group, and each slice holds only its own training.
 """
 
 import functools
@@ -18,8 +18,8 @@ from ddad_jax.machine.division import AXIS, divided_spec
 from ddad_jax.settings import Checked, setting
 
 AXES = ("category", "data", "model")
-# Which axes of the mesh each kind of array axis is divided over; every other axis is whole on
-# each device.
+# The axes of the mesh that each kind of array axis is divided over; all other array axes are whole
+# on each device.
 RULES = {
     "training": "category",
     "batch": ("data", "model"),
@@ -28,7 +28,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class MeshSettings(Checked):
-    """How many devices do what; results are the same on every mesh but for rounding.
+    """How devices are used; results are the same on every mesh except for rounding.
 
     Attributes:
       category: categories that are trained at a time, each on its own devices.
@@ -42,10 +42,10 @@ class MeshSettings(Checked):
 
 
 def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:
-    """A mesh with the axes `category`, `data` and `model`; devices that are left over stay idle.
+    """Makes a mesh with the axes `category`, `data` and `model`; left-over devices stay idle.
 
-    Each slice of `category` has as many devices of one process as of another, so that every process
-    takes part in every training.
+    Each slice of `category` has the same number of devices from every process, so that every
+    process takes part in every training.
 
     Args:
       category: categories that are trained at a time, each on its own devices.
@@ -53,18 +53,18 @@ def make_mesh(category: int = 1, data: int = -1, model: int = 1) -> Mesh:
       model: devices that share a batch and the parameters.
 
     Raises:
-      UserError: sizes that cannot be, or more than there are devices for.
+      UserError: a size is invalid, or there are too few devices.
     """
     by_process = np.array(_by_process()).reshape(jax.process_count(), -1)
     return Mesh(divide(by_process, category, data, model), AXES)
 
 
 def mesh_of_first(count: int, model: int = 1) -> Mesh:
-    """A mesh of so many devices for one category, all of one process before the next one's.
+    """Makes a mesh of the first `count` devices, ordered by process, for one category.
 
     Args:
-      count: devices.
-      model: of them, how many share the parameters; divides `count`.
+      count: number of devices.
+      model: how many of them share the parameters; divides `count`.
     """
     return Mesh(divide(np.array([_by_process()[:count]]), 1, count // model, model), AXES)
 
@@ -74,10 +74,10 @@ def _by_process() -> list[jax.Device]:
 
 
 def divide(devices: np.ndarray, category: int, data: int, model: int) -> np.ndarray:
-    """Devices in the order of a mesh; arguments but the first, and errors, as of `make_mesh`.
+    """Arranges devices as in a mesh; raises the errors of `make_mesh`.
 
     Args:
-      devices: [processes, devices of each].
+      devices: [processes, devices of each process].
       category: see `make_mesh`.
       data: see `make_mesh`.
       model: see `make_mesh`.
@@ -105,22 +105,22 @@ def divide(devices: np.ndarray, category: int, data: int, model: int) -> np.ndar
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """The number of devices that share a batch, which batch sizes must be multiples of."""
+    """Returns the number of devices that share a batch; batch sizes must be multiples of it."""
     return mesh.shape["data"] * mesh.shape["model"]
 
 
 def parameter_spec(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How a network's variable, its average or its optimiser state of this shape is divided."""
+    """Returns how a variable of this shape, its average and its optimiser state are divided."""
     return divided_spec(shape, mesh.shape[AXIS])
 
 
 def whole_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How an array is laid out that every device of a slice holds all of."""
+    """Returns the layout of an array that every device of a slice holds in full."""
     return PartitionSpec()
 
 
 def batch_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How an array that leads with the batch is divided."""
+    """Returns how an array whose first axis is the batch is divided."""
     return PartitionSpec(RULES["batch"])
 
 
@@ -129,7 +129,7 @@ Layout = Callable[[tuple[int, ...], Mesh], PartitionSpec]
 
 
 def shardings(mesh: Mesh, group: PyTree, layout: Layout) -> PyTree:
-    """The sharding of each array of a group, which leads with the category axis."""
+    """Returns the sharding of each array of a group, whose first axis is the category axis."""
     return jax.tree.map(
         lambda leaf: NamedSharding(
             mesh, PartitionSpec(RULES["training"], *layout(leaf.shape[1:], mesh))
@@ -139,14 +139,14 @@ def shardings(mesh: Mesh, group: PyTree, layout: Layout) -> PyTree:
 
 
 def place(mesh: Mesh, trees: Sequence[PyTree], layout: Layout) -> PyTree:
-    """One pytree a training, all of the same shapes, as arrays of the group on the mesh."""
+    """Places pytrees, one per training and of the same shapes, on the mesh as a group's arrays."""
 
     def join(*leaves):
         arrays = [np.asarray(leaf) for leaf in leaves]
         whole = jax.ShapeDtypeStruct((len(arrays), *arrays[0].shape), arrays[0].dtype)
 
         def rows(index: tuple[slice, ...] | None) -> np.ndarray:
-            assert index is not None  # It is for shardings that address no part.
+            assert index is not None  # It is None only where a device holds no part.
             return arrays[index[0].start or 0][index[1:]][None]
 
         return jax.make_array_from_callback(whole.shape, shardings(mesh, whole, layout), rows)
@@ -155,7 +155,7 @@ def place(mesh: Mesh, trees: Sequence[PyTree], layout: Layout) -> PyTree:
 
 
 def outline(mesh: Mesh, tree: PyTree, layout: Layout) -> PyTree:
-    """Shapes and shardings of what `place` makes, of one training's arrays or of their shapes."""
+    """Returns shapes and shardings of what `place` makes of such arrays, or of their shapes."""
 
     def one(leaf):
         shape = (mesh.shape[RULES["training"]], *leaf.shape)
@@ -166,11 +166,11 @@ def outline(mesh: Mesh, tree: PyTree, layout: Layout) -> PyTree:
 
 
 def place_batch(mesh: Mesh, batches: Sequence[Mapping[str, np.ndarray]]) -> PyTree:
-    """A step's batches, one for each training, as arrays of the group on the mesh.
+    """Places a step's batches, one per training, on the mesh as a group's arrays.
 
     Args:
       mesh: see `make_mesh`.
-      batches: this process's part of each.
+      batches: this process's part of each batch.
     """
     sharding = NamedSharding(mesh, PartitionSpec(RULES["training"], RULES["batch"]))
     return jax.tree.map(
@@ -179,7 +179,7 @@ def place_batch(mesh: Mesh, batches: Sequence[Mapping[str, np.ndarray]]) -> PyTr
 
 
 def training_slice(mesh: Mesh, group: PyTree, number: int) -> PyTree:
-    """The arrays of one training, as a group of one on the devices of its slice; nothing moves."""
+    """Returns one training's arrays as a group of one, on the devices where they are."""
     inner = Mesh(mesh.devices[number : number + 1], AXES)
 
     def cut(leaf):
@@ -193,7 +193,7 @@ def training_slice(mesh: Mesh, group: PyTree, number: int) -> PyTree:
 
 
 def join_slices(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
-    """The arrays of a group, of what `training_slice` gives of each of its trainings."""
+    """Joins what `training_slice` returns for each training into the arrays of the group."""
 
     def join(*leaves):
         shards = [shard.data for leaf in leaves for shard in leaf.addressable_shards]
@@ -205,9 +205,9 @@ def join_slices(mesh: Mesh, trees: Sequence[PyTree]) -> PyTree:
 
 
 def over_group(function: Callable[..., PyTree], mesh: Mesh | AbstractMesh) -> Callable[..., PyTree]:
-    """A function of the arrays of one training as one of those of a group.
+    """Turns a function of one training's arrays into a function of a group's arrays.
 
-    Each slice computes with its own arrays, and nothing passes between slices. Within a slice XLA
+    Each slice computes with its own arrays; nothing passes between slices. Within a slice XLA
     divides the work as the arrays are divided.
     """
 
@@ -227,12 +227,12 @@ def over_group(function: Callable[..., PyTree], mesh: Mesh | AbstractMesh) -> Ca
 
 @functools.cache
 def _laid_out(sharding: NamedSharding) -> jax.stages.Wrapped:
-    """Lays an array out otherwise; one function a layout, so that its programs are found again."""
+    """Makes a function that reshards an array; cached, so that its programs are reused."""
     return jax.jit(lambda array: array, out_shardings=sharding)
 
 
 def to_host(group: PyTree) -> PyTree:
-    """The arrays of a group, one after the other, whole, as numpy arrays on every process."""
+    """Gathers the whole arrays of a group, one by one, as numpy arrays on every process."""
 
     def whole(leaf):
         sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(RULES["training"]))
@@ -244,7 +244,7 @@ def to_host(group: PyTree) -> PyTree:
 
 
 def local_to_host(group: PyTree) -> PyTree:
-    """As `to_host`, of arrays of which each device has all of a training's."""
+    """Does the same as `to_host`, for arrays of which each device holds a whole training's."""
 
     def collect(leaf):
         shards = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}

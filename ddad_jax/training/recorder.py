@@ -1,4 +1,4 @@
-"""What a training tells while it runs: metrics, pictures, a progress bar."""
+"""Output of a running training: metrics, pictures, a progress bar."""
 
 import json
 import os
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Writes `metrics.jsonl`, TensorBoard's `tensorboard/` and `samples/` of a folder.
+    """Writes `metrics.jsonl`, `samples/` and, for TensorBoard, `tensorboard/` in a folder.
 
-    Of several processes the first writes; the others' recorders are for their calls alone.
+    Of several processes only the first writes; the others can make the same calls.
 
-    What an interrupted run wrote beyond the step that it is continued from is dropped. Nothing
-    waits for the devices but `write_metrics`.
+    Lines that an interrupted run wrote after the step that it continues from are dropped. Only
+    `write_metrics` waits for the devices.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Recorder:
         """Begins after the step `first`.
 
         Args:
-          folder: the last two parts of its path stand in the progress bar and the log.
+          folder: the last two parts of its path name the training in progress bar and log.
           settings: of the training.
           first: steps taken already.
-          peak_flops: floating-point operations a second of one device at most, if it is known.
-          row: which of its group the training is.
+          peak_flops: peak floating-point operations per second of one device, if known.
+          row: number of the training in its group.
         """
         self.folder = folder
         self._name = "/".join(folder.parts[-2:])
@@ -67,7 +67,7 @@ class Recorder:
         self._restart()
 
     def begin(self, flops: float) -> None:
-        """Time counts from here: the step is compiled.
+        """Starts to measure time, once the step is compiled.
 
         Args:
           flops: floating-point operations of one step on one device.
@@ -81,10 +81,10 @@ class Recorder:
         self._started = time.monotonic()
 
     def add(self, metrics: Metrics, waited: float) -> None:
-        """Takes one more step.
+        """Adds a step.
 
         Args:
-          metrics: of the group, each array's first axis; the devices may still be computing them.
+          metrics: the arrays of the group; the devices may still be computing them.
           waited: seconds that the step waited for its data.
         """
         self._steps.append(metrics)
@@ -92,10 +92,10 @@ class Recorder:
         self._bar.update()
 
     def write_metrics(self, step: int) -> dict[str, float]:
-        """Waits for the last step and writes its metrics, and speed and means since the last line.
+        """Waits for the last step; writes its metrics, and speed and means since the last line.
 
         Returns:
-          What was written; of averages those kinds alone that any sample was of.
+          What was written; of an average, only the entries that any sample counted for.
         """
         steps = jax.tree.map(lambda group: group[self._row], meshes.local_to_host(self._steps))
         last = steps[-1]
@@ -121,14 +121,14 @@ class Recorder:
         return values
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes values that belong to a step."""
+        """Writes the values of a step."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
         if processes.is_first():
             self._events.write_values(step, values)
 
     def write_picture(self, step: int, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Writes a picture that belongs to a step, also as a file in `samples/`."""
+        """Writes the picture of a step, for TensorBoard and as a file in `samples/`."""
         if not processes.is_first():
             return
         path = self.folder / "samples" / f"step-{step:06d}.png"
@@ -139,7 +139,7 @@ class Recorder:
 
     @cached_property
     def _events(self) -> "Events":
-        # Loads PyTorch where there is one, which takes seconds that only training should take.
+        # This imports PyTorch if it is installed, which takes seconds, so only training does it.
         from ddad_jax.training.events import Events
 
         return Events(self.folder / "tensorboard", self._first)
@@ -161,7 +161,7 @@ def _means(name: str, average: Average) -> dict[str, float]:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keeps the lines up to a step; one that was being written when a run was killed goes too."""
+    """Keeps only whole lines up to a step; a killed run may have left half a line."""
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Pictures of what a network under training makes of a few images."""
+"""Pictures of a few images, as a network under training reproduces them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ from ddad_jax.detection.reconstruction import decode, encode, reconstruct_latent
 from ddad_jax.models import ImageNetwork, apply
 from ddad_jax.models.extractor import resize_images
 
-# From parameters to a picture: images side by side, below each what was made of it.
+# From parameters to a picture: images side by side, with their reconstructions below.
 Sample = Callable[[PyTree], UInt8[np.ndarray, "height width 3"]]
 
 
 def autoencoder_sample(autoencoder: ImageNetwork, images: UInt8[np.ndarray, "n h w 3"]) -> Sample:
-    """Two rows: the images, and what the autoencoder gives back."""
+    """Makes pictures of two rows: the images, and the autoencoder's output for them."""
 
     @jax.jit
     def reconstruct(params: PyTree, images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
@@ -37,17 +37,17 @@ def denoiser_sample(
     frozen: PyTree,
     images: UInt8[np.ndarray, "n size size 3"],
 ) -> Sample:
-    """Three rows: the images, their reconstruction as in detection, and one without condition.
+    """Makes pictures of three rows: images, denoised as in detection, denoised without condition.
 
-    Both start from the largest noise level; the second from the noised latent, so that it shows
+    Both reconstructions start at T_max. The second starts from the noised latent, so that it shows
     what the denoiser knows by itself.
 
     Args:
-      networks: of which the autoencoder and the denoiser are used.
+      networks: the autoencoder and the denoiser of these are used.
       settings: of the reconstruction.
       frozen: the autoencoder's variables "autoencoder", its "scaling", a pair of shift and scale,
         and "alpha_bar".
-      images: at the detector's size.
+      images: of the detector's size.
     """
     alone = replace(settings, start="noised", conditioning_weight=0.0)
 

@@ -1,4 +1,4 @@
-"""What training changes: parameters, their average, the optimiser's state and the step."""
+"""The state of a training (parameters, average, optimiser, step), and the step that changes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ddad_jax.settings import Checked, SettingError, setting
 from ddad_jax.training.trace import parse_steps
 
-# An average has an entry for each of several kinds of samples, in its total and its count.
+# An `Average` has an entry for each kind of sample, in its total and its count.
 Metrics = dict[str, Array | Average]
 # (parameters, frozen variables, batch, key) -> (loss, metrics)
 Loss = Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
@@ -27,9 +27,9 @@ class TrainSettings(Checked):
 
     Attributes:
       steps: optimiser steps; 0 takes `epochs` instead.
-      batch_size: images a step, over all devices.
+      batch_size: images per step, over all devices.
       learning_rate: the peak rate of AdamW.
-      schedule: "constant" after warm-up, or "cosine" down to 0 at the last step.
+      schedule: after the warm-up, "constant", or "cosine": down to almost 0 at the last step.
       warmup_steps: steps over which the rate rises from 0.
       weight_decay: AdamW's decoupled weight decay.
       clip_norm: largest global norm of the gradient.
@@ -38,15 +38,15 @@ class TrainSettings(Checked):
       checkpoint_every: steps between checkpoints.
       log_every: steps between written metrics.
       max_skipped: non-finite steps in a row after which training stops.
-      epochs: passes over the training images where `steps` is 0; with both 0 nothing is trained.
+      epochs: passes over the training images if `steps` is 0; if both are 0, nothing is trained.
       validate_every: steps between measurements on held-out images, the first before any step;
-        what training returns is then the parameters that did best there, which may be those it
-        started from. 0 never measures.
+        training then returns the parameters that did best there, which may be those it started
+        from. 0: no measurements.
       patience: measurements in a row without a new best after which training stops.
-      sample_every: steps between pictures of what the network makes of a few images; 0 never.
+      sample_every: steps between pictures of the network's results for a few images; 0: none.
       trace_steps: steps that `jax.profiler` traces, such as "10-12", or "".
-      accumulate: parts of a batch that are computed one after the other, for the memory of one;
-        each draws for itself.
+      accumulate: parts that a batch is divided into, computed one after the other, so that memory
+        need only hold one; each part has its own random numbers.
     """
 
     steps: int = setting(0, changes="own", low=0)
@@ -68,7 +68,7 @@ class TrainSettings(Checked):
     accumulate: int = setting(1, changes="own", low=1)
 
     def check_together(self) -> None:
-        """Raises SettingError: no range of steps to trace, or no step after the warm-up."""
+        """Raises SettingError if `trace_steps` is no range, or no step follows the warm-up."""
         try:
             parse_steps(self.trace_steps)
         except ValueError as error:
@@ -81,7 +81,7 @@ class TrainSettings(Checked):
             )
 
     def for_images(self, count: int) -> "TrainSettings":
-        """The same with `steps` set, for a training set of so many images."""
+        """Returns the same settings with `steps` set, for a training set of `count` images."""
         steps = self.steps or -(-self.epochs * count // self.batch_size)
         return replace(self, steps=steps, epochs=0)
 
@@ -91,8 +91,8 @@ class Best(flax.struct.PyTreeNode):
 
     Attributes:
       params: the parameters.
-      loss: theirs on held-out data, a float32 scalar.
-      misses: measurements since, none of them better, an int32 scalar.
+      loss: their loss on held-out data, a float32 scalar.
+      misses: number of measurements since then, an int32 scalar.
     """
 
     params: PyTree
@@ -109,7 +109,7 @@ class TrainState(flax.struct.PyTreeNode):
       ema: their moving average.
       optimiser: the state of optax.
       skipped: non-finite steps in a row up to now, an int32 scalar.
-      best: see `Best`; None where nothing is measured on held-out data.
+      best: see `Best`; None if nothing is measured on held-out data.
     """
 
     step: PyTree
@@ -121,7 +121,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
-    """AdamW at a rate of 1, behind a global-norm clip."""
+    """Makes AdamW with a rate of 1, after clipping by the global norm."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.adamw(1.0, weight_decay=settings.weight_decay),
@@ -131,9 +131,9 @@ def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
 def learning_rate(
     settings: TrainSettings, step: Int[Array, ""], steps: Int[Array, ""]
 ) -> Float[Array, ""]:
-    """The rate of a step, counted from 0, of so many in all, which `settings.steps` is not asked.
+    """Returns the rate at a step, counted from 0, of `steps` in all.
 
-    The trainings of a group share their settings, and each has its own number of steps.
+    `settings.steps` is not used: trainings of a group share settings, but not their steps.
     """
     rate = jnp.float32(settings.learning_rate)
     if settings.warmup_steps:
@@ -145,7 +145,7 @@ def learning_rate(
 
 
 def initial_state(params: PyTree, settings: TrainSettings) -> TrainState:
-    """The state before the first step, each of its arrays in memory of its own."""
+    """Returns the state before the first step; none of its arrays share memory."""
 
     def copy() -> PyTree:
         return jax.tree.map(jnp.copy, params)
@@ -167,24 +167,24 @@ def is_running(
     """Whether there is a step left to take.
 
     Args:
-      settings: see `TrainSettings`; its own `steps` is not asked.
+      settings: see `TrainSettings`; its own `steps` is not used.
       taken: optimiser steps taken.
       steps: optimiser steps to take.
-      misses: measurements since the best.
+      misses: measurements since the best one.
     """
     return (taken < steps) & (misses < settings.patience)
 
 
 def returned(state: TrainState, settings: TrainSettings) -> PyTree:
-    """The parameters that training is for: their average, where one is kept."""
+    """Returns the resulting parameters: their average if one is kept, or else the last ones."""
     return state.ema if settings.ema_decay else state.params
 
 
 def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainState, Metrics]]:
-    """One optimiser step: (state, frozen, batch, seed, steps) -> (state, metrics).
+    """Makes an optimiser step: (state, frozen, batch, seed, steps) -> (state, metrics).
 
-    A step whose loss, gradient or parameters are not finite changes nothing but the counters, and
-    one after the last of `steps`, or after the patience has ended, changes nothing at all.
+    A step whose loss, gradient or parameters are not finite changes only the counters. A step after
+    the last of `steps`, or after patience has run out, changes nothing.
     """
     optimiser = make_optimiser(settings)
     gradient_of = _accumulated(jax.value_and_grad(loss, has_aux=True), settings.accumulate)
@@ -202,13 +202,13 @@ def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainS
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
         rate = learning_rate(settings, state.step, steps)
         params = optax.apply_updates(state.params, optax.tree.scale(rate, updates))
-        # A short history averages over what there is, so that the start leaves no bias.
+        # Early on the average spans fewer steps, so that the start leaves little bias.
         decay = jnp.minimum(settings.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = optax.incremental_update(params, state.ema, 1.0 - decay)
 
         misses = 0 if state.best is None else state.best.misses
         running = is_running(settings, state.step, steps, misses)
-        # What is kept is watched too: a rate that is not finite spoils it by itself.
+        # The new parameters are checked too: a rate that is not finite would spoil only them.
         finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(params))
         kept: tuple[PyTree, PyTree, PyTree] = jax.tree.map(
             lambda new, old: jnp.where(running & finite, new, old),
@@ -228,7 +228,7 @@ def make_step(loss: Loss, settings: TrainSettings) -> Callable[..., tuple[TrainS
 
 
 def _accumulated(gradient_of: Callable[..., PyTree], parts: int) -> Callable[..., PyTree]:
-    """A function of a batch as the mean of its results over so many parts of the batch."""
+    """Turns a function of a batch into the mean of its results over `parts` parts of the batch."""
     if parts == 1:
         return gradient_of
 
@@ -260,13 +260,13 @@ def measured(
     value: Float[Array, ""],
     due: Bool[Array, ""],
 ) -> TrainState:
-    """The state with its parameters' loss on held-out data, where it is due, held against the best.
+    """Returns the state with `best` updated by a new loss on held-out data.
 
     Args:
       state: with a `best`.
       settings: see `TrainSettings`.
-      value: the loss.
-      due: whether the loss counts; otherwise nothing changes.
+      value: the loss of the state's parameters.
+      due: whether the loss counts; if not, nothing changes.
     """
     better = due & (value < state.best.loss)
     misses = jnp.where(better, 0, state.best.misses + due)

@@ -1,4 +1,4 @@
-"""Being asked to end: by a signal, or by the notice that a pod's machine is taken away."""
+"""Requests to stop: by a signal, or by the notice that a pod's machine will be taken away."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from jax.experimental import multihost_utils
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[int], str]]:
-    """Yields a function: the step just taken -> why the run should end now, "" if it should not.
+    """Yields a function: the step just taken -> why the run should end now, or "".
 
-    One process collects SIGTERM and SIGINT instead of dying of them. Under `jax.distributed`,
-    JAX's preemption service does it, by SIGTERM too: a notice to one process reaches all, and
-    every process, calling this after each step, is told to end after the same one.
+    A single process collects SIGTERM and SIGINT instead of being ended by them. Under
+    `jax.distributed`, JAX's preemption service collects SIGTERM: notice to one process reaches all.
+    Every process must call the function after each step; all are told to end after the same step.
     """
     if jax.distributed.is_initialized():
         yield _preemption
@@ -27,7 +27,7 @@ def stop_requests() -> Iterator[Callable[[int], str]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    # It came after the last step, while what follows was done: what comes next is to end too.
+    # A signal after the last check was not acted on: pass it on, so that what comes next ends.
     if received:
         signal.raise_signal(received[0])
 

@@ -11,19 +11,19 @@ class Trace:
     """A `jax.profiler` trace of the steps `first` to `last`, both included."""
 
     def __init__(self, folder: Path, steps: str):
-        """Traces into `folder` what `parse_steps` reads from `steps`; nothing where it is ""."""
+        """Traces into `folder` the steps that `parse_steps` reads from `steps`; none for ""."""
         self.folder = folder
         self._first, self._last = parse_steps(steps)
         self._running = False
 
     def before(self, step: int) -> None:
-        """To be called before each step."""
+        """Must be called before each step."""
         if self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(self.folder)
             self._running = True
 
     def after(self, step: int, result: Any) -> None:
-        """To be called after each step, with an array that it computes."""
+        """Must be called after each step, with arrays that the step computes."""
         if step == self._last and self._running:
             jax.block_until_ready(result)
             self._stop()
@@ -41,10 +41,10 @@ class Trace:
 
 
 def parse_steps(text: str) -> tuple[int, int]:
-    """The first and the last step of "10-12"; an empty range for "".
+    """Returns the first and the last step of text such as "10-12"; an empty range for "".
 
     Raises:
-      ValueError: where it is neither.
+      ValueError: the text is neither.
     """
     if not text:
         return 1, 0

@@ -1,4 +1,4 @@
-"""Validation: the objective on held-out data, always with the same draws."""
+"""Validation: the objective on held-out data, always with the same random numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,14 +21,14 @@ def make_validation(
     seeds: Sequence[int],
     mesh: Mesh,
 ) -> Callable[[PyTree], Float[np.ndarray, " group"]]:
-    """From the parameters of a group of trainings to the mean loss of each on its held-out samples.
+    """Makes a function from a group's parameters to each training's mean loss on held-out samples.
 
     Args:
       loss: the objective.
-      frozen: variables that it reads, the group's, on the mesh already.
-      heldout: of each training the samples, along the first axis of each array.
+      frozen: the frozen variables of the group, already on the mesh.
+      heldout: for each training its samples, along the first axis of each array.
       batch_size: samples at a time; a training's last batch is filled up with its first samples.
-      seeds: of each training's draws, which are the same each time.
+      seeds: for each training, the seed of its random numbers, which are the same each time.
       mesh: see `mesh.make_mesh`.
     """
     rows_of = [_rows(arrays, batch_size) for arrays in heldout]
@@ -48,7 +48,7 @@ def make_validation(
         nonlocal compiled
         found = []
         for number in range(rounds):
-            # A training with fewer batches than another's goes through its own again.
+            # A training with fewer batches than another goes through its own again.
             batches = [
                 {name: array[rows[number % len(rows)]] for name, array in arrays.items()}
                 for rows, arrays in zip(rows_of, heldout, strict=True)
