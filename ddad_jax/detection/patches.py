@@ -37,7 +37,8 @@ def neighbourhood_mean(feature: Float[Array, "b h w c"], side: int) -> Float[Arr
 def _window_means(length: int, side: int) -> Float[np.ndarray, "{length} {length}"]:
     """Returns rows of averaging weights, each over a window around its position."""
     place = np.arange(length)
-    inside = (np.abs(place - place[:, None]) <= side // 2).astype(np.float32)
+    offset = place - place[:, None]
+    inside = ((-((side - 1) // 2) <= offset) & (offset <= side // 2)).astype(np.float32)
     return inside / inside.sum(1, keepdims=True)
 
 

@@ -34,7 +34,7 @@ def encode_images(
       batch_size: images at a time.
       cache: the folder that the latents are kept in.
     """
-    key = hashlib.blake2b(str(network.size).encode(), digest_size=8)
+    key = hashlib.blake2b(repr(network).encode(), digest_size=8)
     for array in (*jax.tree.leaves(variables), images):
         key.update(np.ascontiguousarray(array).view(np.uint8).data)
     path = cache / f"latents-{key.hexdigest()}.npy"

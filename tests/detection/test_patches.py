@@ -8,6 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ddad_jax.detection import patches
 from ddad_jax.detection.detector import Settings
+from ddad_jax.machine.platforms import for_any_platform
 
 
 def test_coreset_covers_better_than_chance():
@@ -33,6 +34,15 @@ def test_neighbourhood_mean_stays_inside_the_image():
     found = np.asarray(patches.neighbourhood_mean(jnp.asarray(feature), 3))
     np.testing.assert_allclose(found[0, 1:-1, 1:-1], inner, atol=1e-6)
     np.testing.assert_allclose(found[0, 0, 0], feature[0, :2, :2].mean((0, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+def test_neighbourhood_mean_is_the_same_in_a_file_for_any_platform(side):
+    feature = np.random.default_rng(0).normal(size=(1, 6, 5, 2)).astype(np.float32)
+    found = np.asarray(patches.neighbourhood_mean(jnp.asarray(feature), side))
+    with for_any_platform():
+        plain = patches.neighbourhood_mean(jnp.asarray(feature), side)
+    np.testing.assert_allclose(plain, found, atol=1e-6)
 
 
 def test_distance_is_zero_on_the_bank_and_exact_elsewhere():
