@@ -1,1 +1,1 @@
-"""Experiments, one a file, each derived from `default`."""
+"""Configs of experiments, one per file, each derived from `default`."""

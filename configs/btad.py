@@ -1,9 +1,9 @@
-r"""BTAD, all three products, the published networks and settings of D3AD (arXiv 2401.04463).
+r"""BTAD, all three products, the published networks of D3AD (arXiv 2401.04463).
 
     python -m ddad_jax.main --config=configs/btad.py --workdir=runs/btad \
         --config.data.root=<folder with 01, 02 and 03>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

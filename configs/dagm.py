@@ -3,7 +3,7 @@ r"""DAGM 2007, all ten classes, the published networks of D3AD (arXiv 2401.04463
     python -m ddad_jax.main --config=configs/dagm.py --workdir=runs/dagm \
         --config.data.root=<folder with Class1, Class2, ...>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

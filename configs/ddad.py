@@ -3,10 +3,9 @@ r"""DDAD (arXiv 2305.15956), the predecessor: diffusion on pixels, one noise lev
     python -m ddad_jax.main --config=configs/ddad.py --workdir=runs/ddad \
         --config.data.root=<MVTec AD>
 
-WideResNet-101-2's weights are downloaded once (255 MB), or given as a path with
---config.extractor.weights. Meant for an accelerator; not measured. Unlike the
-official code this evaluates the whole image, not its centre, and takes one setting for all
-categories.
+The weights of WideResNet-101-2 are downloaded once (255 MB), or given as a path with
+--config.extractor.weights. Unlike the official code, this evaluates the whole image, not its
+centre, and uses the same settings for all categories. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

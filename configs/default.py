@@ -1,6 +1,6 @@
 """Every setting at its default, mostly the published value; other configs start from here.
 
-`ddad_jax --help` says how to change one; docs/settings.md lists all.
+`ddad_jax --help` says how to change a setting; docs/settings.md lists all of them.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,16 @@
-r"""Real solar cells (ELPV), learnt from those with defect probability 0, on one CPU machine.
+r"""Real solar cells (ELPV), trained on those with defect probability 0, on one CPU machine.
 
     pip install elpv-dataset
     python -m ddad_jax.main --config=configs/elpv.py --workdir=runs/elpv \
         --config.data.category=mono
 
-The category is "mono", "poly" or, for both together, empty. The package is used where no
-data.root is given. There are no masks, so all metrics are of images; those for each defect
-probability stand in metrics.json.
+The category is "mono", "poly" or, for both together, empty. Without a data.root the package is
+used. There are no masks, so all metrics are of images; metrics.json also has them for each defect
+probability.
 
 Measured on two CPU cores by an earlier version, with ten denoising steps and batches of 16: mono,
 image AUROC 0.884, 247 of 486 cells with a defect found, 5 of 147 false alarms, 22 minutes, 4.8 GB.
-Since then, poly and both together: not measured.
+Not measured: the current version, "poly", and both together.
 """
 
 from ml_collections import ConfigDict

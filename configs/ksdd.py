@@ -4,7 +4,7 @@ r"""KolektorSDD, the published networks of D3AD (arXiv 2401.04463).
         --config.data.root=<folder with kos01, kos02, ...>
 
 The images are nearly three times as high as wide; --config.data.resize says how they become square.
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

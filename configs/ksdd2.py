@@ -4,7 +4,7 @@ r"""KolektorSDD2, the published networks of D3AD (arXiv 2401.04463).
         --config.data.root=<folder with train and test>
 
 The images are nearly three times as high as wide; --config.data.resize says how they become square.
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@ r"""MVTec AD, all categories, the published networks of D3AD (arXiv 2401.04463).
     python -m ddad_jax.main --config=configs/mvtec.py --workdir=runs/mvtec \
         --config.data.root=<folder with bottle, cable, ...>
 
-The published method with --config.preset=paper. One category with --config.data.category=bottle; a
-network of other size with, for example, --config.denoiser.network.base_channels=64. The weights of
-Stable Diffusion's autoencoder and of ResNet-34 are downloaded once (420 MB), or given as paths with
+--config.preset=paper gives the published method, --config.data.category=bottle one category, and
+--config.denoiser.network.base_channels=64 a smaller denoiser. The weights of Stable Diffusion's
+autoencoder and of ResNet-34 are downloaded once (420 MB), or given as paths with
 --config.autoencoder.weights and --config.extractor.weights. Meant for an accelerator; not
 measured.
 """
@@ -22,6 +22,6 @@ def get_config() -> ConfigDict:
     config.autoencoder.name = "kl"
     config.autoencoder.weights = "sd_vae_ft_mse"
 
-    # The paper picks 0 to 3 epochs per category; one for all needs no labels.
+    # The paper picks 0 to 3 epochs per category; one epoch for all needs no labels.
     config.extractor.training.epochs = 1
     return config

@@ -3,7 +3,7 @@ r"""MVTec 3D-AD in colour, all ten categories, the published networks of D3AD (a
     python -m ddad_jax.main --config=configs/mvtec_3d.py --workdir=runs/mvtec_3d \
         --config.data.root=<folder with bagel, cable_gland, ...>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-r"""MVTec AD with features of DINOv2 ViT-S/14 at 392 pixels; all else as `mvtec_small`.
+r"""MVTec AD with features of DINOv2 ViT-S/14 at 392 pixels; otherwise as `mvtec_small`.
 
     python -m ddad_jax.main --config=configs/mvtec_dinov2.py --workdir=runs/bottle_dinov2 \
         --config.data.root=<MVTec AD> --config.data.category=bottle

@@ -3,7 +3,7 @@ r"""MVTec LOCO AD, all five categories, the published networks of D3AD (arXiv 24
     python -m ddad_jax.main --config=configs/mvtec_loco.py --workdir=runs/loco \
         --config.data.root=<folder with breakfast_box, juice_bottle, ...>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +14,6 @@ from ddad_jax.experiment.config import load_config
 def get_config() -> ConfigDict:
     config = load_config("mvtec")
     config.data.source = "mvtec_loco"
-    # What of a defect is enough is counted in pixels of the original.
+    # Saturation thresholds are in pixels of the original images.
     config.evaluation.resolution = "original"
     return config

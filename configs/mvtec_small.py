@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.denoiser.network.channel_multipliers = (1, 2, 2, 4)
     config.denoiser.network.attention_resolutions = (16, 8)
     config.denoiser.network.num_heads = 4
-    # Inference starts at T_max = 80 and below; a short training is best spent there.
+    # Inference starts at T_max = 80 or below; a short training is best spent there.
     config.denoiser.max_timestep = 100
     config.denoiser.training.steps = 320
     config.denoiser.training.batch_size = 8

@@ -1,9 +1,9 @@
-r"""VisA, all twelve categories, the published networks and settings of D3AD (arXiv 2401.04463).
+r"""VisA, all twelve categories, the published networks of D3AD (arXiv 2401.04463).
 
     python -m ddad_jax.main --config=configs/visa.py --workdir=runs/visa \
         --config.data.root=<VisA, as released or rearranged>
 
-As configs/mvtec.py otherwise. Meant for an accelerator; not measured.
+Otherwise as configs/mvtec.py. Meant for an accelerator; not measured.
 """
 
 from ml_collections import ConfigDict

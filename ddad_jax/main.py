@@ -39,7 +39,7 @@ PACKAGE = Path(ddad_jax.__file__).parent
 INTERRUPTED = "interrupted: the same command continues"
 # Packages that log what they also raise.
 RAISING = ("/orbax/", "/gcsfs/", "/s3fs/")
-# Modes that several processes do not share.
+# Modes that run as one process only.
 ONE_PROCESS = ("submit", "serve", "extend", "threshold", "export")
 # Modes that need a detector and no config.
 WITH_DETECTOR = ("predict", "serve", "extend", "threshold", "export")
@@ -124,7 +124,7 @@ command continues
 
 
 def help_text() -> str:
-    """What --help prints."""
+    """Returns what --help prints."""
     rows = {f"--mode={name}": text for name, text in modes.MODES.items()}
     described = {f"--{each.name}": FLAGS[each.name].help for each in SHOWN}
     config = {"--config": "a config's name or file; --config.<setting>=<value> changes it"}
@@ -152,7 +152,7 @@ def _columns(rows: dict[str, str]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the chosen mode; raises what `run` turns into exit codes."""
+    """Runs the chosen mode; raises the errors that `run` turns into exit codes."""
     arguments, name, assignments = _divide(argv)
     asked = {each.lstrip("-") for each in arguments if each.startswith("-")}
     if asked & {"version"}:
@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
         print(settings_table(_config(name, assignments)) if name else help_text(), end="")
         return
     rest = _parse_flags([argv[0], *arguments])
-    # Libraries look at absl's own flags, which nobody gives here.
+    # Libraries read absl's own flags, which are never given here.
     flags.FLAGS.mark_as_parsed()
     mode = MODE.value
     if SCRATCH.value:
@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         _carry_out(mode, rest[1:], name, assignments, stack)
     if jax.distributed.is_initialized():
-        # What process 0 writes last may take longer than JAX lets the others wait for its end.
+        # Process 0 may still write for longer than JAX lets the others wait at exit.
         processes.wait_for_all("done")
 
 
@@ -181,7 +181,7 @@ def _carry_out(
     assignments: Sequence[tuple[str, str]],
     stack: contextlib.ExitStack,
 ) -> None:
-    """What the flags ask for; `stack` holds a folder of a bucket until it is done."""
+    """Does what the flags ask for; `stack` publishes the copy of a bucket's folder afterwards."""
     if mode == "compare":
         written_to = _writable(_workdir(mode, stack)) if WORKDIR.value else None
         found = [copies.readable_path(each, "--mode=compare", _is_of_training) for each in rest]
@@ -222,7 +222,7 @@ def _carry_out(
 
 
 def _require_of_mode(mode: str) -> None:
-    """Checks that flags of one mode alone are not given with another."""
+    """Raises UserError if a flag that belongs to one mode is given with another."""
     for owner, of_mode in (
         ("predict", (WATCH,)),
         ("extend", (UNDO,)),
@@ -282,7 +282,7 @@ def _with_detector(
 def _predict(workdir: Path | None, path: Path, config: Config, given: list[str]) -> None:
     default = workdir / "predictions" if workdir else Path("predictions")
     output = _writable(_path(OUTPUT) or default, "--output")
-    # The log and the lock are the run's, unless results are wanted elsewhere.
+    # Log and lock are in the run's folder, unless --output names another.
     home = output if OUTPUT.value or workdir is None else workdir
     with only_run(home) if processes.is_first() else contextlib.nullcontext():
         _begin("predict", home)
@@ -303,7 +303,7 @@ def _serve(place: Path, config: Config, given: list[str]) -> None:
     for flag in (IMAGES, OUTPUT):
         if flag.value:
             raise UserError(f"--{flag.name}: does nothing with --mode=serve; leave it out")
-    # It writes nothing, and a run may write to the same folder meanwhile.
+    # Serving writes nothing, and a run may write to the same folder meanwhile.
     _log_to(Path(os.devnull))
     programs.keep_programs()
     _devices()
@@ -311,18 +311,18 @@ def _serve(place: Path, config: Config, given: list[str]) -> None:
 
 
 def _begin(mode: str, folder: Path) -> None:
-    """The log of a run in a folder, and the programs that earlier runs compiled."""
+    """Starts the log in a folder, and makes the programs that earlier runs compiled available."""
     _log_to(folder / "log.txt" if processes.is_first() else Path(os.devnull))
-    # Hosts of several processes may have no home in common.
+    # Several hosts may not share a home folder.
     programs.keep_programs(folder / "compilation_cache" if jax.process_count() > 1 else None)
     logging.info("%s on %s", mode, ", ".join(str(device) for device in _devices()))
 
 
 def _devices() -> list[jax.Device]:
-    """The devices that JAX finds.
+    """Returns the devices that JAX finds.
 
     Raises:
-      UserError: none of the kind that is asked for.
+      UserError: there is none of the kind that is asked for.
     """
     try:
         return jax.devices()
@@ -334,7 +334,7 @@ def _devices() -> list[jax.Device]:
 
 
 def _divide(argv: Sequence[str]) -> tuple[list[str], str | None, list[tuple[str, str]]]:
-    """The program's own flags, the config's name, and the settings that are changed."""
+    """Returns the program's own flags, the config's name, and the settings that are changed."""
     own: list[str] = []
     name: str | None = None
     assignments: list[tuple[str, str]] = []
@@ -364,7 +364,7 @@ def _config(name: str, assignments: Sequence[tuple[str, str]]) -> Config:
 
 
 def _workdir(mode: str, stack: contextlib.ExitStack) -> Path:
-    """The working folder; of one in a bucket the copy, held where something is written to it."""
+    """Returns the working directory; for a bucket its copy, held if the mode writes to it."""
     url = WORKDIR.value
     if not is_url(url):
         return local_path(url, "--workdir")
@@ -376,7 +376,7 @@ def _workdir(mode: str, stack: contextlib.ExitStack) -> Path:
 
 
 def _is_of_training(name: str) -> bool:
-    """Whether a file of a working folder is of no use to who has the detector."""
+    """Whether a file of a working directory is needed for training only."""
     return "checkpoints" in name.split("/")
 
 
@@ -391,7 +391,7 @@ def _images() -> str | None:
         )
     number, count = jax.process_index(), jax.process_count()
     own = share_of_images(copies.names_of(url, "--images"), number, count) if count > 1 else set()
-    # Of a former share nothing stays, or it would be scored too.
+    # The images of an earlier share are removed, or they would be scored too.
     return str(copies.fetched(url, "--images", lambda n: count > 1 and n not in own, clears=True))
 
 
@@ -400,10 +400,10 @@ def _path(flag: flags.FlagHolder) -> Path | None:
 
 
 def _start(mode: str, config: Config) -> None:
-    """Has kernels chosen and other processes joined, before JAX is first used.
+    """Chooses CPU kernels and joins the other processes, before JAX is first used.
 
     Raises:
-      UserError: naming what differs between processes; or the mode is for one process.
+      UserError: the processes differ, or the mode is for one process.
     """
     kernels.choose_cpu_kernels()
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -440,7 +440,7 @@ def _writable(folder: Path, flag: str = "--workdir") -> Path:
 
 
 def _use_of_detector(folder: Path) -> str:
-    """What may be done with the detector of a run's folder that cannot be written."""
+    """Returns how to use the detector of a folder that cannot be written; "" without one."""
     for path in (folder / DETECTOR_FILE, folder.parent / DETECTOR_FILE):
         if path.is_file():
             return (
@@ -456,7 +456,7 @@ def _log_to(path: Path) -> None:
     logging.use_absl_handler()
     logging.get_absl_logger().addHandler(handler)
     logging.set_verbosity(logging.INFO)
-    # A line that a full disk does not take is lost, and that alone.
+    # If the disk is full, a line of the log is lost and nothing else happens.
     standard_logging.raiseExceptions = False
     for each in (handler, logging.get_absl_handler()):
         each.setFormatter(_Formatter())
@@ -464,14 +464,14 @@ def _log_to(path: Path) -> None:
 
 
 class _Formatter(logging.PythonFormatter):
-    """Names files in a bucket as the user does, and not their copies."""
+    """Names files in a bucket by their URLs and not by their copies here."""
 
     def format(self, record: standard_logging.LogRecord) -> str:
         return copies.as_given(super().format(record))
 
 
 def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
-    """All that this package says, and others' warnings."""
+    """Whether a message is this package's, or a warning that is not also raised."""
     if record.pathname.startswith(str(PACKAGE)):
         return True
     own = any(name in record.pathname for name in RAISING)
@@ -479,7 +479,7 @@ def _is_worth_a_line(record: standard_logging.LogRecord) -> bool:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the program's own flags; a mistake becomes one line that says what to do."""
+    """Parses the program's own flags; turns a mistake into one line that says what to do."""
     FLAGS.unparse_flags()
     for name in FLAGS:
         FLAGS[name].unparse()
@@ -495,7 +495,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """The whole program; returns its exit code."""
+    """Runs the whole program and returns its exit code."""
     allow_large_images()
     try:
         main(argv)
@@ -528,7 +528,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def command() -> None:
-    """The console script."""
+    """Runs the console script `ddad_jax`."""
     interrupts.listen()
     sys.exit(run(sys.argv))
 

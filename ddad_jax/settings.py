@@ -1,7 +1,7 @@
-"""How a setting is declared: once, with its default, its range, and what it changes.
+"""Declares settings: each once, with its default, its range and what it changes.
 
-Settings are the fields of dataclasses derived from `Checked`. A field's type gives its type and its
-choices (`Literal`), `setting` its range and what it changes; the class's docstring says what it is.
+Settings are the fields of dataclasses derived from `Checked`. The annotation of a field gives its
+type and choices (`Literal`), `setting` gives the rest, and the class's docstring describes it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from ddad_jax.errors import UserError
 
 # What a run makes, in order. A setting that changes one of them changes all after it.
 PRODUCTS = ("autoencoder", "denoiser", "extractor", "detector", "metrics")
-# "own": the network in whose section the setting stands; "nothing": no result depends on it.
+# "own": the network in whose section the setting is; "nothing": no result depends on it.
 Changes = Literal["autoencoder", "denoiser", "extractor", "detector", "metrics", "own", "nothing"]
 
 
@@ -30,7 +30,7 @@ class SettingError(UserError):
         self.name, self.problem = name, problem
 
     def within(self, section: str) -> "SettingError":
-        """The same error of the setting's name in a section."""
+        """Returns the same error, with the section put before the setting's name."""
         return SettingError(f"{section}.{self.name}", self.problem)
 
 
@@ -44,16 +44,16 @@ def setting(
     below: int | float | None = None,
     path: bool = False,
 ) -> Any:
-    """A field of a `Checked` dataclass.
+    """Returns a field of a `Checked` dataclass.
 
     Args:
-      default: its value where none is given.
+      default: the value if none is given.
       changes: the first product that depends on it, for the identity of a run.
-      low: the least value, of each entry where it is a tuple.
-      high: the largest.
+      low: the smallest allowed value; this and the others hold for each entry of a tuple.
+      high: the largest allowed value.
       above: what it must exceed.
       below: what it must stay below.
-      path: whether it is a path of the user's, in which "~" is the home folder.
+      path: whether it is a path, in which "~" stands for the user's home folder.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {"changes": changes, "limits": limits, "path": path}
@@ -63,16 +63,16 @@ def setting(
 
 
 def section(kind: type, **defaults: Any) -> Any:
-    """A field that is a `Checked` dataclass itself, with defaults that differ from its own."""
+    """Returns a field that is itself a `Checked` dataclass; `defaults` replace some of its own."""
     return dataclasses.field(default_factory=lambda: kind(**defaults))
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Settings that are checked when they are made.
+    """Settings that are checked when they are created.
 
     Raises:
-      SettingError: naming the field, what was found, and what it may be.
+      SettingError: a value is not allowed; names the field, the value and what is allowed.
     """
 
     def __post_init__(self):
@@ -84,16 +84,16 @@ class Checked:
         self.check_together()
 
     def check_together(self) -> None:
-        """Raises SettingError where settings that are right by themselves do not fit together."""
+        """Raises SettingError if settings that are each allowed do not fit together."""
 
 
 def problem(kind: Any, value: Any, limits: Mapping[str, int | float | None]) -> str:
-    """Why a setting of some type cannot have a value; "" where it can.
+    """Returns why a setting of some type cannot have a value; "" if it can.
 
     Args:
       kind: the type.
-      value: what is asked for.
-      limits: as `setting` takes them.
+      value: the value.
+      limits: by name, as `setting` takes them.
     """
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
@@ -153,15 +153,15 @@ def _example(kind: Any) -> str:
 
 
 def read(kind: type, values: Mapping[str, Any]) -> Any:
-    """The settings that a nested mapping gives, checked.
+    """Reads settings from a nested mapping and checks them.
 
     Args:
       kind: a `Checked` dataclass.
-      values: by name; a section is a mapping of its own. What is missing has its default; lists
-        count as tuples and whole numbers as numbers.
+      values: by name; a section is a mapping of its own. Missing settings get their defaults;
+        lists become tuples, and whole numbers become floats where the type is float.
 
     Raises:
-      SettingError: a setting that there is not, or one that cannot be so.
+      SettingError: there is no such setting, or its value is not allowed.
     """
     fields = {
         field.name: field
@@ -190,10 +190,10 @@ def read(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 def changed(of: Checked, changes: Mapping[str, Any]) -> Any:
-    """The same settings with others for some, by dotted name.
+    """Returns a copy of the settings with some changed, given by dotted name.
 
     Raises:
-      SettingError: one that cannot be so.
+      SettingError: a value is not allowed.
     """
     own: dict[str, Any] = {name: value for name, value in changes.items() if "." not in name}
     inside: dict[str, dict[str, Any]] = {}
@@ -210,7 +210,7 @@ def changed(of: Checked, changes: Mapping[str, Any]) -> Any:
 
 
 def near(name: str, known: list[str]) -> str:
-    """The end of an error that says which known name may have been meant."""
+    """Returns the end of an error: the known name that was probably meant, or all known names."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; there are {', '.join(known)}"
 
@@ -234,12 +234,12 @@ def is_section(kind: Any) -> TypeGuard[type[Checked]]:
 def walk(
     settings: Checked, prefix: str = "", own: str = ""
 ) -> Iterator[tuple[str, Any, dataclasses.Field, str]]:
-    """Every setting: its dotted name, value, field, and the first product that it changes.
+    """Yields the dotted name, value, field and first changed product of every setting.
 
     Args:
-      settings: of a section.
+      settings: the settings of a section.
       prefix: what the names begin with.
-      own: the network in whose section they stand.
+      own: the network whose section it is; "" for none.
     """
     for field in dataclasses.fields(settings):
         name, value = f"{prefix}{field.name}", getattr(settings, field.name)
@@ -252,7 +252,7 @@ def walk(
 
 
 def explanations(kind: type) -> dict[str, str]:
-    """What each setting of a class is, by name, out of "Attributes:" in its docstring."""
+    """Returns the description of each setting of a class, by name, from its docstring."""
     text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
     found = re.findall(r"^  (\w+): (.*(?:\n {4}.*)*)", text, re.MULTILINE)
     return {name: " ".join(lines.split()) for name, lines in found}

@@ -1,1 +1,1 @@
-"""How fast detection and training run on this machine, without a data set or trained weights."""
+"""Measures detection and training on this machine, without a data set or trained weights."""

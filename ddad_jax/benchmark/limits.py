@@ -1,4 +1,4 @@
-"""What the device can do at most: looked up where it is known, and measured."""
+"""The limits of the device: looked up if it is known, and measured."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ddad_jax.benchmark.timing import Program, compile_program, distribution, time_calls
 from ddad_jax.machine import peaks
 
-# Sides of the matrix product, and bytes of the copied array.
+# Sides of the multiplied matrices, and bytes of the copied array.
 SIDES = {"cpu": 2048}
 SIDE = 8192
 COPIED = {"cpu": 1 << 27}
@@ -20,11 +20,11 @@ class Limits:
     """Rates of one device.
 
     Attributes:
-      product: floating-point operations a second of a large matrix product, measured.
-      copy: bytes a second of a copy in the device's memory, read and written, measured.
-      flops: the peak by the device's data sheet, or `product` where the device is not known.
-      bandwidth: of its memory, likewise.
-      known: whether the device is.
+      product: floating-point operations per second of a large matrix product, measured.
+      copy: bytes per second read and written by a copy in the device's memory, measured.
+      flops: the peak from the device's data sheet, or `product` if it is not known.
+      bandwidth: that of its memory, or `copy`, likewise.
+      known: whether both are from the data sheet.
     """
 
     product: float
@@ -38,7 +38,7 @@ def find_limits(dtype: str, repeats: int, max_seconds: float) -> Limits:
     """Measures the first device, and looks it up.
 
     Args:
-      dtype: of the matrix product's operands, "float32" or "bfloat16".
+      dtype: of the multiplied matrices, "float32" or "bfloat16".
       repeats: see `time_calls`.
       max_seconds: see `time_calls`.
     """
@@ -52,7 +52,7 @@ def find_limits(dtype: str, repeats: int, max_seconds: float) -> Limits:
         return distribution([calls[1:]])["median"]
 
     product = Program("matrix product", jax.jit(jnp.matmul), (matrix, matrix), 1)
-    # In place: what it takes to get fresh memory is not the memory's speed.
+    # In place, since the time to allocate memory is not the memory's speed.
     increment = jax.jit(lambda x: (x + 1.0,), donate_argnums=0)
     copy = Program("copy", increment, (array,), 1, carries=True)
     moved = 2.0 * array.nbytes

@@ -26,7 +26,7 @@ from ddad_jax.training.group import group_step
 from ddad_jax.training.state import Loss, TrainSettings, initial_state
 
 WHOLE = "detect"
-# What adaptation reads of a detector besides images.
+# The fields of a detector that adaptation reads.
 FROZEN = ("autoencoder", "denoiser", "extractor", "latent_shift", "latent_scale", "alpha_bar")
 
 
@@ -36,8 +36,8 @@ class Entry:
 
     Attributes:
       name: its name.
-      batch_size: images of one call.
-      times: how often `detect` runs it, where it is a stage; 0 elsewhere.
+      batch_size: images in one call.
+      times: how often `detect` runs it, if it is a stage; otherwise 0.
       make: makes it, with its arguments on the device.
     """
 
@@ -48,7 +48,7 @@ class Entry:
 
 
 def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
-    """`detect`, and each of its stages by itself.
+    """Returns `detect`, and each of its stages by itself.
 
     Args:
       detector: on one device.
@@ -56,7 +56,7 @@ def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
     """
     settings, weights = detector.settings, evidence.evidence_weights(detector.settings)
     restored = settings.reconstruct and settings.restores
-    # Of what was denoised, and of what was restored.
+    # How often it decodes: the denoised latent, and the restored one.
     decoded = "feature" in weights or (settings.reconstruct and not restored)
     decodes = int(decoded) + int(restored)
     compares = not weights.keys().isdisjoint(RECONSTRUCTED)
@@ -87,12 +87,12 @@ def detection_entries(detector: Detector, batch_size: int) -> list[Entry]:
 
 
 def divided_detection(detector: Detector, batch_size: int, mesh: Mesh) -> Entry:
-    """`detect` over the devices of a mesh.
+    """Returns `detect` over the devices of a mesh.
 
     Args:
       detector: on one device.
       batch_size: images at a time, of all devices.
-      mesh: as `make_mesh` makes it.
+      mesh: from `make_mesh`.
     """
 
     def make() -> Program:
@@ -109,8 +109,8 @@ class Trainings:
     """How the networks of a detector are trained.
 
     Attributes:
-      denoiser: the denoiser.
-      extractor: its adaptation.
+      denoiser: the denoiser's training.
+      extractor: the extractor's adaptation.
       max_timestep: see `denoiser_loss`.
     """
 
@@ -120,20 +120,20 @@ class Trainings:
 
     @property
     def settings(self) -> tuple[TrainSettings, TrainSettings]:
-        """In the order of `step_objectives`."""
+        """The settings, in the order of `step_objectives`."""
         return self.denoiser, self.extractor
 
 
 def training_entries(
     detector: Detector, batch_size: int, trainings: Trainings, mesh: Mesh | None = None
 ) -> list[Entry]:
-    """An optimiser step of the denoiser, and one of the extractor's adaptation, as trained.
+    """Returns an optimiser step of the denoiser, and one of adaptation, as in training.
 
     Args:
-      detector: its weights are what the steps start from.
-      batch_size: images a step, of all devices.
+      detector: the steps start from its weights.
+      batch_size: images per step, of all devices.
       trainings: see `Trainings`.
-      mesh: as `make_mesh` makes it; None for one device.
+      mesh: from `make_mesh`; None for one device.
     """
     on = meshes.mesh_of_first(1) if mesh is None else mesh
 
@@ -142,7 +142,7 @@ def training_entries(
         state, *rest = step_arguments(
             *arrays, settings, lambda tree, layout: meshes.place(on, [tree], layout)
         )
-        # The step is given its state's memory; the weights, which are needed again, stay.
+        # The step reuses its state's memory; the weights, which are needed again, stay.
         step = group_step(objective.loss, settings, on, state, rest[0])
         return Program(objective.name, step, (state, *rest), batch_size, carries=True)
 
@@ -155,7 +155,7 @@ def training_entries(
 
 @dataclass(frozen=True)
 class Objective:
-    """What an optimiser step is measured with.
+    """An optimiser step to measure.
 
     Attributes:
       name: of the step.
@@ -169,10 +169,10 @@ class Objective:
 
 
 def step_objectives(detector: Detector, max_timestep: int) -> tuple[Objective, Objective]:
-    """The denoiser's training and the extractor's adaptation.
+    """Returns the denoiser's training and the extractor's adaptation.
 
     Args:
-      detector: says networks and settings; its arrays are not asked.
+      detector: gives networks and settings; its arrays are not used.
       max_timestep: see `denoiser_loss`.
     """
     networks, settings = detector.networks, detector.settings
@@ -201,14 +201,14 @@ def step_arguments(
     settings: TrainSettings,
     placed: Callable[[Any, meshes.Layout], Any],
 ) -> tuple[Any, ...]:
-    """What a step is called with: state, frozen variables, batch, seed and number of steps.
+    """Returns a step's arguments: state, frozen variables, batch, seed and number of steps.
 
     Args:
       params: parameters of one training.
       frozen: its frozen variables.
       batch: its batch.
       settings: how it is trained.
-      placed: lays one training's arrays over the devices.
+      placed: puts one training's arrays on the devices.
     """
     return (
         placed(initial_state(params, settings), meshes.parameter_spec),
@@ -219,7 +219,7 @@ def step_arguments(
 
 
 def _seeded_state(detector: Detector, batch_size: int) -> dict[str, Any]:
-    """What stages hand to each other, drawn anew."""
+    """Draws what the stages pass to each other."""
     settings = detector.settings
     size = settings.image_size
     pixels = reconstruction.to_network_range(seeded_images(batch_size, size, seed=1), size)

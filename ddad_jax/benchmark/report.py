@@ -1,4 +1,4 @@
-"""A benchmark's document as tables, and two of them side by side."""
+"""Shows a benchmark's document as tables, or two of them side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from ddad_jax.evaluation.tables import markdown_table
 Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 WIDE = "wide"
-# What tells one row from another; "kind" is "weak" or "strong" where scaling is measured.
+# What identifies a row; "kind" is "weak" or "strong" for scaling, and otherwise "".
 KEY = ("program", "dtype", "batch_size", "devices", "model", "kind")
 
 
 def markdown(document: Document) -> str:
-    """What was measured, on what, with how many of its limits."""
+    """Returns the machine, its limits and all measurements, as Markdown."""
     parts = [_machine(document["machine"]), _limits(document), _programs(document["rows"])]
     parts += [_latency(document["rows"]), _scaling(document["scaling"])]
     parts.append(
@@ -89,7 +89,7 @@ def _program(row: Row) -> list[str]:
 
 
 def _latency(rows: Sequence[Row]) -> str:
-    """What `detect` takes, whole and as the sum of its stages."""
+    """Returns the time of `detect`, as a whole and as the sum of its stages."""
     lines = []
     for whole in (row for row in rows if row["program"] == WHOLE):
         stages = [row for row in rows if row["times"] and _setting(row) == _setting(whole)]
@@ -103,7 +103,7 @@ def _latency(rows: Sequence[Row]) -> str:
 
 
 def _scaling(rows: Sequence[Row]) -> str:
-    """Weak and strong scaling; efficiency is each device's rate beside that of the first row."""
+    """Returns weak and strong scaling; efficiency is relative to the fewest devices."""
     if not rows:
         return ""
     header = [
@@ -149,7 +149,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def compare_benchmarks(first_path: Path, second_path: Path) -> str:
-    """Two benchmark.json side by side, with the ratio of the second's medians to the first's.
+    """Returns two benchmark.json side by side, with the ratio of B's medians to A's.
 
     Raises:
       UserError: a file is not a benchmark, or they have no measurement in common.
@@ -211,7 +211,7 @@ def _rows(document: Document) -> list[Row]:
 
 
 def row_key(row: Row) -> tuple[str | int, ...]:
-    """The values of `KEY`."""
+    """Returns a row's values of `KEY`."""
     return tuple(row[name] for name in KEY)
 
 
@@ -221,7 +221,7 @@ def _devices(row: Row) -> str:
 
 
 def _apart(a: Row, b: Row) -> str:
-    """Whether the spreads of the two overlap."""
+    """Returns whether B is faster or slower than A, or within the spread of both."""
     if b["p90"] < a["p10"]:
         return "faster"
     return "slower" if a["p90"] < b["p10"] else "within the spread"

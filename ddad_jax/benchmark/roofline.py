@@ -1,4 +1,4 @@
-"""The roofline picture: what each stage reaches of what the device allows (doi 10.1145/1498765)."""
+"""Draws the roofline model: each stage's rate below the device's limits (doi 10.1145/1498765)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def write_roofline(document: Mapping[str, Any], path: Path) -> None:
     """Draws a panel for each compute type whose stages were measured: attained rate over intensity.
 
     Args:
-      document: as `run_benchmark` writes it.
+      document: from `run_benchmark`.
       path: a .png file.
     """
     rows_of: dict[str, list[Mapping[str, Any]]] = {}

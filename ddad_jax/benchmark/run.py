@@ -1,4 +1,4 @@
-"""All measurements of one machine, in one document that is whole after each of them."""
+"""Makes all measurements of one machine, in a document that is complete after each of them."""
 
 import json
 import signal
@@ -43,17 +43,17 @@ class BenchmarkSettings(Checked):
       dtypes: compute types.
       batch_sizes: images at a time in detection.
       train_batch_size: images of a training step and of an adaptation step; 0 measures neither.
-      rounds: how often all programs are gone through.
+      rounds: how many times all programs are measured in turn.
       repeats: timed calls of each program in a round.
-      max_seconds: after which a program is called no more in a round, if it was once.
+      max_seconds: seconds of timed calls after which a program is not called again in a round.
       bank_rows: training images that the k-NN compares with.
-      devices: numbers of devices that scaling is measured over; with 1 alone it is not. Beyond
-        those of one process they are those of whole processes.
-      model: of them, numbers that share one copy of the parameters in a training step.
-      scaling_batch_size: images of each device in weak scaling, of all in strong scaling.
+      devices: numbers of devices to measure scaling with; with only 1 it is not measured. Beyond
+        one process, they must be multiples of its devices.
+      model: how many of these devices share one copy of the parameters in a training step.
+      scaling_batch_size: images per device in weak scaling, of all devices in strong scaling.
       topology: a TPU slice, such as "v5e:4x4", for which detection and training steps are compiled
-        without it: memory, operations and collectives by chip. Devices are then those of `mesh`.
-        Empty: what is here is measured.
+        without having it: memory, operations and collectives per chip. The mesh settings divide its
+        chips. Empty: this machine is measured.
     """
 
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = setting(
@@ -71,7 +71,7 @@ class BenchmarkSettings(Checked):
     topology: str = setting("", changes="nothing")
 
     def check_together(self) -> None:
-        """Raises SettingError: nothing to measure, or batches that devices cannot share."""
+        """Raises SettingError if nothing is measured, or devices cannot share batches or models."""
         for name in ("dtypes", "devices", "model"):
             if not getattr(self, name):
                 raise SettingError(name, "is empty; name at least one")
@@ -86,11 +86,11 @@ class BenchmarkSettings(Checked):
                 raise SettingError("model", f"{count} divides none of devices, {self.devices}")
 
     def check_devices(self, present: int, each: int) -> None:
-        """Raises SettingError where more devices are asked for than there are, or parts of some.
+        """Raises SettingError for more devices than there are, or a part of a process's devices.
 
         Args:
           present: devices of all processes.
-          each: of one process.
+          each: devices of one process.
         """
         for count in self.devices:
             if count > each and count % each:
@@ -110,28 +110,28 @@ def run_benchmark(
     trainings: Trainings,
     folder: Path,
 ) -> dict[str, Any]:
-    """Measures; writes benchmark.json after every program, and at last the table and the picture.
+    """Measures; writes benchmark.json after every program, and the table and picture at the end.
 
-    All programs are gone through several times, so that the calls of each are spread over the whole
-    run, and what slows the machine for a while is seen as a spread.
+    All programs are measured in several rounds. So the calls of each are spread over the whole run,
+    and whatever slows the machine for a while shows as a spread.
 
-    What a document of the same machine, source and config holds already is not measured again.
+    What a document of the same machine, source and config already holds is not measured again.
 
-    Several processes measure together what their devices share; all else is measured, and all is
-    written, by process 0.
+    Several processes measure together what runs on devices of several; process 0 measures the rest,
+    and writes everything.
 
     Args:
       settings: see `BenchmarkSettings`.
-      config: everything that the detectors are made of, serialisable; it is written down.
+      config: everything that the detectors are made of, serialisable; it is written too.
       detectors: by compute type.
       trainings: how their networks are trained.
-      folder: where to.
+      folder: the folder to write to.
 
     Returns:
       The document.
 
     Raises:
-      Interrupted: by SIGINT or SIGTERM, with every finished measurement written.
+      Interrupted: SIGINT or SIGTERM came; every finished measurement is written.
     """
     about = {"machine": description.describe(), "config": dict(config)}
     document = exchange(begun(folder / NAME, about, {"limits": {}, "rows": [], "scaling": []}))[0]
@@ -185,12 +185,12 @@ def run_benchmark(
 
 
 class _Job:
-    """A program, compiled once, and how a row of the document is measured.
+    """Measures a row of the document, with a program that is compiled once.
 
     Args:
       entry: makes the program.
       dtype: its compute type.
-      scaled: on which devices, where scaling is measured.
+      scaled: the devices, if scaling is measured.
     """
 
     def __init__(self, entry: Entry, dtype: str, scaled: Scaled | None = None) -> None:
@@ -204,7 +204,7 @@ class _Job:
         self._compiled: jax.stages.Compiled | None = None
 
     def measure(self, row: dict[str, Any], settings: BenchmarkSettings, limits: Limits) -> None:
-        """Adds a round; the first also what does not depend on time."""
+        """Adds a round to the row; the first round also adds what does not depend on time."""
         program = self.entry.make()
         # An optimiser step's arguments are gone once it is called.
         shapes = jax.eval_shape(lambda *arguments: arguments, *program.arguments)
@@ -233,7 +233,7 @@ class _Job:
         self, compiled: jax.stages.Compiled, function: jax.stages.Wrapped, shapes: Sequence[Any]
     ) -> dict[str, Any]:
         if self.scaled:
-            # Of fresh arguments, which a step may take for its results.
+            # With fresh arguments, since a step may reuse their memory.
             arguments = self.entry.make().arguments
             own = self.scaled.devices // len(self.processes)
             return {"in_collectives": collective_share(compiled, arguments, own)}
@@ -255,7 +255,7 @@ def _single_jobs(
     detector: Detector,
     training: Callable[[int], list[Entry]],
 ) -> list[_Job]:
-    """Every program on one device."""
+    """Returns every program on one device."""
     entries = [e for size in settings.batch_sizes for e in detection_entries(detector, size)]
     if settings.train_batch_size:
         entries += training(settings.train_batch_size)
@@ -268,7 +268,7 @@ def _scaling_jobs(
     detector: Detector,
     training: Callable[..., list[Entry]],
 ) -> list[_Job]:
-    """`detect` and the training step over several devices, where several are asked for."""
+    """Returns `detect` and the training step over several devices, if those are asked for."""
     if max(settings.devices) == 1:
         return []
     scaled = [
@@ -287,7 +287,7 @@ def _scaling_jobs(
 
 
 def begun(path: Path, about: dict[str, Any], empty: Mapping[str, Any]) -> dict[str, Any]:
-    """The document at the path where it is about the same, or an empty one."""
+    """Returns the document at the path if it is about the same, or else an empty one."""
     about = json.loads(json.dumps(about))
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -297,8 +297,8 @@ def begun(path: Path, about: dict[str, Any], empty: Mapping[str, Any]) -> dict[s
 
 
 def _memory(compiled: jax.stages.Compiled) -> int:
-    """Bytes of arguments, results and everything between, at the program's worst moment."""
+    """Returns the bytes of arguments, results and temporaries, at the program's peak."""
     m = compiled.memory_analysis()
-    assert m is not None  # The compilers of all platforms here say it.
+    assert m is not None  # The compilers of all platforms used here report it.
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     return m.argument_size_in_bytes + results + m.temp_size_in_bytes

@@ -1,8 +1,8 @@
-"""How speed grows with the number of devices, and what of their time collectives take.
+"""Measures how speed grows with the number of devices, and the time that collectives take.
 
-Weak scaling gives every device the same batch, strong scaling divides one batch over all. The time
-in collectives is that of the compiled program's collective operations in a profile of one more
-call, waiting for slower devices included.
+Weak scaling gives every device the same batch size, strong scaling divides one batch among all. The
+time in collectives is that of the program's collective operations in a profile of one more call,
+including the wait for slower devices.
 """
 
 import re
@@ -36,10 +36,10 @@ class Scaled:
 
     Attributes:
       kind: "weak" or "strong".
-      devices: how many.
-      model: of them, how many share one copy of the parameters.
-      processes: whose devices they are.
-      entry: makes the program, of the batch of all devices.
+      devices: how many devices it uses.
+      model: how many of them share one copy of the parameters.
+      processes: the processes whose devices they are.
+      entry: makes the program, for the batch of all devices.
     """
 
     kind: str
@@ -55,15 +55,15 @@ def scaled_entries(
     counts: Sequence[int],
     models: Sequence[int] = (1,),
 ) -> Iterator[Scaled]:
-    """A program on meshes of several shapes, first with the same batch a device, then divided.
+    """Yields a program on meshes of several shapes, first for weak scaling, then for strong.
 
-    Of several processes the first ones' devices are taken, all of one before the next one's.
+    With several processes, all devices of one are used before those of the next.
 
     Args:
-      entry_of: from the batch size of all devices, and their mesh.
+      entry_of: makes the entry, from the batch size of all devices and their mesh.
       batch_size: of each device in weak scaling, of all together in strong scaling.
       counts: numbers of devices; they divide `batch_size`.
-      models: numbers of devices that share the parameters; those that divide a count are taken.
+      models: numbers of devices that share the parameters; used with the counts they divide.
     """
     for kind in ("weak", "strong"):
         for count in counts:
@@ -78,20 +78,20 @@ def scaled_entries(
 def collective_share(
     compiled: jax.stages.Compiled, arguments: Sequence[Any], devices: int
 ) -> float | None:
-    """The share of a call that this process's devices spend in collective operations, on average.
+    """Returns the share of a call that this process's devices spend in collectives, on average.
 
-    All processes come here, or wait at `PROFILED`, so that the call begins at once on all.
+    All processes call this, or wait at `PROFILED`, so that the call begins on all at once.
 
     Args:
       compiled: the program.
-      arguments: what it is called with, on its devices.
-      devices: how many of these are this process's.
+      arguments: its arguments, on its devices.
+      devices: how many of these devices are this process's.
 
     Returns:
-      The share, or None where the profile does not tell the program's operations apart.
+      The share, or None if the profile shows none of the program's collectives.
     """
     text = compiled.as_text()
-    assert text is not None  # The compilers of all platforms here say it.
+    assert text is not None  # The compilers of all platforms used here give it.
     names = set(COLLECTIVE.findall(text))
     if not names:
         processes.wait_for_all(PROFILED)

@@ -1,4 +1,4 @@
-"""A detector of drawn weights and banks: as fast as a fitted one of the same settings."""
+"""Detectors with random weights and banks, as fast as fitted ones of the same settings."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def seeded_detector(
     patch_rows: int,
     seed: int,
 ) -> Detector:
-    """Draws every array that a fitted detector has.
+    """Draws every array of a fitted detector, and returns the detector.
 
     Args:
       networks: the modules.
@@ -31,7 +31,7 @@ def seeded_detector(
       alpha_bar: the schedule's table.
       bank_rows: training images that the k-NN compares with.
       patch_rows: patches that the patch map compares with.
-      seed: of all that is drawn.
+      seed: of everything that is drawn.
     """
     keys = jax.random.split(jax.random.key(seed), 6)
     drawn = {
@@ -78,7 +78,7 @@ def seeded_detector(
 
 
 def seeded_images(batch_size: int, size: int, seed: int) -> UInt8[Array, "b size size 3"]:
-    """Drawn images of soft blobs, each another."""
+    """Draws images of soft blobs, all different."""
     coarse = jax.random.uniform(jax.random.key(seed), (batch_size, 8, 8, 3))
     smooth = jax.image.resize(coarse, (batch_size, size, size, 3), "cubic")
     return (smooth * 255.0).clip(0.0, 255.0).astype(jnp.uint8)
@@ -87,7 +87,7 @@ def seeded_images(batch_size: int, size: int, seed: int) -> UInt8[Array, "b size
 def _feature_sizes(
     extractor: Extractor, variables: Any, settings: Settings
 ) -> tuple[int, int, int]:
-    """Widths of what the k-NN compares, what describes a patch, and what the patch map compares."""
+    """Returns the widths of k-NN features, of a patch's features, and of those compared."""
 
     def widths(variables: Any) -> tuple[Array, Array, Array]:
         size = settings.image_size

@@ -1,4 +1,4 @@
-"""How long a compiled program takes."""
+"""Times compiled programs."""
 
 import time
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ import numpy as np
 
 from ddad_jax.machine.together import exchange
 
-# Calls whose p90 and p10, or whose rounds' medians, are further apart than this share of the median
-# are called wide.
+# Calls are wide if their p90 and p10, or their rounds' medians, are further apart than this share
+# of the median.
 WIDE = 0.1
 
 
 @dataclass(frozen=True)
 class Program:
-    """A function and what it is called with.
+    """A function and its arguments.
 
     Attributes:
       name: of the measurement.
-      function: as `jax.jit` makes it.
+      function: from `jax.jit`.
       arguments: pytrees of arrays on the device.
-      images: how many one call works on.
-      carries: whether the first result takes the first argument's place in the next call, as an
-        optimiser step's does; the argument given here is gone after the first.
+      images: how many images one call processes.
+      carries: whether the first result becomes the first argument of the next call, as in an
+        optimiser step; the argument given here is gone after the first call.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Program:
 
 
 def distribution(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """What is written down of all calls, and whether they are far apart.
+    """Returns statistics of all calls, and whether they are wide.
 
     Args:
       rounds: seconds of each call, by round.
@@ -55,7 +55,7 @@ def distribution(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def compile_program(program: Program) -> tuple[jax.stages.Compiled, float]:
-    """The compiled program, and the seconds of tracing, lowering and compiling."""
+    """Returns the compiled program, and the seconds of tracing, lowering and compiling."""
     start = time.perf_counter()
     compiled = program.function.lower(*program.arguments).compile()
     return compiled, time.perf_counter() - start
@@ -66,16 +66,16 @@ def time_calls(
 ) -> list[float]:
     """Calls a compiled program, waiting for its results each time.
 
-    Of several processes all begin a call at once, and all are told the times of process 0.
+    Several processes begin each call together, and all get the times of process 0.
 
     Args:
-      compiled: as `compile_program` makes it; None in a process whose devices take no part.
-      program: what it was made of.
-      repeats: timed calls.
-      max_seconds: after which no further call is made, if there was one.
+      compiled: from `compile_program`; None in a process whose devices take no part.
+      program: what it was compiled from.
+      repeats: the most timed calls.
+      max_seconds: seconds of timed calls after which no other is made.
 
     Returns:
-      Seconds of the first call, which warms up, and of each of the timed ones.
+      Seconds of the first call, which warms up, and of each timed call.
     """
     arguments = program.arguments if program else ()
     seconds: list[float] = []

@@ -1,7 +1,7 @@
-"""Programs compiled for a TPU slice that is not there: what each chip would hold, do and exchange.
+"""Compiles programs for a TPU slice that is not there: what each chip holds, does and exchanges.
 
-Nothing is run, so there are no times but bounds: what the data sheet allows for the operations and
-the memory's traffic, with no wait for a collective.
+Nothing is run, so there are only bounds instead of times: what the data sheet allows for operations
+and memory traffic, without any wait for collectives.
 """
 
 import importlib.util
@@ -55,10 +55,10 @@ class Compilation:
     Attributes:
       name: its name.
       dtype: compute type.
-      batch_size: images of one call, of one training where several are trained at a time.
-      function: as `jax.jit` makes it.
-      arguments: shapes and shardings of what it is called with.
-      one: the same computation on one device; shapes of its arguments.
+      batch_size: images in one call; in a step of several trainings, of each of them.
+      function: from `jax.jit`.
+      arguments: shapes and shardings of its arguments.
+      one: the same computation on one device, and the shapes of its arguments.
       mesh: the chips.
     """
 
@@ -72,25 +72,25 @@ class Compilation:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from others."""
+        """What identifies it."""
         return self.name, self.dtype, self.batch_size
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The chips of a TPU slice that need not be there.
+    """Returns the chips of a TPU slice, which need not be there.
 
     Args:
       name: generation and shape, such as "v5e:4x4" or "v5p:2x2x4".
 
     Raises:
-      UserError: libtpu is missing, or knows no such slice.
+      UserError: libtpu is missing, or does not know the slice.
     """
     setting = f"benchmark.topology: {name!r}"
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"{setting} needs the compiler of TPU programs: pip install 'ddad_jax[tpu]'"
         )
-    # Otherwise it asks Google's metadata server which TPU this machine has, and waits long.
+    # Otherwise libtpu asks Google's metadata server which TPU this machine has, and waits long.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     try:
         found = topologies.get_topology_desc(platform=PLATFORM, topology_name=name)
@@ -110,23 +110,23 @@ def compile_for_topology(
     trainings: Trainings,
     folder: Path,
 ) -> dict[str, Any]:
-    """Compiles; writes topology.json after every program, and the table.
+    """Compiles; writes topology.json after every program, and the table at the end.
 
-    What a document of the same machine, source and config holds already is not compiled again.
+    What a document of the same machine, source and config already holds is not compiled again.
 
     Args:
-      settings: its `topology`, `dtypes`, `batch_sizes`, of detection, and `train_batch_size`.
-      sizes: of the mesh over the chips. Detection takes the chips of one category.
-      config: everything that the detectors are made of, serialisable; it is written down.
+      settings: its `topology`, detection's `batch_sizes`, and `train_batch_size` are used.
+      sizes: of the mesh over the chips. Detection uses the chips of one category.
+      config: everything that the detectors are made of, serialisable; it is written too.
       detectors: shapes of detectors, by compute type.
       trainings: how their networks are trained.
-      folder: where to.
+      folder: the folder to write to.
 
     Returns:
       The document.
 
     Raises:
-      UserError: no such slice, a mesh that it does not hold, or batches that it cannot share.
+      UserError: there is no such slice, or it cannot hold the mesh or share the batches.
     """
     devices = topology_devices(settings.topology)
     mesh = Mesh(meshes.divide(np.array([devices]), **asdict(sizes)), meshes.AXES)
@@ -168,7 +168,7 @@ def _compilations(
     mesh: Mesh,
     trainings: Trainings,
 ) -> Iterator[Compilation]:
-    """Every program of one compute type."""
+    """Yields every program of one compute type."""
     size = detector.settings.image_size
     chips = Mesh(mesh.devices[:1], meshes.AXES)
     for batch_size in settings.batch_sizes:
@@ -178,7 +178,7 @@ def _compilations(
         )
         one = (detector, jax.ShapeDtypeStruct(shape, jnp.uint8))
         arguments = (outline_detector(detector, chips), images)
-        # `detect` itself may have been traced for this machine, or will be.
+        # `detect` itself may be traced for this machine.
         function = jax.jit(over_devices(detections))
         yield Compilation(WHOLE, dtype, batch_size, function, arguments, (function, one), chips)
     if not settings.train_batch_size:
@@ -210,13 +210,13 @@ def _compilations(
 def _one_training(
     objective: Objective, batch_size: int, how: TrainSettings, detector: Detector
 ) -> tuple[Any, ...]:
-    """What one training's step is called with, on no particular device."""
+    """Returns the arguments of one training's step, on no particular device."""
     arrays = objective.arrays(detector, batch_size)
     return step_arguments(*arrays, how, lambda tree, _: tree)
 
 
 def _row(each: Compilation, kind: str) -> dict[str, Any]:
-    """What is written down of a program."""
+    """Compiles a program, and returns its row of the document."""
     row: dict[str, Any] = {
         "program": each.name,
         "dtype": each.dtype,
@@ -248,16 +248,16 @@ def _row(each: Compilation, kind: str) -> dict[str, Any]:
 
 
 def _operations(each: Compilation) -> float:
-    """Of all chips; the compiler of a slice that is not there counts none."""
+    """Counts a program's operations on one device; the slice's compiler does not count them."""
     function, arguments = each.one
     traced = jax.jit(function).trace(*arguments)
     return operations(traced, traced.lower(lowering_platforms=(PLATFORM,)))
 
 
 def _memory(compiled: jax.stages.Compiled, kind: str) -> dict[str, Any]:
-    """Bytes of each chip at the program's worst moment, and their share of its memory."""
+    """Returns the bytes of each chip at the program's peak, and their share of its memory."""
     m = compiled.memory_analysis()
-    assert m is not None  # This compiler says it.
+    assert m is not None  # This compiler reports it.
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     parts = {
         "arguments": m.argument_size_in_bytes,
@@ -270,11 +270,11 @@ def _memory(compiled: jax.stages.Compiled, kind: str) -> dict[str, Any]:
 
 
 def _collectives(program: Program, sharing: int) -> dict[str, dict[str, Any]]:
-    """By kind: how many, how often they run in all, and how many of them are asynchronous.
+    """Returns, by kind, how many collectives there are, how often they run, and their bytes.
 
     Args:
-      program: compiled for chips of which each `sharing` that follow each other share a category.
-      sharing: see above.
+      program: the compiled program.
+      sharing: how many chips, with consecutive numbers, share a category.
     """
     found: dict[str, dict[str, Any]] = {}
     for each in program.collectives():
@@ -294,17 +294,17 @@ def _collectives(program: Program, sharing: int) -> dict[str, dict[str, Any]]:
 
 
 def bound(operations: float, traffic: float, kind: str, dtype: str) -> dict[str, Any] | None:
-    """What a step takes at least, and the share of the peak that it reaches at most.
+    """Returns the least time of a step, and the largest share of the peak that it can reach.
 
     Args:
-      operations: of a chip.
+      operations: of one chip.
       traffic: bytes that it reads and writes.
       kind: of the chip.
       dtype: the compute type.
 
     Returns:
-      "seconds", "utilisation" and what limits it, "operations" or "traffic"; None where the chip is
-      not known.
+      "seconds", "utilisation", and the "limit", "operations" or "traffic"; None if the chip is not
+      known.
     """
     peak, bandwidth = peaks.peak_flops(kind, dtype), peaks.memory_bandwidth(kind)
     if peak is None or bandwidth is None:

@@ -1,11 +1,11 @@
-"""What was compiled for a TPU slice, as tables for people."""
+"""Shows what was compiled for a TPU slice, as tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddad_jax.evaluation.tables import markdown_table
 
-# As seen with libtpu 0.0.52, each tried by itself.
+# Observed with libtpu 0.0.52; each was tried by itself.
 WHY_CHIPS_WAIT = (
     "Why a chip waits: the compiler lets all-gathers run beside computation on TPU v5e alone, and "
     "there the larger ones; for v5p and v6e it refuses that form "
@@ -16,7 +16,7 @@ WHY_CHIPS_WAIT = (
 
 
 def topology_markdown(document: Mapping[str, Any]) -> str:
-    """The document as tables."""
+    """Returns the document as tables in Markdown."""
     chip, shape = document["chip"], document["mesh"]
     memory = "unknown" if chip["memory"] is None else f"{chip['memory'] / 2**30:.0f} GiB"
     sizes = " × ".join(f"{name} {size}" for name, size in shape.items())

@@ -1,1 +1,1 @@
-"""Where images, masks and labels lie, and how they become batches."""
+"""Finds images, masks and labels, and turns them into batches."""

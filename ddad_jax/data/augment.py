@@ -1,7 +1,7 @@
 """Changes of training images that leave a good part good.
 
-Each acts on "image" in a sample's dictionary and draws from the generator that the loader hands it.
-They are dataclasses, so that worker processes can receive them.
+Each changes "image" in a sample's dictionary and draws from the generator that the loader passes.
+They are dataclasses, so that they can be sent to worker processes.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Flip:
     axis: int
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        """Mirrors the image or leaves it."""
+        """Mirrors the image, or leaves it as it is."""
         if rng.random() < 0.5:
             return record
         return {**record, "image": np.flip(record["image"], self.axis)}
@@ -31,7 +31,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class QuarterTurn:
-    """Turns images by 0, 90, 180 or 270 degrees, each as often."""
+    """Turns images by 0, 90, 180 or 270 degrees, each equally often."""
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         """Turns the image."""
@@ -71,7 +71,7 @@ def move(image: Picture, angle: float, right: float, down: float) -> Picture:
     reach = size / 2 * (abs(sine) + abs(1 - cosine)) + size * max(abs(right), abs(down))
     margin = int(np.ceil(reach)) + 1
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-    # Pillow wants the way back: from each place of the result to its origin in the padded image.
+    # Pillow takes the inverse: from each place in the result to its origin in the padded image.
     middle = size / 2
     x, y = middle + right * size, middle + down * size
     back = (
@@ -86,13 +86,13 @@ def move(image: Picture, angle: float, right: float, down: float) -> Picture:
 
 @dataclass(frozen=True)
 class AugmentationSettings(Checked):
-    """Which changes of training images leave a good part good; none by default, as published.
+    """The changes of training images that leave a good part good; none by default, as published.
 
     Attributes:
       horizontal_flip: mirror left to right.
       vertical_flip: mirror upside down.
       quarter_turns: turn by multiples of 90 degrees.
-      max_rotation: turn by up to so many degrees either way.
+      max_rotation: turn by up to this many degrees either way.
       max_shift: shift by up to this share of the side either way.
     """
 
@@ -104,7 +104,7 @@ class AugmentationSettings(Checked):
 
 
 def build_augmentations(settings: AugmentationSettings) -> tuple[Augmentation, ...]:
-    """The augmentations that the settings name."""
+    """Returns the augmentations that the settings ask for."""
     chosen: list[Augmentation] = []
     if settings.horizontal_flip:
         chosen.append(Flip(axis=1))

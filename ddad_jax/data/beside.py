@@ -1,4 +1,4 @@
-"""Images with the mask of each beside it, which is empty where there is no defect."""
+"""Images, each with its mask file beside it; the mask of a good image is empty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ddad_jax.machine.parallel import map_in_threads
 
 @dataclass(frozen=True)
 class Marked:
-    """An image, its mask, and whether that marks anything."""
+    """An image, its mask, and whether the mask marks anything."""
 
     image: Path
     mask: Path
@@ -23,14 +23,14 @@ class Marked:
 
 
 def read_marks(images: Sequence[Path], ending: str) -> list[Marked]:
-    """Looks into the mask of each image.
+    """Reads the mask of each image to see whether it marks a defect.
 
     Args:
         images: the images' files.
-        ending: of a mask's name, after the stem of its image.
+        ending: what follows the image's stem in the name of its mask.
 
     Raises:
-        UserError: an image has no mask, or that cannot be read.
+        UserError: an image has no mask, or its mask cannot be read.
     """
 
     def read(image: Path) -> Marked:
@@ -47,7 +47,7 @@ def read_marks(images: Sequence[Path], ending: str) -> list[Marked]:
 def sample_of(
     marked: Marked, root: Path, category: str, split: str, group: str | None = None
 ) -> Sample:
-    """The sample of a marked image; its one kind of defect is called "defect"."""
+    """Returns the sample of a marked image; the only kind of defect is called "defect"."""
     return Sample(
         name=name_of(marked.image, root),
         label=ANOMALOUS if marked.defective else NORMAL,
@@ -61,7 +61,7 @@ def sample_of(
 
 
 def without_defects(samples: Sequence[Sample], root: Path) -> list[Sample]:
-    """The normal ones of training samples; the log says how many others there are."""
+    """Returns the normal ones of training samples; the log counts the others."""
     normal = [sample for sample in samples if sample.label == NORMAL]
     left_out = [sample.name for sample in samples if sample.label != NORMAL]
     if left_out:

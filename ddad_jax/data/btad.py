@@ -2,7 +2,7 @@
 
     <root>/<01, 02 or 03>/train/ok/*
     <root>/<01, 02 or 03>/test/<ok or ko>/*
-    <root>/<01, 02 or 03>/ground_truth/ko/*      of the image's stem
+    <root>/<01, 02 or 03>/ground_truth/ko/*      with the image's stem
 
 Images are BMP in 01 and 03, PNG in 02; masks are PNG in 01 and 02, BMP in 03.
 """
@@ -15,7 +15,7 @@ from ddad_jax.data.layout import Layout, read_layout
 
 
 def btad_source(root: str | Path, category: str) -> FileSource:
-    """One product of BTAD; its one kind of defect is called "ko".
+    """Returns one product of BTAD; its only kind of defect is called "ko".
 
     Args:
         root: the folder that holds 01, 02 and 03.

@@ -1,10 +1,10 @@
-"""DAGM 2007 (Wieler et al.), generated textures, as Heidelberg and Kaggle have them.
+"""DAGM 2007 (Wieler et al.), generated textures, in the layout of Heidelberg and Kaggle.
 
     <root>/<Class1 to Class10>/<Train or Test>/NNNN.PNG
-    <root>/<Class1 to Class10>/<Train or Test>/Label/NNNN_label.PNG      of defective images alone
+    <root>/<Class1 to Class10>/<Train or Test>/Label/NNNN_label.PNG      of defective images only
 
-The masks are ellipses around the defects. 8,050 training and as many test images, 2,100 in all
-with a defect.
+The masks are ellipses around the defects. 8,050 training and as many test images; 2,100 of all
+images have a defect.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 
 
 def dagm_source(root: str | Path, category: str) -> FileSource:
-    """One class of DAGM 2007; defective training images are left out.
+    """Returns one class of DAGM 2007 without its defective training images.
 
     Args:
         root: the folder that holds Class1 to Class10.

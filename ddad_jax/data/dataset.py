@@ -1,4 +1,4 @@
-"""What the settings and commands know of a kind of data set."""
+"""What settings and commands know about a kind of data set."""
 
 import os
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddad_jax.data.sample import Source
 
-# The categories that lie under a root; none where it is another data set's.
+# Returns the categories under a root; none if the root holds another data set.
 Find = Callable[[Path], list[str]]
 
 
@@ -17,10 +17,10 @@ class Dataset:
 
     Attributes:
         name: in `data.source`.
-        title: as it is written.
-        build: makes a source of a root, a category and the data set's own settings.
-        find: the categories under a root, sorted; [""] where there is but one. None: a root does
-            not show whether it is this data set's.
+        title: its name for readers.
+        build: makes a source from a root, a category and the data set's own settings.
+        find: returns the categories under a root, sorted; [""] if there is only one. None: a root
+            does not show whether it holds this data set.
         shared: whether folders of other data sets may look the same.
     """
 
@@ -32,10 +32,10 @@ class Dataset:
 
 
 def folders_with(*needed: str) -> Find:
-    """Finds the folders in a root that hold all of some folders or files.
+    """Returns a function that finds the folders in a root which hold all of the given paths.
 
     Args:
-        *needed: paths below a category's folder.
+        *needed: folders or files, as paths below a category's folder.
     """
 
     def find(root: Path) -> list[str]:

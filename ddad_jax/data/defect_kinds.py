@@ -1,9 +1,9 @@
-"""What a planted defect of each kind changes in a photograph.
+"""The kinds of planted defects, and what each changes in a photograph.
 
-What they stand for: CutPaste (Li et al., 2021) pastes pieces of the image itself, NSA (Schlüter et
-al., 2022) blends in those of others, DRAEM (Zavrtanik et al., 2021) paints textures inside smooth
-noise. Scratches, cuts, stains and dents are painted besides, and parts that the image's own colours
-set apart are erased or doubled. Lengths are in half sides of the image, as in `shapes`.
+They follow published work: CutPaste (Li et al., 2021) pastes pieces of the image itself, NSA
+(Schlüter et al., 2022) blends in pieces of others, DRAEM (Zavrtanik et al., 2021) paints textures
+inside smooth noise. In addition, scratches, cuts, stains and dents are painted, and components that
+stand out by their colour are erased or doubled. Lengths are in halves of the image's longer side.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from scipy.sparse.linalg import spsolve
 
 from ddad_jax.data.shapes import Field, cloud, disc, stroke
 
-COLOURS = 8  # into which an image is divided to find its parts
+COLOURS = 8  # An image is reduced to these to find its components.
 # Oil, rust, lime, grease, ink, mould.
 _STAINS = np.array(
     [(84, 58, 28), (108, 50, 20), (235, 233, 226), (30, 28, 26), (40, 62, 110), (150, 140, 60)],
@@ -35,12 +35,12 @@ class Scene:
 
     Attributes:
       pixels: its levels, in [0, 255].
-      part: where the part is, as far as it can be told from what surrounds it.
-      other: a photograph of another part, or the same where there is none.
+      part: where the part is, as far as it can be told from its surroundings.
+      other: a photograph of another part; the same one if there is none.
       u: coordinate of each pixel to the right, in [-1, 1].
       v: likewise, downwards.
-      area: how much the defect shall cover, in pixels.
-      rng: of everything that is drawn.
+      area: the area that the defect should cover, in pixels.
+      rng: draws everything that is random.
     """
 
     pixels: Pixels
@@ -57,17 +57,17 @@ class Scene:
         return 2.0 / max(self.pixels.shape[:2])
 
     def cover(self, distance: Field, soft: float = 1.0) -> Field:
-        """The share of each pixel inside a shape, whose edge is so many pixels wide."""
+        """Returns the share of each pixel inside a shape whose edge is `soft` pixels wide."""
         return np.clip(0.5 - distance / np.float32(soft * self.pixel), 0, 1)
 
     def place(self) -> tuple[float, float]:
-        """A place on the part."""
+        """Draws a place on the part."""
         rows, columns = np.nonzero(self.part)
         one = self.rng.integers(len(rows))
         return float(self.u[rows[one], columns[one]]), float(self.v[rows[one], columns[one]])
 
     def blob(self) -> Field:
-        """Distance to a shape of uneven outline somewhere on the part."""
+        """Returns the distance to a shape of uneven outline somewhere on the part."""
         u, v = self.place()
         radius = np.sqrt(self.area / np.pi) * self.pixel
         stretch = np.float32(self.rng.uniform(0.6, 1.6))
@@ -77,7 +77,7 @@ class Scene:
         return disc(along * stretch, across / stretch, radius) + uneven
 
     def line(self, half_width: float, length: float) -> tuple[Field, Field]:
-        """Distance to the edge of a bent line across the part, and the way along it."""
+        """Returns the distance to the edge of a bent line on the part, and the way along it."""
         u, v = self.place()
         angle, bend = self.rng.uniform(0, 2 * np.pi), self.rng.uniform(-0.15, 0.15) * length
         way = np.linspace(-0.5, 0.5, 7)
@@ -88,17 +88,17 @@ class Scene:
 
     @cached_property
     def on_part(self) -> Field:
-        """The share of each pixel that is part, and no background."""
+        """How much each pixel belongs to the part, from 0 to 1, smooth at its edge."""
         return ndimage.gaussian_filter(self.part.astype(np.float32), 0.7)
 
     def around(self, share: Field) -> Float[np.ndarray, "3"]:
-        """The mean colour of what a shape covers."""
+        """Returns the mean colour of what a shape covers."""
         weights = share / max(float(share.sum()), 1e-6)
         return (self.pixels * weights[..., None]).sum((0, 1))
 
 
 def _scratch(s: Scene) -> Pixels:
-    """A hairline, or as many side by side as make up the area."""
+    """Draws a hairline, or as many as it takes to cover the area."""
     half = s.rng.uniform(0.5, 1.2) * s.pixel
     length = s.rng.uniform(0.15, 1.2)
     covered = s.area * s.pixel**2 / (2 * half)
@@ -116,7 +116,7 @@ def _scratch(s: Scene) -> Pixels:
 
 
 def _cut(s: Scene) -> Pixels:
-    """A gash that tapers at both ends, one lip lit."""
+    """Draws a gash that tapers at both ends, with one lip lit."""
     half = max(0.5 * np.sqrt(s.area / s.rng.uniform(8, 20)), 0.7) * s.pixel
     distance, way = s.line(0.0, min(s.area * s.pixel**2 / (1.5 * half), 1.4))
     width = np.float32(half) * np.sqrt(np.clip(4 * way * (1 - way), 0.02, 1))
@@ -142,7 +142,7 @@ def _stain(s: Scene) -> Pixels:
 
 
 def _dent(s: Scene) -> Pixels:
-    """A smooth hollow: the surface bends, one flank is lit and the other lies in shadow."""
+    """Draws a smooth hollow: the surface bends, one flank is lit, the other is in shadow."""
     u, v = s.place()
     reach = np.sqrt(s.area / np.pi)  # in pixels
     angle = s.rng.uniform(0, 2 * np.pi)
@@ -157,7 +157,7 @@ def _dent(s: Scene) -> Pixels:
     row, column = np.indices(depth.shape, np.float32)
     bent = _sampled(s.pixels, [row + slope_v * push, column + slope_u * push], "nearest")
     lit = np.float32(s.rng.uniform(0.25, 0.5)) * facing
-    # On a dark surface light adds more than it multiplies.
+    # On a dark surface, light adds more than it multiplies.
     return bent * (1 + lit[..., None]) + np.float32(40) * lit[..., None]
 
 
@@ -170,7 +170,7 @@ def _foreign(s: Scene) -> Pixels:
 
 
 def _pasted(s: Scene, source: Pixels) -> Pixels:
-    """A piece of elsewhere, turned and scaled, with a hard edge or blended in."""
+    """Pastes a piece of `source`, turned and scaled, with a sharp edge or blended in."""
     blob = s.blob()
     inside = blob < 0
     if not inside.any():
@@ -194,7 +194,7 @@ def _erased(s: Scene) -> Pixels:
     if not ring.any():
         return s.pixels
     grain = s.pixels - ndimage.gaussian_filter(s.pixels, (2, 2, 0))
-    usual = 3.0 * np.median(np.abs(grain[s.part]))  # Edges are no grain.
+    usual = 3.0 * np.median(np.abs(grain[s.part]))  # Edges are not grain.
     drawn = grain[ring][s.rng.integers(ring.sum(), size=int(segment.sum()))].clip(-usual, usual)
     filled = s.pixels.copy()
     filled[segment] = _membrane(s.pixels, segment)[segment] + drawn
@@ -221,7 +221,7 @@ def _doubled(s: Scene) -> Pixels:
     return _mix(s.pixels, _sampled(s.pixels, place, "constant"), share)
 
 
-# What plants each kind of defect.
+# Functions that plant each kind of defect.
 KINDS: dict[str, Callable[[Scene], Pixels]] = {
     "scratch": _scratch,
     "cut": _cut,
@@ -235,7 +235,7 @@ KINDS: dict[str, Callable[[Scene], Pixels]] = {
 
 
 def _segment(s: Scene) -> Bool[np.ndarray, "h w"]:
-    """A component of the part, set apart by its colour, of about the area; or else a blob."""
+    """Returns a region of the part set apart by its colour, of about the area; else a blob."""
     smooth = ndimage.gaussian_filter(s.pixels, (1, 1, 0)).astype(np.uint8)
     quantised = np.asarray(Image.fromarray(smooth).quantize(COLOURS))
     fitting = []
@@ -252,7 +252,7 @@ def _segment(s: Scene) -> Bool[np.ndarray, "h w"]:
 
 
 def _membrane(values: Pixels, inside: Bool[np.ndarray, "h w"]) -> Pixels:
-    """Inside, the smoothest surface that meets the values around it; 0 elsewhere."""
+    """Returns the smoothest surface inside that meets the values around it; 0 elsewhere."""
     number = np.full(inside.shape, -1)
     number[inside] = np.arange(int(inside.sum()))
     padded = np.pad(number, 1, constant_values=-2)
@@ -279,7 +279,7 @@ def _membrane(values: Pixels, inside: Bool[np.ndarray, "h w"]) -> Pixels:
 
 
 def _sampled(pixels: Pixels, place: list[Field], outside: str) -> Pixels:
-    """The image whose every pixel comes from a row and column; `outside` as scipy's modes."""
+    """Samples an image at a row and column for each pixel; `outside` is a mode of scipy."""
     return np.stack(
         [ndimage.map_coordinates(pixels[..., c], place, order=1, mode=outside) for c in range(3)],
         axis=-1,
@@ -296,6 +296,6 @@ def _mix(pixels: Pixels, over: Pixels | Float[np.ndarray, "3"], share: Field) ->
 
 
 def _sign(rng: np.random.Generator, around: Float[np.ndarray, "3"]) -> float:
-    """Lighter or darker, whichever there is room for."""
+    """Draws 1 for lighter or -1 for darker, more often the one that there is room for."""
     room = 0.3 + 0.4 * (around.mean() < 128)
     return 1.0 if rng.random() < room else -1.0

@@ -1,9 +1,9 @@
 """Defects of the generated parts, at every scale.
 
 - hairline: a scratch one to two pixels wide at 256 pixels;
-- small: a few pits, a chip out of the plate's edge, or a spot;
+- small: one to three pits, a chip out of the plate's edge, or a spot;
 - large: a stain, a dent, a gouge or corrosion;
-- missing_component: a bolt, a dowel pin, the gasket or the connector is not there.
+- missing_component: a bolt, a dowel pin, the gasket or the connector is missing.
 
 All but the last are painted on a finished part, in sizes relative to it.
 """
@@ -25,7 +25,7 @@ _BARE = colour(0.85, 0.86, 0.88)
 
 
 def draw_missing(rng: np.random.Generator) -> str:
-    """Chooses the component that is missing; each kind is equally likely."""
+    """Chooses the missing component; each kind of component is equally likely."""
     kinds = sorted({name.split()[0] for name in part.COMPONENTS})
     kind = kinds[rng.integers(len(kinds))]
     names = [name for name in part.COMPONENTS if name.split()[0] == kind]
@@ -88,7 +88,7 @@ def _paint_stain(board: Board, rng: np.random.Generator) -> None:
     u, v = rng.uniform(-0.55, 0.55, 2)
     blot = _blot(board, rng, u, v, rng.uniform(0.22, 0.34))
     body = board.cover(part.plate_distance(board.u, board.v) + np.float32(0.01))
-    # Where a drop dries, most is left at its rim.
+    # A drop that dries leaves most at its rim.
     rim = np.exp(-((blot / np.float32(0.02)) ** 2)) * np.float32(0.2)
     inner = np.clip(0.5 - blot / np.float32(0.03), 0, 1) * np.float32(rng.uniform(0.35, 0.55))
     board.fill(_OIL, np.clip(inner + rim, 0, 1) * body)
@@ -131,7 +131,7 @@ _PAINTERS: dict[str, tuple[Callable[[Board, np.random.Generator], None], ...]] =
 
 
 def _blot(board: Board, rng: np.random.Generator, u: float, v: float, radius: float) -> Field:
-    """Distance to a blot of uneven outline."""
+    """Returns the distance to a blot of uneven outline."""
     du, dv = board.u - np.float32(u), board.v - np.float32(v)
     stretch = np.float32(rng.uniform(0.8, 1.25))
     return disc(du * stretch, dv / stretch, radius) + np.float32(0.2 * radius) * cloud(
@@ -140,13 +140,13 @@ def _blot(board: Board, rng: np.random.Generator, u: float, v: float, radius: fl
 
 
 def _to_metal(u: Field, v: Field) -> Field:
-    """Distance to the open metal of plate and boss, negative upon it."""
+    """Returns the distance to the open metal of plate and boss, negative on it."""
     radius = np.hypot(u, v)
     gasket = np.abs(radius - np.float32(part.GASKET_RADIUS)) - np.float32(part.GASKET_HALF)
     slot_u, slot_v = part.SLOT_PLACE
     plug_u, plug_v = part.CONNECTOR_PLACE
     half_u, half_v = part.CONNECTOR_HALF
-    # Everything is symmetrical: one bolt and one dowel pin stand for all.
+    # The part is symmetrical: one bolt and one dowel pin stand for all.
     (bolt_u, bolt_v), (pin_u, _) = part.BOLT_PLACES[3], part.PIN_PLACES[1]
     obstacles = (
         radius - np.float32(part.BORE_RADIUS),
@@ -165,7 +165,7 @@ def _to_metal(u: Field, v: Field) -> Field:
 
 
 def _metal(board: Board) -> Field:
-    """The share of each pixel that is open metal."""
+    """Returns the share of each pixel that is open metal."""
     return board.cover(_to_metal(board.u, board.v))
 
 
@@ -175,14 +175,14 @@ def _is_metal(points: Float[np.ndarray, "k 2"], margin: float) -> np.ndarray:
 
 
 def _draw_place(rng: np.random.Generator, margin: float) -> Float[np.ndarray, "2"]:
-    """A place on open metal, `margin` away from anything else where there is such a place."""
+    """Draws a place on open metal, `margin` away from all else; a fixed place if none is found."""
     places = rng.uniform(-part.PLATE_HALF, part.PLATE_HALF, (256, 2))
     clear = places[_is_metal(places, margin)]
     return clear[0] if len(clear) else np.array([0.35, 0.62])
 
 
 def _draw_line(rng: np.random.Generator, length: float, bend: float) -> Float[np.ndarray, "5 2"]:
-    """A slightly bent line, most of which lies on open metal."""
+    """Draws slightly bent lines, and returns the one that lies most on open metal."""
     way = np.linspace(-0.5, 0.5, 5)
     best, most = np.zeros((5, 2)), -1.0
     for _ in range(12):

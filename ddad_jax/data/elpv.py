@@ -1,7 +1,7 @@
 """Electroluminescence images of solar cells (Buerhop-Lutz et al., 2018; Deitsch et al., 2019).
 
-2,624 grey images of 300×300 pixels with a defect probability of 0, 1/3, 2/3 or 1 and no masks, out
-of the PyPI package `elpv-dataset` (CC BY-NC-SA 4.0). The data set has no split of its own: here a
+2,624 grey images of 300×300 pixels with a defect probability of 0, 1/3, 2/3 or 1 and no masks, from
+the PyPI package `elpv-dataset` (CC BY-NC-SA 4.0). The data set has no split of its own: here a
 share of the cells with probability 0 is tested together with all cells above 0.
 """
 
@@ -22,16 +22,16 @@ _SPLIT_SEED = 0
 def elpv_source(
     root: str | Path = "", category: str = "", test_good_fraction: float = 0.25
 ) -> FileSource:
-    """Solar cells, to learn from those with defect probability 0.
+    """Returns solar cells; the training images are cells with defect probability 0.
 
     Args:
         root: the folder of `labels.csv`; "" for the installed package `elpv-dataset`.
         category: "mono" or "poly" crystalline cells; "" for both.
-        test_good_fraction: the share of cells of probability 0 that are tested, not learnt from;
-            the choice is the same every time.
+        test_good_fraction: the share of cells with probability 0 that are test images; the choice
+            is the same every time.
 
     Raises:
-        UserError: the data are not there, or a setting is out of range.
+        UserError: the data are missing, or a setting is out of range.
     """
     if category not in ("", *CELL_TYPES):
         raise UserError(f"data.category: '{category}' is neither 'mono', 'poly' nor empty (both)")
@@ -66,7 +66,7 @@ def elpv_source(
 
 
 def _read_table(table: Path) -> list[tuple[str, float, str]]:
-    """Image, defect probability and cell type of each line."""
+    """Returns the image, defect probability and cell type of each line."""
     rows = []
     for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
         try:

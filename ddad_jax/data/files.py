@@ -1,4 +1,4 @@
-"""Sources whose images and masks are files, and how files are found."""
+"""Sources whose images and masks are files, and functions that find files."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ from ddad_jax.data.sample import ANOMALOUS, Sample
 from ddad_jax.errors import UserError, readable
 from ddad_jax.machine.storage import LOCK
 
-# What follows an image's stem in the name of its mask, in the order in which they are looked for.
+# What may follow an image's stem in the name of its mask, in the order of the search.
 MASK_ENDINGS = ("_mask", "", "_gt", "_label", "_seg")
-# Examples named in a line that counts.
+# How many names a message shows as examples.
 SHOWN = 3
 
 
@@ -39,11 +39,11 @@ class FileSource:
             )
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
-        """Decodes the image file to RGB; raises UserError where it cannot be read."""
+        """Decodes the image file to RGB; raises UserError if it cannot be read."""
         return read.read_image(sample.file, self.white_level)
 
     def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
-        """The defect's pixels; None where there is no mask file."""
+        """Returns the defect's pixels; None if there is no mask file."""
         if sample.mask is None:
             return None
         masks = [read.read_mask(path, self.mask_rule) for path in mask_files(sample.mask)]
@@ -52,7 +52,7 @@ class FileSource:
         return np.logical_or.reduce(masks)
 
     def digest(self, sample: Sample) -> str:
-        """A hash of both files' content and of the rules for decoding them."""
+        """Returns a hash of the files' contents and of the rules for decoding them."""
         digest = hashlib.blake2b(f"{self.mask_rule} {self.white_level}".encode(), digest_size=16)
         masks = [None] if sample.mask is None else mask_files(sample.mask)
         for path in (sample.image, *masks):
@@ -65,7 +65,7 @@ class FileSource:
 
 
 def mask_files(mask: Path) -> list[Path]:
-    """The files of a mask: itself, or all in the folder.
+    """Returns the files of a mask: the file itself, or all image files of a folder.
 
     Raises:
         UserError: the folder holds none.
@@ -79,10 +79,10 @@ def mask_files(mask: Path) -> list[Path]:
 
 
 def find_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """The image files in a folder, sorted; hidden ones (as macOS strews) are left out.
+    """Returns the image files in a folder, sorted, without hidden ones (such as those of macOS).
 
-    Links to folders are followed, each folder being visited once, so that loops end. One line of
-    the log counts the files that are passed over, as no images or as masks of images beside them.
+    Links to folders are followed; each folder is visited once, so that loops end. The log counts
+    the files that are left out because they are no images, or masks of images beside them.
 
     Raises:
         UserError: the folder cannot be read.
@@ -101,7 +101,7 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Those of `find_images` in a folder and below it, without a word, for looking again and again.
+    """Returns what `find_images` finds in a folder and below it, without warnings in the log.
 
     Raises:
         UserError: the folder cannot be read.
@@ -110,19 +110,19 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def share_of_images(names: Iterable[str], number: int, count: int) -> set[str]:
-    """The images that one of several processes takes: every so many-th, at least one if there is.
+    """Returns the images that one of several processes takes: every `count`-th, but at least one.
 
     Args:
       names: of all files below a folder.
-      number: which process, from 0.
-      count: of how many.
+      number: the number of the process, from 0.
+      count: how many processes there are.
     """
     found = [str(path) for path in _divided(map(Path, names))[0]]
     return {*(found[number::count] or found[:1])}
 
 
 def _divided(paths: Iterable[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Of what lies in folders the images, the masks beside them, and other files, each sorted."""
+    """Divides files into images, masks beside images, and others, each sorted."""
     files = sorted(path for path in paths if not path.name.startswith(".") and not path.is_dir())
     found = [path for path in files if _is_image(path)]
     there = {(path.parent, path.stem.casefold()) for path in found}
@@ -144,18 +144,18 @@ def _is_mask_beside(path: Path, there: set[tuple[Path, str]]) -> bool:
 
 
 def examples(names: Sequence[str]) -> str:
-    """The first of several names, as a line shows them."""
+    """Returns the first few of several names, as a message shows them."""
     shown = ", ".join(names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
 
 
 def name_of(path: Path, home: Path) -> str:
-    """What a sample is called: its path below a folder, with forward slashes."""
+    """Returns a sample's name: its path below a folder, with forward slashes."""
     return readable(path.relative_to(home).as_posix())
 
 
 def require_images(folder: Path, setting: str, hint: str, recursive: bool = False) -> list[Path]:
-    """`find_images`, or a UserError naming `setting` and ending in `hint` when there are none."""
+    """Like `find_images`; raises UserError naming `setting`, with `hint`, if there are none."""
     require_folder(folder, setting, hint)
     paths = find_images(folder, recursive)
     if not paths:
@@ -167,14 +167,14 @@ def require_images(folder: Path, setting: str, hint: str, recursive: bool = Fals
 
 
 def require_folder(folder: Path, setting: str, hint: str) -> None:
-    """Raises UserError naming `setting` and ending in `hint` unless `folder` is a folder."""
+    """Raises UserError naming `setting`, with `hint`, unless `folder` is a folder."""
     if not folder.is_dir():
         found = "is a file, not a folder" if folder.is_file() else "does not exist"
         raise UserError(f"{setting}: '{folder}' {found}. {hint}")
 
 
 def require_root(root: str | Path, setting: str = "data.root") -> Path:
-    """The folder named by a setting; raises UserError when it is unset or missing."""
+    """Returns the folder that a setting names; raises UserError if it is unset or missing."""
     if not str(root):
         raise UserError(f"{setting}: is not set. Use --config.{setting}=<folder>.")
     folder = Path(root)
@@ -183,18 +183,18 @@ def require_root(root: str | Path, setting: str = "data.root") -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted; hidden ones and those of runs are left out."""
+    """Returns the folders directly in a folder, sorted, without hidden ones and those of runs."""
     return [path for path in _entries(folder) if _is_looked_into(path)]
 
 
 def _is_looked_into(path: Path, quiet: bool = False) -> bool:
-    """Whether it is a folder that may hold photographs: not hidden, and not a run's own."""
+    """Whether a path is a folder that may hold photographs: not hidden, and not of a run."""
     if not path.is_dir() or path.name.startswith("."):
         return False
     try:
         is_of_a_run = (path / LOCK).is_file()
     except OSError:
-        # It may not be entered, which is said where it is looked into.
+        # The folder may not be entered, which is reported when it is read.
         return True
     if is_of_a_run and not quiet:
         logging.info("%s: is passed over; it is a --workdir or an --output", path)
@@ -202,7 +202,7 @@ def _is_looked_into(path: Path, quiet: bool = False) -> bool:
 
 
 def require_category(root: Path, category: str, marker: str) -> Path:
-    """`root / category`; raises UserError listing the categories that hold `marker`."""
+    """Returns `root / category`; raises UserError, listing the choices, if it has no `marker`."""
     found = [folder.name for folder in subfolders(root) if (folder / marker).is_dir()]
     if category and (root / category / marker).is_dir():
         return root / category
@@ -216,9 +216,9 @@ def require_category(root: Path, category: str, marker: str) -> Path:
 
 
 def masks_in(folder: Path) -> dict[str, Path]:
-    """The masks in a folder by their stem, PNG before others; none where it is missing.
+    """Returns the masks in a folder by their stem in lower case; none if the folder is missing.
 
-    A folder in it holds several masks of the image that it is named as, as in MVTec LOCO.
+    PNG is preferred. A subfolder holds several masks of the image with its name, as in MVTec LOCO.
     """
     if not folder.is_dir():
         return {}
@@ -229,13 +229,13 @@ def masks_in(folder: Path) -> dict[str, Path]:
 
 
 def find_mask(masks: Mapping[str, Path], image: Path) -> Path | None:
-    """The mask of an image, of `masks_in`: that of its stem and one of `MASK_ENDINGS`."""
+    """Returns an image's mask from `masks_in`, by its stem and `MASK_ENDINGS`; None without one."""
     found = (masks.get(f"{image.stem}{ending}".casefold()) for ending in MASK_ENDINGS)
     return next(filter(None, found), None)
 
 
 def check_masks(samples: Sequence[Sample], setting: str) -> None:
-    """Says which defective images have no mask where others have one.
+    """Warns of defective images that have no mask, if others have one.
 
     Raises:
         UserError: several images would share a mask.
@@ -259,12 +259,12 @@ def check_masks(samples: Sequence[Sample], setting: str) -> None:
 
 
 def group_of(path: Path, pattern: str) -> str | None:
-    """Which part an image shows: what `pattern` finds in its file name; None without a match.
+    """Returns the part that an image shows: what `pattern` finds in its file name, or None.
 
     Args:
         path: the image file.
-        pattern: a regular expression; its first group counts, or all of it if it has none.
-            "" puts every image in a group of its own.
+        pattern: a regular expression; its first group counts, or the whole match if it has none.
+            "" makes every image a part of its own.
     """
     if not pattern:
         return None
@@ -287,7 +287,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]], quiet: bool = False) -> I
             return
         inside = _entries(folder)
     except FileNotFoundError as error:
-        # Gone since it was listed.
+        # The folder was removed after it was listed.
         if not visited:
             raise UserError(f"{folder}: does not exist any more") from error
         return
@@ -305,7 +305,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]], quiet: bool = False) -> I
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted."""
+    """Returns everything in a folder, sorted."""
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries)

@@ -1,9 +1,9 @@
-"""Own data: a folder of good images, and whatever else there is.
+"""Your own data: a folder of good images, with test images and masks if there are any.
 
-<root>/*                         good images, to learn from
-<test>/<good, OK, pass, …>/*     good images to test on; `labels` has the words
+<root>/*                         good training images
+<test>/<good, OK, pass, …>/*     good test images; `labels` has the words
 <test>/<any other name>/*        images with that defect
-<test>/*                         images of which nothing is known
+<test>/*                         images whose labels are unknown
 <masks>[/<defect>]/<stem>[_mask].png
 """
 
@@ -44,21 +44,21 @@ def folder_source(
     mask_rule: str = "auto",
     white_level: int = FULL_RANGE,
 ) -> FileSource:
-    """A plain folder of good images, with test images and masks if there are any.
+    """Returns a plain folder of good images, with test images and masks if there are any.
 
     Args:
         root: the folder of good images.
         category: what the images show; names the results.
         test: the folder of test images; "" if there are none.
-        masks: the folder of masks of the defective test images; "" if there are none. Images
-            without a mask there count in image metrics only.
-        recursive: also take the images in folders below `root`.
-        group_pattern: finds in a file name which part the image shows; see `files.group_of`.
+        masks: the folder of masks of the defective test images; "" if there are none. Defective
+            images without a mask there count in image metrics only.
+        recursive: whether to take the images in folders below `root` too.
+        group_pattern: finds the part that an image shows in its file name; see `files.group_of`.
         mask_rule: how masks are read; see `read`.
         white_level: the value of 16-bit grey images that stands for white.
 
     Raises:
-        UserError: a folder is missing or empty, or no mask belongs to any image.
+        UserError: a folder is missing or empty, or no mask belongs to an image.
     """
     root = require_root(root)
     hint = "Put the good images there, or set data.settings.recursive=True to look below it."
@@ -96,9 +96,9 @@ def folder_source(
 
 
 def unlabelled(path: str | Path) -> FileSource:
-    """One image, or all in a folder and below it, to predict on.
+    """Returns one image, or all images in a folder and below it, to predict on.
 
-    Their labels are unknown, their split is "test".
+    Their labels are unknown, and their split is "test".
     """
     path = Path(path)
     if path.is_file():
@@ -114,7 +114,7 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
     if masks:
         require_folder(Path(masks), "data.settings.masks", "Leave it empty if there are no masks.")
     kinds = subfolders(test)
-    # A folder that is named as a defect holds the masks of that, and not those of one image.
+    # A folder with the name of a defect holds that defect's masks, not those of one image.
     defects = {kind.name.casefold() for kind in kinds}
     flat = {
         stem: mask

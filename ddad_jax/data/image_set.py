@@ -15,16 +15,16 @@ class ImageSet:
     """The photographs of one split as the networks see them.
 
     Attributes:
-        samples: what is known of each photograph.
-        squares: the networks' input, RGB, 0 to 255; memory-mapped, read-only. One a photograph, or
-            its tiles.
-        starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
-        masks: the pixels of the defect in each photograph's square; all False where it is normal,
-            unknown or without mask, and where photographs are tiled, whose masks are looked at in
-            their own size alone.
-        has_mask: where the mask is known: every normal image, and defects with a mask file.
+        samples: what is known about each photograph.
+        squares: the networks' input, RGB, 0 to 255: one per photograph, or its tiles. From a cache
+            they are memory-mapped and read-only.
+        starts: photograph i has the squares from starts[i] up to, but not including, starts[i + 1].
+        masks: the pixels of the defect in each photograph's square; all False if it is normal,
+            unknown or without a mask. Also all False for tiled photographs, whose masks are only
+            used at full size.
+        has_mask: whether the mask is known, as for normal images and for defects with a mask.
         sizes: height and width of each photograph, in pixels.
-        contents: of each photograph, a digest of its squares.
+        contents: for each photograph, a digest of its squares.
     """
 
     samples: tuple[Sample, ...]
@@ -44,7 +44,7 @@ class ImageSet:
         return np.array([sample.label for sample in self.samples], int)
 
     def take(self, indices: Int[np.ndarray, "k"]) -> "ImageSet":
-        """The photographs at `indices`, copied into memory."""
+        """Returns the photographs at `indices`, copied into memory."""
         counts = np.diff(self.starts)[indices]
         rows = [np.arange(self.starts[i], self.starts[i + 1]) for i in indices]
         return ImageSet(
@@ -59,7 +59,7 @@ class ImageSet:
 
 
 def joined(sets: Sequence[ImageSet]) -> ImageSet:
-    """The photographs of several sets of the same size, one set after the other, in memory."""
+    """Joins several sets with squares of the same size, one after the other, in memory."""
     counts = np.concatenate([np.diff(each.starts) for each in sets])
     return ImageSet(
         samples=tuple(sample for each in sets for sample in each.samples),
@@ -73,6 +73,6 @@ def joined(sets: Sequence[ImageSet]) -> ImageSet:
 
 
 def content_of(squares: UInt8[np.ndarray, "n size size 3"]) -> str:
-    """What a photograph is known by, whatever it is called: a digest of its squares."""
+    """Returns what identifies a photograph whatever its name: a digest of its squares."""
     about = str(squares.shape).encode()
     return hashlib.blake2b(about + squares.tobytes(), digest_size=12).hexdigest()

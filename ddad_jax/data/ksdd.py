@@ -3,7 +3,7 @@
     <root>/kosNN/PartN.jpg
     <root>/kosNN/PartN_label.bmp      black where there is no defect
 
-399 images of 50 commutators, 52 of them defective. The published splits are of three folds, which
+399 images of 50 commutators; 52 images are defective. The published splits have three folds, and
 train on defects too; here all defective images are tested, together with a share of the others.
 """
 
@@ -24,16 +24,16 @@ _SPLIT_SEED = 0
 def ksdd_source(
     root: str | Path, category: str = "", test_good_fraction: float = 0.2
 ) -> FileSource:
-    """KolektorSDD; images of one commutator are of one part.
+    """Returns KolektorSDD; images of one commutator count as images of one part.
 
     Args:
         root: the folder that holds kos01, kos02, ...
         category: names the results.
-        test_good_fraction: the share of images without defect that are tested, not learnt from; the
-            choice is the same every time.
+        test_good_fraction: the share of images without a defect that are test images; the choice
+            is the same every time.
 
     Raises:
-        UserError: no images, a mask is missing, or the share is out of range.
+        UserError: there are no images, a mask is missing, or the share is out of range.
     """
     if not 0 < test_good_fraction < 1:
         raise UserError(

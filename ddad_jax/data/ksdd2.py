@@ -18,7 +18,7 @@ _ENDING = "_GT.png"
 
 
 def ksdd2_source(root: str | Path, category: str = "") -> FileSource:
-    """KolektorSDD2; defective training images are left out.
+    """Returns KolektorSDD2 without its defective training images.
 
     Args:
         root: the folder that holds train and test.

@@ -1,4 +1,4 @@
-"""The words that people label images with: one table for folders and manifests of every source.
+"""The words that label images, in one table for the folders and manifests of all sources.
 
 Case, spaces and punctuation do not count: "Non-Defective" is "nondefective".
 """
@@ -24,10 +24,10 @@ LABELS = {
 
 
 def label_of(word: str) -> int | None:
-    """0 normal, 1 anomalous, -1 unknown; None where the table does not have the word."""
+    """Returns 0 for normal, 1 for anomalous, -1 for unknown; None if the word is not known."""
     return LABELS.get(re.sub(r"[\W_]", "", word.casefold()))
 
 
 def is_normal(name: str) -> bool:
-    """Whether a folder or a defect of this name means that there is none."""
+    """Whether a folder or a kind of defect with this name is of good images."""
     return label_of(name) == NORMAL

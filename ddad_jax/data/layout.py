@@ -1,4 +1,4 @@
-"""The layout of MVTec AD, with what other data sets have changed in it.
+"""The layout of MVTec AD, and its variants in other data sets.
 
 <root>/<category>/train/good/*
 <root>/<category>/test/<good or defect>/*
@@ -26,14 +26,14 @@ from ddad_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the images of a category lie, below its folder.
+    """Where the images of a category are, as folders below its own.
 
     Attributes:
-        train: good images to learn from.
+        train: good training images.
         validation: good images that the data set holds out; "": it holds out none.
-        test: a folder for each kind, good or a defect.
-        masks: those of a kind's images.
-        images: the images, below the folder of a kind; "": they lie in it.
+        test: holds a folder for each kind, good or a defect.
+        masks: masks of the images of a kind, whose folder's name replaces {kind}.
+        images: the images, below the folder of a kind; "": that folder itself.
     """
 
     train: str = "train/good"
@@ -46,16 +46,16 @@ class Layout:
 def read_layout(
     root: Path, category: str, layout: Layout, group_pattern: str = ""
 ) -> tuple[Sample, ...]:
-    """The samples of one category, train before test.
+    """Returns the samples of one category, train before test.
 
     Args:
         root: the folder that holds the categories.
         category: a folder in `root`.
-        layout: where its images lie; among test images any word of `labels` for normal is one.
-        group_pattern: finds in a file name which part the image shows; see `files.group_of`.
+        layout: where its images are; good test images may be called by any word in `labels`.
+        group_pattern: finds the part that an image shows in its file name; see `files.group_of`.
 
     Raises:
-        UserError: a folder is missing or empty, or a defect has masks for some images only.
+        UserError: a folder is missing or empty, or a kind of defect has masks for some images only.
     """
     home = require_category(root, category, layout.train)
     samples = [*_training(root, category, layout, group_pattern)]

@@ -1,7 +1,7 @@
 """Endless, shuffled, restartable training batches.
 
-The order of the samples, and what each augmentation draws, follow from the seed and the position
-in the stream alone; how many workers or processes share the work changes nothing.
+The order of the samples and what each augmentation draws depend only on the seed and the position
+in the stream. The number of workers or processes that share the work changes nothing.
 """
 
 import weakref
@@ -33,11 +33,11 @@ class TrainingBatches(grain.DatasetIterator):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """{"next_batch": number of batches delivered}."""
+        """Returns {"next_batch": number of batches delivered}."""
         return {"next_batch": self._next_batch}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to where `get_state` was called, also with another number of workers."""
+        """Continues from where `get_state` was called, even with another number of workers."""
         self._end_workers()
         self._start(state["next_batch"])
 
@@ -49,7 +49,7 @@ class TrainingBatches(grain.DatasetIterator):
     def _start(self, next_batch: int) -> None:
         self._next_batch = next_batch
         self._iterator = iter(self._from(next_batch))
-        # Runs at the interpreter's exit too, where Grain's own clean-up comes too late.
+        # This also runs at the interpreter's exit, where Grain's own clean-up comes too late.
         self._end_workers = weakref.finalize(self, self._iterator.close)
 
     def _from(self, start: int) -> grain.IterDataset:
@@ -58,7 +58,7 @@ class TrainingBatches(grain.DatasetIterator):
         )
         if self._num_workers == 0:
             return batches
-        # Grain's workers look at absl flags, which are parsed in programs begun by absl.app alone.
+        # Grain's workers read absl flags, which are parsed only in programs started by absl.app.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
@@ -73,16 +73,16 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainingBatches:
-    """Batches without end, every sample once an epoch, each epoch in an order of its own.
+    """Returns endless batches: every sample once per epoch, each epoch in another order.
 
     Args:
         arrays: named arrays of equal length, sample first; memory-mapped ones are read as needed.
-        batch_size: of all processes together; an epoch's end may lie within a batch.
-        seed: of order and augmentations.
-        augmentations: called in turn on a sample's dictionary with a random generator.
-        num_workers: processes that prepare batches; 0 for threads in this one.
-        process_index: which of `process_count` this is. It gets an equal, contiguous part of every
-            batch.
+        batch_size: of all processes together; an epoch may end within a batch.
+        seed: of the order and the augmentations.
+        augmentations: called in turn with a sample's dictionary and a random generator.
+        num_workers: processes that prepare batches; 0 for threads in this process.
+        process_index: the number of this process. Each process gets an equal, contiguous part of
+            every batch.
         process_count: how many processes share each batch; it must divide `batch_size`.
 
     Returns:
@@ -102,7 +102,7 @@ def training_batches(
 
 @dataclass(frozen=True)
 class _Chain:
-    """Several augmentations as one; Grain's own cost counts once a sample."""
+    """Several augmentations as one, so that Grain's overhead is paid once per sample."""
 
     augmentations: tuple[Augmentation, ...]
 
@@ -113,7 +113,7 @@ class _Chain:
 
 
 class _Rows:
-    """Random access to the rows of arrays; mapped files are passed to workers by name."""
+    """Random access to the rows of arrays; memory-mapped files are passed to workers by name."""
 
     def __init__(self, arrays: dict[str, np.ndarray]):
         self._arrays = arrays
@@ -137,7 +137,7 @@ class _Rows:
 
 
 def _describe(array: np.ndarray) -> np.ndarray | dict[str, Any]:
-    """A mapped file's whereabouts; any other array as it is."""
+    """Returns where a memory-mapped array lies in its file; any other array as it is."""
     if type(array) is not np.memmap or array.filename is None or not array.flags.c_contiguous:
         return array
     if array.base is not None and isinstance(array.base, np.memmap):

@@ -1,6 +1,6 @@
-"""A generated machined part: a brushed plate with everything that is mounted on it.
+"""A generated machined part: a brushed plate and everything mounted on it.
 
-From the back to the front: a dark mat, a milled and brushed aluminium plate with chamfered edges
+From back to front: a dark mat, a milled and brushed aluminium plate with chamfered edges
 and an engraved slot, a turned boss with a bore and a gasket in its groove, four socket-head bolts
 in counterbores, two dowel pins, and a connector with gold pins.
 """
@@ -39,12 +39,12 @@ _GOLD = colour(0.85, 0.66, 0.28)
 
 @dataclass(frozen=True)
 class Design:
-    """What parts of one design are made of.
+    """The colours of a design, as RGB reflectances.
 
     Attributes:
-        plate: its colour.
-        gasket: likewise.
-        connector: that of its body.
+        plate: of the plate.
+        gasket: of the gasket.
+        connector: of the connector's body.
     """
 
     plate: Float[np.ndarray, "3"]
@@ -72,7 +72,7 @@ class Part:
         exposure: overall brightness; 1 is nominal.
         vignette: how much darker the corners are, as a fraction.
         tint: factors of the three channels.
-        noise: deviation of the sensor's noise in mid-grey, in levels of 255.
+        noise: about the standard deviation of the sensor's noise at mid-grey, in levels of 255.
         hex_angles: how far each bolt is turned, in radians.
         texture_seed: of brushing, turning marks and mat.
         noise_seed: of the sensor's noise.
@@ -91,7 +91,7 @@ class Part:
 
 
 def draw_part(rng: np.random.Generator, size: int, variation: float) -> Part:
-    """Draws a good part; `variation` 0 makes pose and light always the same, 1 is usual."""
+    """Draws a good part; with `variation` 0 pose and light are always the same, 1 is usual."""
 
     def around(centre: float, spread: float) -> float:
         return centre + variation * spread * rng.uniform(-1, 1)
@@ -146,8 +146,8 @@ def photograph(part: Part, board: Board) -> UInt8[np.ndarray, "size size 3"]:
     light = (1 + np.float32(part.light_gradient) * towards) * np.float32(part.exposure)
     light *= 1 - np.float32(part.vignette / 2) * (x * x + y * y)
     levels = board.paint * light[:, :, None] * (part.tint * np.float32(255))
-    # Shot noise grows with the root of the signal; half of the noise is shared by the channels, as
-    # demosaicing leaves it.
+    # Shot noise grows with the root of the signal; the channels share half of the noise's variance,
+    # as after demosaicing.
     rng = np.random.default_rng(part.noise_seed)
     noise = rng.standard_normal((size, size, 4), np.float32) * np.float32(part.noise)
     grain = np.sqrt(np.maximum(levels, 0) * np.float32(1 / 128) + np.float32(0.2))
@@ -156,7 +156,7 @@ def photograph(part: Part, board: Board) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def plate_distance(u: Field, v: Field) -> Field:
-    """Distance to the plate's outline, negative on the plate."""
+    """Returns the distance to the plate's outline, negative on the plate."""
     return box(u, v, PLATE_HALF, PLATE_HALF, PLATE_CORNER)
 
 
@@ -181,7 +181,7 @@ def _paint_plate(board: Board, rng: np.random.Generator, design: Design) -> None
 
 
 def _brushed(board: Board, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """How bright metal brushed along u is: streaks long in u and about a pixel thin in v."""
+    """Returns the brightness of metal brushed along u: streaks long in u, about a pixel thin."""
     streaks = rng.standard_normal((256, 12)).astype(np.float32)
     streaks[:, -1] = streaks[:, 0]
     row = (board.v + 1.5) * np.float32(256 / 3)
@@ -272,7 +272,7 @@ def _paint_connector(board: Board, colour_of_body: Float[np.ndarray, "3"] | None
 def _sink(
     board: Board, distance: Field, floor: np.ndarray, chamfer: float, depth: float = 0.25
 ) -> None:
-    """Cuts a recess with a lit chamfer; its floor is darker towards the light, in shadow."""
+    """Cuts a recess with a lit chamfer; its floor is in shadow on the side towards the light."""
     slope_v, slope_u = np.gradient(distance, np.float32(board.pixel))
     facing = slope_u * np.float32(board.light[0]) + slope_v * np.float32(board.light[1])
     rim = board.cover(distance - np.float32(chamfer)) * (1 - board.cover(distance))
@@ -283,7 +283,7 @@ def _sink(
 
 
 def _cast_shadow(board: Board, radius: float, length: float) -> None:
-    """Darkens what a raised disc keeps the light from."""
+    """Darkens what lies in the shadow of a raised disc."""
     u = board.u + np.float32(length * board.light[0])
     v = board.v + np.float32(length * board.light[1])
     board.shade(np.float32(-0.45) * np.clip(0.5 - disc(u, v, radius) / np.float32(length), 0, 1))

@@ -3,14 +3,14 @@
 | column | holds | without it |
 |---|---|---|
 | image | a path, relative to the table's folder or absolute | an error |
-| split | train or test | good images are trained on, all others tested |
-| label | 0, 1, -1 or a word such as good or bad | good if the defect is, else normal for train |
-| defect | good, or the defect's name | good, defect or unknown, as the label is |
+| split | train or test | good images are for training, all others for testing |
+| label | 0, 1, -1 or a word such as good or bad | by the defect; else unknown for test, or good |
+| defect | good, or the defect's name | good, defect or unknown, by the label |
 | mask | a path, or nothing | no masks |
 | category | what the image shows | one category |
-| group | images of one part share it | every image is of a part of its own |
+| group | images of one part share it | every image is a part of its own |
 
-Other columns are left alone.
+Other columns are ignored.
 """
 
 import csv
@@ -38,11 +38,11 @@ def manifest_source(
     mask_rule: str = "auto",
     white_level: int = FULL_RANGE,
 ) -> FileSource:
-    """The images that a table lists.
+    """Returns the images that a table lists.
 
     Args:
         root: the table, `.csv`, `.tsv`, `.txt` or `.parquet`.
-        category: take the rows of this category; "" where there is but one.
+        category: takes the rows of this category; "" if there is only one.
         mask_rule: how masks are read; see `read`.
         white_level: the value of 16-bit grey images that stands for white.
 
@@ -85,7 +85,7 @@ def _of_category(table: Path, samples: list[Sample], category: str) -> list[Samp
 
 
 def _read_csv(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Where each row stands, and its cells by column."""
+    """Yields the place of each row, for errors, and its cells by column."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,16 +153,16 @@ def _read_row(table: Path, place: str, row: dict[str, str]) -> Sample:
 
 
 def _as_path(table: Path, text: str) -> str:
-    """A path with forward slashes, also one that was written on Windows."""
+    """Returns a path with forward slashes, even if it was written on Windows."""
     as_written = Path(text).as_posix()
     is_there = (table.parent / as_written).is_file()
     return as_written if is_there else PureWindowsPath(text).as_posix()
 
 
 def _label_of(place: str, row: dict[str, str], split: str) -> int:
-    """What the label says, or else the defect, or else the split."""
+    """Returns the label: by its column, or else by the defect, or else by the split."""
     if "label" in row:
-        # Tables that know no missing integers hold 1.0 for 1.
+        # Tables without a missing value for integers hold 1.0 for 1.
         text = row["label"].lower().removesuffix(".0")
         label = _NUMBERS.get(text, label_of(text))
         if label is None:

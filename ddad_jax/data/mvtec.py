@@ -15,16 +15,16 @@ from ddad_jax.data.layout import Layout, read_layout
 def mvtec_source(
     root: str | Path, category: str, group_pattern: str = "", mask_rule: str = "auto"
 ) -> FileSource:
-    """One category of a data set in the layout of MVTec AD.
+    """Returns one category of a data set in the layout of MVTec AD.
 
     Args:
         root: the folder that holds the categories.
         category: the product, a folder in `root`.
-        group_pattern: finds in a file name which part the image shows; see `files.group_of`.
+        group_pattern: finds the part that an image shows in its file name; see `files.group_of`.
         mask_rule: how masks are read; see `read`.
 
     Raises:
-        UserError: a folder is missing or empty, or a defect has masks for some images only.
+        UserError: a folder is missing or empty, or a kind of defect has masks for some images only.
     """
     samples = read_layout(require_root(root), category, Layout(), group_pattern)
     return FileSource(category=category, samples=samples, mask_rule=mask_rule)

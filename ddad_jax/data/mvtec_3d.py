@@ -5,8 +5,8 @@
     <root>/<category>/test/<good or defect>/rgb/NNN.png
     <root>/<category>/test/<good or defect>/gt/NNN.png
 
-The depth of each pixel, in the folders xyz, is not looked at. Ten categories with 2,656 training,
-294 validation and 1,197 test images.
+The depth of each pixel, in the folders xyz, is not used. Ten categories with 2,656 training, 294
+validation and 1,197 test images.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _LAYOUT = Layout(
 
 
 def mvtec_3d_source(root: str | Path, category: str) -> FileSource:
-    """One category of MVTec 3D-AD in colour; its validation images are held out.
+    """Returns one category of MVTec 3D-AD in colour; its validation images are held out.
 
     Args:
         root: the folder that holds the categories.

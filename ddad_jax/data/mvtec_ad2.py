@@ -7,7 +7,7 @@
     <root>/<object>/test_private/NNN_regular.png
     <root>/<object>/test_private_mixed/NNN_mixed.png
 
-What is wrong with the private images is known to MVTec's server alone, https://benchmark.mvtec.com.
+Only MVTec's server, https://benchmark.mvtec.com, knows the labels of the private images.
 Eight objects with 2,528 training, 302 validation, 1,084 public and twice 2,045 private images.
 """
 
@@ -21,19 +21,19 @@ from ddad_jax.errors import UserError
 
 OBJECTS = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
 PUBLIC = "test_public"
-# Those that MVTec's server evaluates.
+# The test sets that MVTec's server evaluates.
 PRIVATE = ("test_private", "test_private_mixed")
 _LAYOUT = Layout(validation="validation/good", test=PUBLIC, masks=f"{PUBLIC}/ground_truth/{{kind}}")
 
 
 def mvtec_ad2_source(root: str | Path, category: str, test: str = PUBLIC) -> FileSource:
-    """One object of MVTec AD 2; its validation images are held out.
+    """Returns one object of MVTec AD 2; its validation images are held out.
 
     Args:
         root: the folder that holds the objects.
         category: one of them.
-        test: the images to test on, "test_public", "test_private" or "test_private_mixed"; of those
-            of the latter two nothing is known.
+        test: the images to test on, "test_public", "test_private" or "test_private_mixed"; the
+            labels of the last two are unknown.
 
     Raises:
         UserError: a folder is missing or empty, or a defective image has no mask.
@@ -53,7 +53,7 @@ def mvtec_ad2_source(root: str | Path, category: str, test: str = PUBLIC) -> Fil
 
 
 def private_samples(root: str | Path, category: str, test: str) -> list[Sample]:
-    """The images of a private test set, of which nothing is known.
+    """Returns the images of a private test set, whose labels are unknown.
 
     Args:
         root: the folder that holds the objects.

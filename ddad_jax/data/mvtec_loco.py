@@ -3,11 +3,11 @@
     <root>/<category>/train/good/NNN.png
     <root>/<category>/validation/good/NNN.png
     <root>/<category>/test/<good, logical_anomalies or structural_anomalies>/NNN.png
-    <root>/<category>/ground_truth/<logical_anomalies or …>/NNN/NNN.png      one a defect
+    <root>/<category>/ground_truth/<logical_anomalies or …>/NNN/NNN.png      one per defect
     <root>/<category>/defects_config.json
 
-The value of a mask's pixels says which defect it is, and the table how much of such a defect is to
-be found: where one of many places may be the wrong one, all of these are marked, and one is enough.
+The value of a mask's pixels names the kind of defect, and the table says how much of such a defect
+must be found: if any of several places may be the wrong one, all are marked, and one is enough.
 Five categories with 1,778 training, 305 validation and 1,568 test images.
 """
 
@@ -31,10 +31,10 @@ _TABLE = "defects_config.json"
 
 @dataclass(frozen=True)
 class Saturation:
-    """How much of a kind of defect is to be found.
+    """How much of a kind of defect must be found.
 
     Attributes:
-        threshold: pixels, or a share of the defect.
+        threshold: a number of pixels, or a share of the defect.
         relative: whether it is a share.
     """
 
@@ -42,7 +42,7 @@ class Saturation:
     relative: bool
 
     def pixels(self, area: int) -> int:
-        """Of a defect of so many pixels, rounded as MVTec's code does, but at least one."""
+        """Returns how many of a defect's `area` pixels must be found: rounded down, at least 1."""
         wanted = self.threshold * area if self.relative else min(self.threshold, area)
         return max(int(wanted), 1)
 
@@ -52,16 +52,16 @@ class LocoSource(FileSource):
     """Samples of MVTec LOCO AD.
 
     Attributes:
-        saturations: of each kind of defect, by the value of its masks' pixels.
+        saturations: for each kind of defect, by the value of its masks' pixels.
     """
 
     saturations: Mapping[int, Saturation] = field(default_factory=dict)
 
     def read_regions(self, sample: Sample) -> list[SaturatedRegion]:
-        """The defects of an image, one a file.
+        """Returns the defects of an image, one per mask file.
 
         Raises:
-            UserError: a mask cannot be read, holds nothing, or a value that the table lacks.
+            UserError: a mask cannot be read, or does not hold exactly one value of the table.
         """
         paths = [] if sample.mask is None else mask_files(sample.mask)
         return [self._read_region(path) for path in paths]
@@ -80,7 +80,7 @@ class LocoSource(FileSource):
 
 
 def mvtec_loco_source(root: str | Path, category: str) -> LocoSource:
-    """One category of MVTec LOCO AD; its validation images are held out.
+    """Returns one category of MVTec LOCO AD; its validation images are held out.
 
     Args:
         root: the folder that holds the categories.

@@ -1,4 +1,4 @@
-"""Defects planted in photographs of good parts: where they are and what was there is known."""
+"""Plants defects in photographs of good parts, so that their place and the original are known."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from ddad_jax.data.sample import ANOMALOUS, NORMAL, Sample
 from ddad_jax.data.synthetic import visible_difference
 from ddad_jax.machine.parallel import map_in_threads
 
-# The share of the image that a defect of each size covers, from and to.
+# The share of the image that a defect of each size covers, from least to most.
 SIZES = {
     "tiny": (0.0003, 0.001),
     "small": (0.001, 0.004),
     "medium": (0.004, 0.015),
     "large": (0.015, 0.06),
 }
-# Less than this share of the size that was asked for is not what was asked for.
+# A defect is accepted from this share of the least size up to the largest divided by it.
 ENOUGH = 0.4
 TRIES = 12
 
@@ -33,11 +33,11 @@ class Planted:
 
     Attributes:
       image: with the defect.
-      original: without; outside the mask both differ by less than `synthetic.VISIBLE` levels.
+      original: without it; outside the mask both differ by less than `synthetic.VISIBLE` levels.
       mask: where the defect is.
       kind: one of `KINDS`.
       size: one of `SIZES`.
-      row: of a set of images, the one that it is planted in.
+      row: the index, in its set, of the image that it is planted in.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -56,18 +56,18 @@ def plant(
     size: str,
     seed: int = 0,
 ) -> Planted | None:
-    """Plants a defect: the same one in the same image for the same seed.
+    """Plants a defect; the same arguments always give the same one.
 
     Args:
-      image: of a good part.
-      part: where it is, as `find_part` says.
-      others: of other good parts; none if need be.
+      image: a good part.
+      part: where the part is, as `find_part` says.
+      others: images of other good parts; may be empty.
       kind: one of `KINDS`.
       size: one of `SIZES`.
       seed: of everything that is drawn.
 
     Returns:
-      None where the image does not allow it: a piece of a colour on the same colour shows nothing.
+      None if the image does not allow it: a piece pasted onto the same colour shows nothing.
     """
     digest = hashlib.blake2b(f"{seed} {kind} {size}".encode(), digest_size=8)
     digest.update(np.ascontiguousarray(image).data)
@@ -94,17 +94,17 @@ def plant(
         mask = visible_difference(changed, image)
         low, high = SIZES[size]
         if ENOUGH * low <= mask.mean() <= high / ENOUGH and (mask & part).any():
-            # What differs less than is visible stays as it was.
+            # Differences too small to see are undone, except beside the mask.
             shown = np.where(ndimage.binary_dilation(mask)[..., None], changed, image)
             return Planted(shown, image, mask, kind, size)
     return None
 
 
 def plant_in_set(images: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet, list[Planted]]:
-    """The images of a set as they are, and defects planted in them, as test images.
+    """Returns the images of a set and, after them, copies with planted defects, as test images.
 
-    Kinds and sizes are planted equally often, and in all images alike. Each tile of a tiled
-    photograph is an image.
+    Every kind and size is planted equally often, and every image is used equally often. Each tile
+    of a tiled photograph is an image.
 
     Args:
       images: of good parts.
@@ -112,8 +112,8 @@ def plant_in_set(images: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet,
       seed: of everything that is drawn.
 
     Returns:
-      The images, first those without defect; and of each of the others, whose defect's name is the
-      kind, what was planted.
+      The images, those without a defect first; and for each of the others, what was planted. Its
+      kind is the name of the image's defect.
     """
     rng = np.random.default_rng(seed)
     squares = np.asarray(images.squares)
@@ -157,9 +157,9 @@ def plant_in_set(images: ImageSet, count: int, seed: int = 0) -> tuple[ImageSet,
 
 
 def find_part(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
-    """Where the part is: all but what has the border's colour and is joined to it.
+    """Returns where the part is: everything but pixels of the border's colour connected to it.
 
-    Everything, where the border has no colour of its own: the part fills the image.
+    If that is less than 5 % or more than 95 % of the image, the part is taken to fill the image.
     """
     smooth = ndimage.gaussian_filter(image.astype(np.float32), (2, 2, 0))
     sides = (smooth[:2], smooth[-2:], smooth[:, :2], smooth[:, -2:])

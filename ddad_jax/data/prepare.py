@@ -1,8 +1,8 @@
-"""Photographs as the networks see them, made once and kept on disk.
+"""Prepares photographs for the networks, once, and keeps the result on disk.
 
 A cache is a folder named after a hash of everything it depends on: the content of all files, the
 rules for reading them, and the settings. It is written under another name and renamed when it is
-complete, so that a half-written cache is never used and processes may race for it.
+complete, so that a half-written cache is never used and processes may race to write it.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.machine.parallel import map_in_threads
 
 SPLITS = ("train", "test")
-# Part of the key: raise it whenever something else is kept.
+# Part of the key: raise it whenever what a cache holds changes.
 _CACHE_VERSION = 4
 
 
@@ -39,7 +39,7 @@ def prepare(
     cache_dir: Path,
     on_unreadable: str = "error",
 ) -> dict[str, ImageSet]:
-    """The images of `examine`.
+    """Returns the images of `examine`.
 
     Raises:
         UserError: an image or mask cannot be used, or the cache cannot be written.
@@ -47,7 +47,7 @@ def prepare(
     report, sets = examine(source, preprocessing, cache_dir, on_unreadable)
     if sets is None:
         report.require_sound()
-    assert sets is not None  # What cannot be used is not sound.
+    assert sets is not None  # Otherwise `require_sound` has raised.
     return sets
 
 
@@ -57,21 +57,21 @@ def examine(
     cache_dir: Path,
     on_unreadable: str = "error",
 ) -> tuple[DatasetReport, dict[str, ImageSet] | None]:
-    """Reads every image and mask once, or finds them in the cache, and says what there is.
+    """Reads every image and mask once, or finds them in the cache, and reports what there is.
 
     Args:
         source: the data set.
         preprocessing: how photographs become the networks' input.
-        cache_dir: where caches are kept; made if need be.
+        cache_dir: where caches are kept; created if it is missing.
         on_unreadable: "error", or "skip" to warn of an image that cannot be read and leave it out.
             A mask that cannot be read is always an error.
 
     Returns:
-        What was found; one set of images for "train" and one for "test", of which either may be
-        empty, or None where an image or a mask cannot be used.
+        The report; and one set of images for "train" and one for "test", each possibly empty, or
+        None if an image or a mask cannot be used.
 
     Raises:
-        UserError: no image of a split can be read, or the cache cannot be written.
+        UserError: the cache cannot be written, a tile does not fit, or "skip" leaves a split empty.
     """
     key = _cache_key(source, preprocessing, on_unreadable)
     folder = Path(cache_dir) / f"{source.category or 'images'}-{preprocessing.size}-{key}"
@@ -93,11 +93,11 @@ def examine(
 
 
 def forget_others(cache_dir: Path, images: ImageSet) -> None:
-    """Removes what a cache folder holds of the same data set as it was before.
+    """Removes the caches of earlier states of a data set.
 
     Args:
-        cache_dir: a folder of one data set alone.
-        images: what is to stay.
+        cache_dir: holds caches of this data set only.
+        images: a set from the cache that is to stay.
     """
     squares = images.squares
     file = squares.filename if isinstance(squares, np.memmap) else None
@@ -136,7 +136,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 def _write_cache(
     source: Source, preprocessing: Preprocessing, on_unreadable: str, folder: Path
 ) -> dict[str, Any]:
-    """Writes a cache, unless something cannot be used; returns what was found."""
+    """Writes a cache, unless something cannot be used; returns its index."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f"{folder.name}.unfinished-", ignore_cleanup_errors=True
@@ -157,21 +157,21 @@ def _write_cache(
         try:
             os.rename(unfinished, folder)
         except OSError:
-            # Another process was faster; its cache has the same key, so the same content.
+            # Another process was faster; its cache has the same key, hence the same content.
             if not folder.is_dir():
                 raise
     return index
 
 
 def _is_usable(index: dict[str, Any], on_unreadable: str) -> bool:
-    """Whether no image or mask was met that cannot be used."""
+    """Whether there was no mask, and with "error" no image, that cannot be used."""
     unreadable = on_unreadable == "error" and any(each["unreadable"] for each in index.values())
     return not unreadable and not any(each["bad_masks"] for each in index.values())
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A photograph as it is written, and what is to be said of its mask."""
+    """A photograph as it is written, and what was found about its mask."""
 
     squares: UInt8[np.ndarray, "n size size 3"]
     size: tuple[int, int]
@@ -189,7 +189,7 @@ def _write_split(
     folder: Path,
     split: str,
 ) -> dict[str, Any]:
-    """Writes squares one after another, and masks where any can be other than empty."""
+    """Writes a split's squares, and its masks if any may be non-empty; returns its index."""
     index: dict[str, Any] = {
         name: []
         for name in (
@@ -229,7 +229,7 @@ def _write_split(
 def _load_all(
     source: Source, samples: Sequence[Sample], preprocessing: Preprocessing
 ) -> Iterator[tuple[Sample, _Loaded | str]]:
-    """Each sample as it is written, or the reason why it cannot be read."""
+    """Yields each sample with its photograph, or with the reason why that cannot be read."""
 
     def load(sample: Sample) -> _Loaded | str:
         try:
@@ -287,5 +287,5 @@ def _read_cache(
 
 
 def _map_file(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """Maps a file of raw values; an empty file cannot be mapped."""
+    """Maps a file of raw values into memory; an empty one, which cannot be mapped, is an array."""
     return np.memmap(path, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)

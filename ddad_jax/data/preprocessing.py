@@ -1,7 +1,7 @@
-"""How a photograph becomes the networks' input, and how a map finds its way back onto it.
+"""Turns photographs into the networks' input, and maps of it into maps of the photograph.
 
-Every way in goes through here: training, evaluation, prediction, tiles, Python. A fitted detector
-keeps the `Preprocessing` that it was made with.
+Training, evaluation, prediction and the Python interface all use it. A fitted detector keeps the
+`Preprocessing` that it was made with.
 """
 
 from collections.abc import Iterable
@@ -19,24 +19,24 @@ from ddad_jax.data.tiling import Blend, tile_positions
 from ddad_jax.errors import UserError
 from ddad_jax.settings import Checked, SettingError, setting
 
-# A path, the bytes of a file, an image of Pillow, or an array [h w], [h w 1] or [h w 3].
+# A path, the bytes of a file, a Pillow image, or an array [h w], [h w 1] or [h w 3].
 Photograph = str | Path | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
 class Preprocessing(Checked):
-    """From a photograph of any kind and size to the networks' input.
+    """How a photograph of any kind and size becomes the networks' input.
 
     Attributes:
       size: side in pixels of the square images that the networks see.
       resize: how an image becomes square; see `resize`.
-      white_level: the value of 16-bit images that stands for white; see `read`.
+      white_level: the value of 16-bit grey images that stands for white; see `read`.
       tile: side in pixels of the squares that an image is cut into first; 0: it stays whole.
-      overlap: pixels that these share at least.
+      overlap: the fewest pixels that neighbouring squares share.
       reading: the version of the rules by which files are read.
 
     Raises:
-      UserError: naming the setting that cannot be, or rules that are not known yet.
+      SettingError: a value is not allowed, or `reading` is not this package's version.
     """
 
     size: int = setting(256, changes="nothing", low=1)
@@ -47,7 +47,7 @@ class Preprocessing(Checked):
     reading: int = setting(read.VERSION, changes="nothing", low=1)
 
     def check_together(self) -> None:
-        """Raises UserError: rules that are not known yet."""
+        """Raises SettingError if the rules are of another version than this package's."""
         if self.reading != read.VERSION:
             raise SettingError(
                 "preprocessing.reading",
@@ -56,12 +56,12 @@ class Preprocessing(Checked):
             )
 
     def read(self, photograph: Photograph, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
-        """The photograph as RGB, by the same rules whatever it comes as.
+        """Returns the photograph as RGB, by the same rules whatever its type.
 
         Args:
-          photograph: as `Photograph` says. Arrays follow the rules of files of their type: uint8 as
-            it is, uint16 by `white_level`, floating point from 0 (black) to 1 (white).
-          name: what errors call it, where it has no path.
+          photograph: see `Photograph`. Arrays follow the rules for files of their type: uint8 as it
+            is, uint16 by `white_level`, floating point from 0 (black) to 1 (white).
+          name: what errors call it, if it is not a path.
 
         Raises:
           UserError: it cannot be read; says why.
@@ -78,7 +78,7 @@ class Preprocessing(Checked):
     def squares(
         self, image: UInt8[np.ndarray, "h w 3"], name: str = "image"
     ) -> UInt8[np.ndarray, "n size size 3"]:
-        """The networks' input: the whole image, or its tiles row by row, each made square.
+        """Returns the networks' input: the image made square, or its tiles row by row.
 
         Args:
           image: RGB.
@@ -95,20 +95,20 @@ class Preprocessing(Checked):
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
         tiles = (image[top : top + self.tile, left : left + self.tile] for top, left in positions)
-        # A tile is square already: no way of making it so differs from another.
+        # A tile is square already, so all ways of making it square are the same.
         return np.stack([fit_image(tile, self.size, "stretch") for tile in tiles])
 
     def fit_mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "size size"]:
-        """The mask of a whole image, made square as the image is."""
+        """Returns the mask of a whole image, made square as the image is."""
         return fit_mask(mask, self.size, self.resize)
 
     def restore(
         self, maps: Iterable[Float[np.ndarray, "size size *channels"]], height: int, width: int
     ) -> Float[np.ndarray, "{height} {width} *_channels"]:
-        """Maps of the squares of an image as one map of the image.
+        """Combines the maps of an image's squares into one map of the image.
 
         Args:
-          maps: of each square, in their order; each is let go before the next is asked for.
+          maps: one for each square, in order; they are never all held in memory.
           height: of the image, in pixels.
           width: of the image, in pixels.
         """

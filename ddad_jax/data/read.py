@@ -1,23 +1,22 @@
-"""Image and mask files of any kind, each decoded by one stated rule.
+"""Decodes image and mask files of any kind, each by one stated rule.
 
 Images become 8-bit RGB:
-- turned upright as their EXIF orientation says; of the frames of an animation, or of a camera's
-  MPO, the first counts; a TIFF with several pages of one size is refused, as each may be a
-  photograph;
+- they are turned upright by their EXIF orientation; of an animation, or of a camera's MPO, the
+  first frame counts; a TIFF with several pages of one size is refused, as each may be a photograph;
 - grey is repeated in the three channels; palettes are looked up;
 - transparency is composited on white;
 - 16-bit grey is scaled so that `white_level` becomes 255, never by the content of the image, since
-  that would hide a part too bright or too dark; 16-bit colour keeps its upper byte;
-- floating point is taken as 0 (black) to 1 (white);
+  that would hide that a part is too bright or too dark; 16-bit colour keeps its upper byte;
+- floating point runs from 0 (black) to 1 (white);
 - CMYK and YCbCr are converted by formula, without colour profiles.
 
-Masks become boolean. Colour counts by its brightest channel, transparent is background, then:
+Masks become boolean. A colour counts by its brightest channel, and transparent is background. Then:
 - rule "nonzero": anything but 0 is a defect;
 - rule "half": half of the range and above is a defect;
-- rule "auto": "nonzero" where nothing reaches half of the range, so that class numbers are read as
-  meant; otherwise a sixteenth of the range and above, where that has at most 8 values, so that grey
-  levels or colours of classes all count; otherwise "half", so that drawings smoothed or
-  JPEG-compressed keep their outline.
+- rule "auto": "nonzero" if nothing reaches half of the range, so that class numbers are read as
+  meant; otherwise a sixteenth of the range and above, if that holds at most 8 values, so that grey
+  levels or colours of classes all count; otherwise "half", so that smoothed or JPEG-compressed
+  drawings keep their outline.
 """
 
 from collections.abc import Iterator
@@ -43,30 +42,30 @@ IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif",
     ".gif", ".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".heic", ".heif",
 )  # fmt: skip
-# What Pillow may take a file for: it knows kinds besides that other programs decode for it.
+# The formats that Pillow may try; it knows more, which other programs decode for it.
 FORMATS = (
     "PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "GIF", "JPEG2000", "PPM",
     *(("HEIF",) if READS_HEIF else ()),
 )  # fmt: skip
 MASK_RULES = ("auto", "nonzero", "half")
 SMALLEST_SIDE = 8
-# Pixels of an image; more than line-scan cameras take, and 1.5 GB in memory.
+# The most pixels of an image: more than line-scan cameras give, and 1.5 GB in memory.
 LARGEST = 500_000_000
 FULL_RANGE = 65535
-# An entry of a Pillow image's `info`: it had more than 8 bits a colour.
+# A key in a Pillow image's `info`: whether it had more than 8 bits per colour.
 DEEP_COLOUR = "ddad_jax deep colour"
-# Pages of a TIFF with thumbnails, or smaller and smaller copies.
+# The most pages of a TIFF: enough for thumbnails, or smaller and smaller copies.
 MOST_PAGES = 64
-# Values of a mask besides 0 that may each stand for a kind of defect.
+# The most values above the background of a mask that may each stand for a kind of defect.
 CLASSES = 8
-# Of the rules for images: raise it whenever another image comes out.
+# Of the rules for images: raise it whenever they give another image.
 VERSION = 1
 
 
 def allow_large_images() -> None:
     """Lets Pillow read images of up to `LARGEST` pixels, in this whole process.
 
-    By itself it takes a small file of 180 million pixels and more for an attack.
+    By default, Pillow takes a file of about 180 million pixels or more for an attack.
     """
     Image.MAX_IMAGE_PIXELS = LARGEST
 
@@ -75,12 +74,12 @@ def read_image(path: Path, white_level: int = FULL_RANGE) -> UInt8[np.ndarray, "
     """Reads an image file as RGB.
 
     Args:
-        path: a file of any of the kinds in `IMAGE_SUFFIXES`.
+        path: a file of any kind in `IMAGE_SUFFIXES`.
         white_level: the value of a 16-bit grey image that stands for white (4095 for 12-bit
             cameras that leave the upper bits empty).
 
     Raises:
-        UserError: naming the file and why it cannot be used.
+        UserError: the file cannot be used; names it and says why.
     """
     return decode_image(_read_bytes(path), str(path), white_level)
 
@@ -88,12 +87,12 @@ def read_image(path: Path, white_level: int = FULL_RANGE) -> UInt8[np.ndarray, "
 def decode_image(
     encoded: bytes, name: str, white_level: int = FULL_RANGE
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """`read_image` for the bytes of a file; errors call it `name`."""
+    """Like `read_image`, for the bytes of a file; errors call it `name`."""
     return to_rgb(_decode(encoded, name), name, white_level)
 
 
 def to_rgb(image: Image.Image, name: str, white_level: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An upright image of Pillow as RGB, by the rules above; errors call it `name`."""
+    """Converts an upright Pillow image to RGB, by the rules above; errors call it `name`."""
     if min(image.size) < SMALLEST_SIDE:
         raise UserError(
             f"{name}: is {image.width}×{image.height} pixels; "
@@ -120,15 +119,16 @@ def to_rgb(image: Image.Image, name: str, white_level: int) -> UInt8[np.ndarray,
 
 
 def array_to_rgb(values: np.ndarray, name: str, white_level: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An array of grey or RGB values as a file of its type is read; errors call it `name`.
+    """Converts an array of grey or RGB values to RGB, by the rule for a file of its type.
 
     Args:
-        values: [h w], [h w 1] or [h w 3], of 8 bits, of more bits, or floating point in [0, 1].
+        values: [h w], [h w 1] or [h w 3]: uint8, other integers in [0, 65535], or floating point
+            in [0, 1].
         name: what errors call it.
-        white_level: as of `read_image`.
+        white_level: as for `read_image`.
 
     Raises:
-        UserError: another shape or type, or values that are out of range.
+        UserError: the shape or type is another, or values are out of range.
     """
     if values.ndim == 2:
         values = values[:, :, None]
@@ -148,13 +148,13 @@ def read_mask(path: Path, rule: str = "auto") -> Bool[np.ndarray, "h w"]:
     """Reads a mask file: True where the defect is, by the rules above.
 
     Raises:
-        UserError: naming the file and why it cannot be used.
+        UserError: the file cannot be used; names it and says why.
     """
     return decode_mask(_read_bytes(path), str(path), rule)
 
 
 def decode_mask(encoded: bytes, name: str, rule: str = "auto") -> Bool[np.ndarray, "h w"]:
-    """`read_mask` for the bytes of a file; errors call it `name`."""
+    """Like `read_mask`, for the bytes of a file; errors call it `name`."""
     level, top = _levels(_decode(encoded, name))
     if rule == "nonzero" or (rule == "auto" and level.max() < top / 2):
         return level > 0
@@ -164,16 +164,16 @@ def decode_mask(encoded: bytes, name: str, rule: str = "auto") -> Bool[np.ndarra
 
 
 def read_values(path: Path) -> Shaped[np.ndarray, "h w"]:
-    """The values of a mask file as they are, for masks whose values have a meaning.
+    """Returns the values of a mask file as they are, for masks whose values have a meaning.
 
     Raises:
-        UserError: naming the file and why it cannot be used.
+        UserError: the file cannot be used; names it and says why.
     """
     return _levels(_decode(_read_bytes(path), str(path)))[0]
 
 
 def _levels(image: Image.Image) -> tuple[Shaped[np.ndarray, "h w"], int]:
-    """The values of a mask, and the largest that its kind of file can hold."""
+    """Returns the values of a mask, and the largest value that its kind of file can hold."""
     if image.mode == "F":
         return np.asarray(image), 1
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -196,10 +196,10 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def require_pixels(encoded: bytes, name: str, most: int) -> None:
-    """Checks how large the image in the bytes of a file is, by what its head says.
+    """Checks the size that the header of an encoded image states.
 
     Raises:
-        UserError: more pixels than `most`, or no image.
+        UserError: it has more pixels than `most`, or is no image.
     """
     with _opened(encoded, name) as image:
         if image.width * image.height > most:
@@ -212,7 +212,7 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
     with _opened(encoded, name) as image:
         _require_readable_size(image, name)
         _require_one_page(image, name)
-        # Pillow reads the upper byte alone, and tells of it before it has read.
+        # Of 16-bit colour Pillow keeps the upper byte, which only shows before it decodes.
         is_deep = len(image.getbands()) > 1 and any("16" in str(each[3]) for each in image.tile)
         upright = ImageOps.exif_transpose(image)
         upright.load()
@@ -222,7 +222,7 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
 
 @contextmanager
 def _opened(encoded: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
-    """An image whose pixels are not decoded yet; what goes wrong with it says why in one line."""
+    """Opens an image without decoding its pixels; turns any error into one line that says why."""
     if not encoded:
         raise UserError(f"{name}: is empty (0 bytes)")
     try:
@@ -260,14 +260,14 @@ def _require_one_page(image: Image.Image, name: str) -> None:
         return
     sizes = [image.size]
     with suppress(EOFError):
-        # Each takes time, and a small file may hold millions.
+        # Each page takes time, and a small file may hold millions.
         while len(sizes) <= MOST_PAGES:
             image.seek(len(sizes))
             sizes.append(image.size)
     image.seek(0)
     if len(sizes) > MOST_PAGES:
         raise UserError(f"{name}: has more than {MOST_PAGES} pages; save each as a file of its own")
-    # Smaller ones are thumbnails.
+    # Smaller pages are thumbnails.
     if sizes.count(sizes[0]) > 1:
         raise UserError(
             f"{name}: has {sizes.count(sizes[0])} pages of {image.width}×{image.height} pixels; "
@@ -278,7 +278,7 @@ def _require_one_page(image: Image.Image, name: str) -> None:
 def _deep_levels(
     values: Shaped[np.ndarray, "h w *colours"], name: str, white_level: int
 ) -> UInt8[np.ndarray, "h w *colours"]:
-    """Values of more than 8 bits, or floating point, as 8 bits."""
+    """Converts values of more than 8 bits, or floating point, to 8 bits."""
     is_float = np.issubdtype(values.dtype, np.floating)
     lowest, highest, white = (0.0, 1.0, 1) if is_float else (0, FULL_RANGE, white_level)
     levels = values.astype(np.float64)

@@ -6,7 +6,7 @@
 
 A split lists images under "train" and "test", each with image_path and mask_path, below the
 category's folder, and anomaly_class, OK or a defect. Each part, SNNNN, was photographed from five
-sides. 30 categories, 99,721 images without and 51,329 with a defect.
+sides. 30 categories, with 99,721 good and 51,329 defective images.
 """
 
 import json
@@ -25,18 +25,18 @@ _NORMAL = "OK"
 def real_iad_source(
     root: str | Path, category: str, images: str = "realiad_1024", split: str = _SPLITS
 ) -> FileSource:
-    """One category of Real-IAD; views of one part belong together.
+    """Returns one category of Real-IAD; the views of one part are grouped.
 
     Args:
-        root: the folder that holds the images' and the splits' folders.
+        root: the folder that holds the folders of images and of splits.
         category: the name of a split's file.
         images: the folder of the images, "realiad_1024", "realiad_512", "realiad_256" or
             "realiad_raw".
-        split: the folder of the splits, "realiad_jsons", or of one view of each part
-            "realiad_jsons_sv".
+        split: the folder of the splits, "realiad_jsons", or "realiad_jsons_sv" for one view of
+            each part.
 
     Raises:
-        UserError: a folder or a file is missing, or a split cannot be.
+        UserError: a folder or a file is missing, or a split is not valid.
     """
     root = require_root(root)
     found = {path.stem: path for path in _split_files(root, split)}
@@ -50,7 +50,7 @@ def real_iad_source(
 
 
 def _split_files(root: Path, split: str) -> list[Path]:
-    """The splits of all categories; the archive has a folder of their own for all kinds of them."""
+    """Returns the split files of all categories; the archive has them one folder deeper."""
     inner = sorted((root / _SPLITS / split).glob("*.json"))
     return inner or sorted((root / split).glob("*.json"))
 

@@ -1,4 +1,4 @@
-"""What is in a data set, and what in it would spoil a result."""
+"""Reports what is in a data set, and what would spoil a result."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from ddad_jax.data.sample import ANOMALOUS, Source
 from ddad_jax.errors import UserError
 
-# Lines that are shown on a screen at most for sizes, and for each kind of problem.
+# The most lines shown on a screen for sizes, and for each kind of problem.
 SHOWN = 8
 
 
@@ -17,15 +17,15 @@ class DatasetReport:
     """What was found when a data set was prepared; samples are named as in the source.
 
     Attributes:
-        counts: images and masks of each category, split and defect.
-        sizes: images of each width and height, as decoded.
-        unreadable: why each image that cannot be read cannot.
-        bad_masks: why each mask that cannot be used cannot: unreadable, or not of its image's size.
+        counts: numbers of images and masks, by category, split (or "validation") and defect.
+        sizes: numbers of images, by width and height as decoded.
+        unreadable: for each image that cannot be read, the reason.
+        bad_masks: for each unusable mask, the reason: unreadable, or not of its image's size.
         empty_masks: defective samples whose mask marks nothing.
         vanishing_masks: defective samples whose mask marks nothing at the working size.
-        missing_masks: defective samples without a mask, where others have one.
-        duplicates: pairs of a training and a test sample with the same pixels.
-        copies: pairs of training samples with the same pixels; of each the first is used.
+        missing_masks: defective samples without a mask, if others have one.
+        duplicates: pairs of a training and a test sample that are equal at the working size.
+        copies: pairs of training samples that are equal there; the first of each is used.
         unreadable_is_skipped: whether unreadable images are left out by choice.
     """
 
@@ -42,12 +42,12 @@ class DatasetReport:
 
     @property
     def is_spoiled(self) -> bool:
-        """Whether results on this data set would be wrong or could not be computed."""
+        """Whether results on this data set would be wrong, or could not be computed."""
         return any(fate == "spoils" and found for _, fate, found in self._problems)
 
     @property
     def _problems(self) -> list[tuple[str, str, Sequence[str]]]:
-        """Of each kind: what it is called, what it does, and every case."""
+        """For each kind of problem: its name, its effect, and every case."""
         kinds = {sample[2] for sample in self.counts if sample[1] == "test"}
         no_good = "good" not in kinds and kinds - {"unknown"}
         return [
@@ -70,7 +70,7 @@ class DatasetReport:
         ]
 
     def require_sound(self) -> None:
-        """Raises UserError that names the first case of what would spoil a result."""
+        """Raises UserError naming the first problem that would spoil a result, if there is one."""
         spoiling = [
             f"{kind}: {case}"
             for kind, fate, found in self._problems
@@ -85,10 +85,10 @@ class DatasetReport:
             )
 
     def text(self, most: int | None = None) -> str:
-        """What was found as tables, and a list of every problem.
+        """Returns what was found as tables, and a list of every problem.
 
         Args:
-            most: lines for sizes, and for each kind of problem; None for all.
+            most: the most lines for sizes, and for each kind of problem; None for all.
         """
         rows = [
             (category or "-", split, defect, str(images), str(masks) if masks else "-")
@@ -110,11 +110,11 @@ class DatasetReport:
 
 
 def report_of(source: Source, index: Mapping[str, Any], skips: bool) -> DatasetReport:
-    """What there is, by what was written down when it was prepared.
+    """Returns the report on a data set, from what was recorded when it was prepared.
 
     Args:
         source: the data set.
-        index: what `prepare` keeps of "train" and "test".
+        index: what `prepare` recorded of "train" and "test".
         skips: whether images that cannot be read are left out by choice.
     """
 
@@ -144,7 +144,7 @@ def report_of(source: Source, index: Mapping[str, Any], skips: bool) -> DatasetR
         counts={key: (count, masks[key]) for key, count in images.items()},
         sizes=dict(Counter((width, height) for height, width in all_of("sizes"))),
         unreadable=all_of("unreadable"),
-        # Several images may share one.
+        # Several images may share a mask.
         bad_masks=tuple(dict.fromkeys(all_of("bad_masks"))),
         empty_masks=all_of("empty_masks"),
         vanishing_masks=all_of("vanishing_masks"),
@@ -162,14 +162,14 @@ def report_of(source: Source, index: Mapping[str, Any], skips: bool) -> DatasetR
 
 
 def _first(lines: Sequence[str], most: int | None) -> list[str]:
-    """The first of the lines, and how many more there are."""
+    """Returns the first of the lines, and one that counts the others."""
     if most is None or len(lines) <= most:
         return [*lines]
     return [*lines[:most], f"  and {len(lines) - most} more"]
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table; what is counted stands to the right."""
+    """Returns the lines of a table, with counts aligned to the right."""
     table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     return [

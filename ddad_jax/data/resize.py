@@ -1,10 +1,10 @@
-"""How an image of any size becomes a square one, and how a map finds its way back.
+"""Makes images of any size square, and scales maps of the square back onto the image.
 
 - "stretch": both sides are scaled to the square, as published;
 - "pad": the longer side is scaled to the square, the rest repeats the edge on both sides;
-- "crop": the shorter side is scaled to the square, the ends of the longer are cut off.
+- "crop": the shorter side is scaled to the square, the ends of the longer side are cut off.
 
-Masks go the same way and are binarised at 0.5 afterwards.
+Masks are scaled the same way, padded with background, and binarised at 0.5 afterwards.
 """
 
 from typing import Literal
@@ -19,21 +19,21 @@ def fit_image(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Scales an image to `size` pixels square, bilinearly and without aliasing."""
     left, top, width, height = _placement(image.shape[1], image.shape[0], size, mode)
-    # Width first: Pillow rounds after each side, and its versions differ in which they take first.
+    # Width first: Pillow rounds after each axis, and its versions differ in which comes first.
     narrow = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BILINEAR)
     scaled = np.asarray(narrow.resize((width, height), Image.Resampling.BILINEAR))
     return _place(scaled, left, top, size, mode="edge")
 
 
 def fit_mask(mask: Bool[np.ndarray, "h w"], size: int, mode: str) -> Bool[np.ndarray, "size size"]:
-    """Scales a mask as `fit_image` scales its image; True where at least half is defect."""
+    """Scales a mask as `fit_image` scales its image; True where at least half is defective."""
     return mask_share(mask, size, mode) >= 0.5
 
 
 def mask_share(
     mask: Bool[np.ndarray, "h w"], size: int, mode: str
 ) -> Float[np.ndarray, "size size"]:
-    """The share of each pixel, in [0, 1], that is defect once the mask is scaled."""
+    """Returns the share of each pixel, in [0, 1], that is defective once the mask is scaled."""
     left, top, width, height = _placement(mask.shape[1], mask.shape[0], size, mode)
     share = Image.fromarray(mask.astype(np.float32))
     scaled = np.asarray(share.resize((width, height), Image.Resampling.BILINEAR))
@@ -45,7 +45,7 @@ def restore_map(
 ) -> Float[np.ndarray, "height width"]:
     """Scales a map of the square back onto its original image.
 
-    What "crop" cut off was never looked at and gets the map's smallest value.
+    What "crop" cut off was never seen and gets the map's smallest value.
     """
     size = anomaly_map.shape[0]
     left, top, scaled_width, scaled_height = _placement(width, height, size, mode)
@@ -66,7 +66,7 @@ def scale_map(
 
 
 def _placement(width: int, height: int, size: int, mode: str) -> tuple[int, int, int, int]:
-    """Where the scaled image lies in the square: left, top (negative if cut), width, height."""
+    """Returns the scaled image's place in the square: left, top (below 0 if cut), width, height."""
     if mode == "stretch":
         return 0, 0, size, size
     scale = size / (max(width, height) if mode == "pad" else min(width, height))
@@ -75,7 +75,7 @@ def _placement(width: int, height: int, size: int, mode: str) -> tuple[int, int,
 
 
 def _overlap(start: int, length: int, size: int) -> tuple[slice, slice]:
-    """The part of a side that both hold: in the square, and in the scaled image."""
+    """Returns what square and scaled image share along an axis, as a slice of each."""
     low, high = max(start, 0), min(start + length, size)
     return slice(low, high), slice(low - start, high - start)
 

@@ -12,18 +12,18 @@ NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set, and what is known of it.
+    """One image of a data set, and what is known about it.
 
     Attributes:
-        name: unique in its source: the path below the root, with forward slashes.
+        name: unique in its source, usually a path below the root, with forward slashes.
         label: 0 normal, 1 anomalous, -1 unknown.
-        defect: "good", "unknown", or the name of the defect type.
+        defect: "good", "unknown", or the name of the kind of defect.
         split: "train" or "test".
-        category: which product the image shows; "" where a data set has but one.
+        category: the product that the image shows; "" if the data set has only one.
         group: images of one part share it, so that no split divides them; None: a part of its own.
-        validation: a training image that the data set itself holds out of training.
-        image: the image file; None where the source generates or unpacks it.
-        mask: the file that marks the defect; None where there is none.
+        validation: whether it is a training image that the data set itself holds out.
+        image: the image file; None if the source generates or unpacks the image.
+        mask: the file that marks the defect, or a folder of several; None if there is none.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Sample:
 
     @property
     def file(self) -> Path:
-        """The image file, of a source whose images are files."""
+        """The image file; only for sources whose images are files."""
         assert self.image is not None
         return self.image
 
 
 def part_name(sample: Sample) -> str:
-    """What is the same for all images of one part, and no others of their source."""
+    """Returns a name that all images of one part share, and no other images of their source."""
     return f"image {sample.name}" if sample.group is None else f"part {sample.group}"
 
 
@@ -54,28 +54,28 @@ class Source(Protocol):
 
     @property
     def category(self) -> str:
-        """The product shown, as the user named it."""
+        """The product that the images show."""
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """Every sample, train before test, sorted by name within."""
+        """Every sample in a fixed order, train before test."""
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
-        """Decodes the image to RGB; raises UserError where it cannot be read."""
+        """Decodes the image to RGB; raises UserError if it cannot be read."""
 
     def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
-        """The defect's pixels; None where no mask is known (a normal image needs none)."""
+        """Returns the defect's pixels; None if no mask is known (a normal image needs none)."""
 
     def digest(self, sample: Sample) -> str:
-        """Changes whenever what `read_image` or `read_mask` return may change."""
+        """Returns text that changes whenever `read_image` or `read_mask` may return otherwise."""
 
 
 class SaturatedRegion(NamedTuple):
-    """A defect of which a part is enough, as where one of many places may be the wrong one.
+    """A defect that counts as found once enough of its pixels are found.
 
     Attributes:
         mask: its pixels.
-        saturation: how many of these are enough, at least 1.
+        saturation: how many of them are enough, at least 1.
     """
 
     mask: Bool[np.ndarray, "h w"]
@@ -84,7 +84,7 @@ class SaturatedRegion(NamedTuple):
 
 @runtime_checkable
 class Saturated(Protocol):
-    """A source that knows how much of each defect is to be found (MVTec LOCO AD)."""
+    """A source that knows how much of each defect must be found (MVTec LOCO AD)."""
 
     def read_regions(self, sample: Sample) -> list[SaturatedRegion]:
-        """The defects of an image, which may overlap; none where it has no mask."""
+        """Returns the defects of an image, which may overlap; none if it has no mask."""

@@ -1,7 +1,7 @@
 """The drawing board of the generated parts: pose, distance fields, paint.
 
-Part coordinates are (u, v), to the right and downwards; an unshifted part fills u and v from -1 to
-1 of the image. A distance field is negative inside its shape. Reflectance runs from 0 to 1.
+Part coordinates are (u, v), to the right and downwards; if the part is not moved, both run from -1
+to 1 over the image. A distance field is negative inside its shape. Reflectance runs from 0 to 1.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Pose:
 
     Attributes:
         size: of the image, in pixels.
-        angle: of the part, in radians.
+        angle: of the part, in radians clockwise.
         shift: of its centre to the right and downwards, in half image sides.
         scale: 1 where the part's frame fills the image.
     """
@@ -36,7 +36,7 @@ class Pose:
 
     @cached_property
     def coordinates(self) -> tuple[Field, Field]:
-        """Part coordinates (u, v) of every pixel's centre."""
+        """The part coordinates (u, v) of every pixel's centre."""
         axis = (np.arange(self.size, dtype=np.float32) + 0.5) * np.float32(2 / self.size) - 1
         x = (axis - np.float32(self.shift[0]))[None, :] / np.float32(self.scale)
         y = (axis - np.float32(self.shift[1]))[:, None] / np.float32(self.scale)
@@ -44,7 +44,7 @@ class Pose:
         return cosine * x + sine * y, cosine * y - sine * x
 
     def window(self, u: float, v: float, radius: float) -> tuple[slice, slice]:
-        """Rows and columns that hold everything within `radius` of (u, v)."""
+        """Returns the rows and columns that hold everything within `radius` of (u, v)."""
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
         x = self.scale * (cosine * u - sine * v) + self.shift[0]
         y = self.scale * (sine * u + cosine * v) + self.shift[1]
@@ -59,14 +59,14 @@ class Pose:
 
 @dataclass(frozen=True)
 class Board:
-    """A window of an image under work.
+    """A window of an image that is being painted.
 
     Attributes:
         paint: RGB reflectance; a view, so that painting changes the image.
-        u: part coordinate of each pixel, relative to the window's subject.
+        u: part coordinate of each pixel, to the right, relative to the window's subject.
         v: likewise, downwards.
         pixel: the side of a pixel in part coordinates.
-        light: the unit vector, in part coordinates, that points to where light comes from.
+        light: the unit vector, in part coordinates, that points to the source of light.
     """
 
     paint: Float[np.ndarray, "h w 3"]
@@ -76,7 +76,7 @@ class Board:
     light: tuple[float, float]
 
     def at(self, pose: Pose, u: float, v: float, radius: float) -> "Board":
-        """The window around (u, v) of a board that is a whole image."""
+        """Returns the window around (u, v) of a board that is a whole image."""
         rows, columns = pose.window(u, v, radius)
         return Board(
             self.paint[rows, columns],
@@ -87,15 +87,15 @@ class Board:
         )
 
     def cover(self, distance: Field) -> Field:
-        """The share of each pixel that lies inside a shape."""
+        """Returns the share of each pixel that lies inside a shape."""
         return np.clip(0.5 - distance / np.float32(self.pixel), 0, 1)
 
     def fill(self, colour: Float[np.ndarray, "*#hw 3"], share: Field) -> None:
-        """Paints over, as far as `share` says."""
+        """Paints the given share of each pixel with a colour."""
         np.add(self.paint, share[:, :, None] * (colour - self.paint), out=self.paint)
 
     def shade(self, brightness: Field) -> None:
-        """Multiplies by 1 + brightness."""
+        """Multiplies the paint by 1 + brightness."""
         np.multiply(self.paint, (1 + brightness)[:, :, None], out=self.paint)
 
     def bevel(self, distance: Field, width: float, strength: float) -> None:
@@ -107,17 +107,17 @@ class Board:
 
 
 def colour(*rgb: float) -> Float[np.ndarray, "3"]:
-    """An RGB reflectance."""
+    """Returns an RGB reflectance."""
     return np.array(rgb, np.float32)
 
 
 def disc(u: Field, v: Field, radius: float) -> Field:
-    """Distance to a disc around the origin."""
+    """Returns the distance to a disc around the origin."""
     return np.hypot(u, v) - np.float32(radius)
 
 
 def box(u: Field, v: Field, half_u: float, half_v: float, corner: float) -> Field:
-    """Distance to an upright rectangle with rounded corners around the origin."""
+    """Returns the distance to an upright rectangle with rounded corners around the origin."""
     over_u = np.abs(u) - np.float32(half_u - corner)
     over_v = np.abs(v) - np.float32(half_v - corner)
     outside = np.hypot(np.maximum(over_u, 0), np.maximum(over_v, 0))
@@ -125,7 +125,7 @@ def box(u: Field, v: Field, half_u: float, half_v: float, corner: float) -> Fiel
 
 
 def hexagon(u: Field, v: Field, radius: float, angle: float) -> Field:
-    """Distance to a regular hexagon whose flats are `radius` from the origin."""
+    """Returns the distance to a regular hexagon whose flats are `radius` from the origin."""
     sides = [
         np.abs(u * np.float32(np.cos(turn)) + v * np.float32(np.sin(turn)))
         for turn in angle + np.pi / 3 * np.arange(3)
@@ -134,7 +134,7 @@ def hexagon(u: Field, v: Field, radius: float, angle: float) -> Field:
 
 
 def stroke(u: Field, v: Field, points: Float[np.ndarray, "k 2"]) -> tuple[Field, Field]:
-    """Distance to a line through points, and the way along it from 0 to 1."""
+    """Returns the distance to a line through points, and the position along it, from 0 to 1."""
     distance = np.full(u.shape, np.inf, np.float32)
     way = np.zeros(u.shape, np.float32)
     pieces = len(points) - 1
@@ -150,7 +150,7 @@ def stroke(u: Field, v: Field, points: Float[np.ndarray, "k 2"]) -> tuple[Field,
 
 
 def cloud(u: Field, v: Field, rng: np.random.Generator, grain: float, octaves: int = 2) -> Field:
-    """Smooth noise of mean 0 and deviation near 1, whose largest features measure `grain`."""
+    """Returns smooth noise of mean 0 and deviation near 1; its largest features measure `grain`."""
     total = np.zeros(u.shape, np.float32)
     for octave in range(octaves):
         cells = rng.standard_normal((64, 64)).astype(np.float32)
@@ -160,7 +160,7 @@ def cloud(u: Field, v: Field, rng: np.random.Generator, grain: float, octaves: i
 
 
 def _lookup(cells: Float[np.ndarray, "n n"], x: Field, y: Field) -> Field:
-    """Bilinear interpolation in a periodic grid."""
+    """Interpolates in a periodic grid, bilinearly but with smoothed weights."""
     n = len(cells)
     column, row = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
     x, y = x - column, y - row

@@ -1,4 +1,4 @@
-"""The data sets by the names that settings have for them."""
+"""All data sets, by their names in the settings."""
 
 import inspect
 from pathlib import Path
@@ -26,7 +26,7 @@ from ddad_jax.data import (
 from ddad_jax.data.sample import Source
 from ddad_jax.errors import UserError
 
-# All there are: a data set is a module of this package and its name here.
+# All data sets; each is a module of this package, listed here.
 _MODULES = (
     *(btad, dagm, elpv, folder, ksdd, ksdd2, manifest, mvtec, mvtec_3d, mvtec_ad2, mvtec_loco),
     *(real_iad, synthetic, tfds, visa),
@@ -35,16 +35,16 @@ DATASETS = {each.DATASET.name: each.DATASET for each in _MODULES}
 
 
 def build_source(name: str, root: str | Path, category: str, **settings: Any) -> Source:
-    """The data set called `name` in the settings.
+    """Builds the source that the settings call `name`.
 
     Args:
         name: one of `DATASETS`.
-        root: where its files lie; "" where it needs none.
-        category: the product; "" where it has but one.
-        **settings: the source's own, as its function documents them.
+        root: where its files are; "" if it needs none.
+        category: the product; "" if there is only one.
+        **settings: the source's own settings, as its function documents them.
 
     Raises:
-        UserError: no such source or setting, or the data are not as expected.
+        UserError: there is no such source or setting, or the data are not as expected.
     """
     if name not in DATASETS:
         raise UserError(f"data.source: '{name}' is not one of {', '.join(sorted(DATASETS))}")
@@ -60,18 +60,18 @@ def build_source(name: str, root: str | Path, category: str, **settings: Any) ->
 
 
 def find_categories(source: str, root: str | Path) -> list[str]:
-    """The categories under a root, sorted; [""] for a source that has but one, or none to see.
+    """Returns the categories under a root, sorted; [""] if there is only one, or none is found.
 
-    A missing root gives [""] too: the source itself says best what it lacks.
+    A missing root gives [""] too: the source itself reports it best.
     """
     return _found(source, root) or [""]
 
 
 def check_recognised(source: str, root: str | Path) -> None:
-    """Says in the log where a folder is laid out as another data set than the source's.
+    """Warns in the log if a folder is laid out as another data set than the source's.
 
     Raises:
-        UserError: it is, and holds nothing that the source would find.
+        UserError: it is, and the source would find nothing in it.
     """
     other = recognise(source, root)
     if other in ("", source) or source not in DATASETS:
@@ -86,10 +86,10 @@ def check_recognised(source: str, root: str | Path) -> None:
 
 
 def recognise(source: str, root: str | Path) -> str:
-    """The name of the data set that a folder holds; "" where it is like none.
+    """Returns the name of the data set that a folder holds; "" if its layout fits none.
 
     Args:
-        source: what it is meant to be, which it is unless a layout of no other says otherwise.
+        source: the expected one; returned if it fits, unless it is `shared` and another is not.
         root: the folder.
     """
     found = [name for name in DATASETS if _found(name, root)]
@@ -106,5 +106,5 @@ def _found(name: str, root: str | Path) -> list[str]:
     try:
         return find(Path(root))
     except OSError:
-        # The source itself says best what cannot be read.
+        # The source itself reports best what cannot be read.
         return []

@@ -1,4 +1,4 @@
-"""Which normal images are held out of training, for calibration, and stay so."""
+"""Chooses the normal images that are held out of training, and keeps the choice."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,18 +18,17 @@ def split_normals(
     seed: int,
     known: Mapping[str, str] | None = None,
 ) -> tuple[Int[np.ndarray, "kept"], Int[np.ndarray, "heldout"]]:
-    """Divides training samples into those to learn from and those held out.
+    """Divides training samples into those to train on and those to hold out.
 
-    Where the data set holds out images itself, these are held out, and no others. Else images of
-    one part stay together. Where nothing is known yet, the choice depends on the samples'
-    names, parts and the seed, not on their order. What is known stays as it is: an image that may
-    have been trained on is never held out, nor is any of its part. From the parts that are new so
-    many are held out that the share is reached again.
+    Images of one part stay together. What is known stays as it is: a part with an image that may
+    have been trained on is never held out. If the data set itself holds out images, only these are
+    added. Otherwise new parts are held out as long as the share is not exceeded; which ones depends
+    on the samples' names, parts and the seed, not on their order.
 
     Args:
         samples: training samples, all normal.
-        contents: of each, a digest of what the networks see of it; no two are the same.
-        fraction: the share to hold out, in (0, 1), where the data set holds out none; at least one
+        contents: for each, a digest of what the networks see of it; no two are the same.
+        fraction: the share to hold out, in (0, 1), if the data set holds out none; at least one
             sample is held out and one kept.
         seed: of the choice.
         known: by content, `TRAIN` or `HELDOUT`, for images that were divided before.
@@ -38,7 +37,7 @@ def split_normals(
         Ascending indices into `samples`: kept, held out.
 
     Raises:
-        UserError: fewer than two parts, or none left to hold out or to learn from.
+        UserError: there are fewer than two parts, or none is left to hold out or to train on.
     """
     known = known or {}
     parts = _parts(samples)
@@ -81,7 +80,7 @@ def split_normals(
 
 
 def _parts(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """The rows of each part."""
+    """Returns the rows of each part."""
     parts: dict[str, list[int]] = {}
     for row, sample in enumerate(samples):
         parts.setdefault(part_name(sample), []).append(row)

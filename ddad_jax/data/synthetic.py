@@ -1,7 +1,7 @@
 """Generated machined parts with defects at every scale and exact masks.
 
-Every image comes from a random stream of its own, named by seed, split, kind and index: it is the
-same whatever the order and number of the others.
+Every image has its own random stream, given by seed, split, kind and index, so that it does not
+depend on the order and number of the others.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ddad_jax.errors import UserError
 
 # Part of the digest: raise it whenever the pictures change.
 _VERSION = 1
-# The least difference from the faultless part, in levels of 255, that counts as defect.
+# The smallest difference from the faultless part, in levels of 255, that counts as a defect.
 VISIBLE = 6
 
 
@@ -61,13 +61,13 @@ class SyntheticSource:
         return self._draw(sample)[0]
 
     def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
-        """Where the picture differs visibly from that of the same part without the defect."""
+        """Returns where the picture visibly differs from one without the defect; None if good."""
         if sample.label == NORMAL:
             return None
         return visible_difference(*self._draw(sample))
 
     def digest(self, sample: Sample) -> str:
-        """The settings that its picture depends on."""
+        """Returns the settings that the picture depends on, as text."""
         return (
             f"{_VERSION} {self.image_size} {self.seed} {self.variation} {self.design} {sample.name}"
         )
@@ -75,7 +75,7 @@ class SyntheticSource:
     def _draw(
         self, sample: Sample
     ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]]:
-        """The part's picture, and that of the same part without the defect."""
+        """Returns the part's picture, and that of the same part without the defect."""
         kind = ("good", *DEFECTS).index(sample.defect)
         index = int(sample.name.rsplit("/", 1)[1])
         part_rng, defect_rng = np.random.default_rng(
@@ -103,17 +103,17 @@ def synthetic_source(
     variation: float = 1.0,
     design: str = "aluminium",
 ) -> SyntheticSource:
-    """Machined parts, good ones to learn from, good and defective ones to test on.
+    """Returns machined parts: good ones to train on, good and defective ones to test on.
 
     Args:
-        root: not used: nothing is read from disk.
+        root: not used, since nothing is read from disk.
         category: names the results; "" for "machined_part".
         image_size: side of the square images, in pixels.
-        num_train: good parts to learn from.
-        num_test_good: good parts to test on.
-        num_test_per_defect: parts of each of the four kinds in `DEFECTS`.
-        seed: of everything.
-        variation: of pose and light; 1 is usual, 0 makes them always the same.
+        num_train: number of good training parts.
+        num_test_good: number of good test parts.
+        num_test_per_defect: number of test parts of each of the four kinds in `DEFECTS`.
+        seed: of everything that is drawn.
+        variation: of pose and light; 1 is usual, at 0 they are always the same.
         design: "aluminium" or "anodised".
 
     Raises:
@@ -152,13 +152,13 @@ def synthetic_source(
 def visible_difference(
     image: UInt8[np.ndarray, "h w 3"], faultless: UInt8[np.ndarray, "h w 3"]
 ) -> Bool[np.ndarray, "h w"]:
-    """Where an image differs visibly from the same one without its defect, single gaps closed."""
+    """Returns where an image visibly differs from one without its defect, small gaps closed."""
     difference = np.abs(image.astype(np.int16) - faultless).max(axis=2)
     return ndimage.binary_closing(np.pad(difference >= VISIBLE, 2), np.ones((3, 3)))[2:-2, 2:-2]
 
 
 def write_mvtec(source: SyntheticSource, root: str | Path) -> Path:
-    """Writes the parts as PNG files in the layout of MVTec AD, and returns the category's folder.
+    """Writes the parts as PNG files in the layout of MVTec AD; returns the category's folder.
 
     Raises:
         UserError: the folder cannot be written.

@@ -1,8 +1,8 @@
-"""Data sets that the builders of `tfds_builders` have written as ArrayRecord.
+"""Data sets that the builders in `tfds_builders` have written as ArrayRecord.
 
     <root>/<dataset>/<category>/<version>/<dataset>-<split>.array_record-*
 
-The root may be a bucket, gs://…; that needs the package gcsfs besides. TensorFlow is not needed.
+The root may be in a bucket, gs://…; that also needs the package gcsfs. TensorFlow is not needed.
 """
 
 import hashlib
@@ -45,16 +45,16 @@ class TfdsSource:
     digests: Mapping[str, str]
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "h w 3"]:
-        """Decodes the image as its file would be."""
+        """Decodes the image by the same rules as an image file."""
         return decode_image(self._record(sample)["image"], sample.name)
 
     def read_mask(self, sample: Sample) -> Bool[np.ndarray, "h w"] | None:
-        """The defect's pixels; None where no mask was written."""
+        """Returns the defect's pixels; None if no mask was written."""
         record = self._record(sample)
         return decode_mask(record["mask"], sample.name) if record["has_mask"] else None
 
     def digest(self, sample: Sample) -> str:
-        """A hash of the image's and the mask's bytes."""
+        """Returns a hash of the image's and the mask's bytes."""
         return self.digests[sample.name]
 
     def _record(self, sample: Sample) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class TfdsSource:
 def tfds_source(
     root: str | Path, category: str, dataset: str = "mvtec_ad", group_pattern: str = ""
 ) -> TfdsSource:
-    """One category of a data set written by a builder of `tfds_builders`, its newest version.
+    """Returns the newest version of a category that a builder in `tfds_builders` has written.
 
     Args:
         root: the TFDS data directory, local or gs://….
         category: the product.
         dataset: one of `DATASETS`.
-        group_pattern: finds in a file's name which part it shows; see `group_of`.
+        group_pattern: finds the part that an image shows in its name; see `files.group_of`.
 
     Raises:
         UserError: there is no such data set, or it was written by another kind of builder.

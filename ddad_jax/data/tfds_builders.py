@@ -5,7 +5,7 @@ Their licences forbid automatic download, so each reads a folder that the user h
     write_tfds("mvtec_ad", "bottle", manual_dir="/data/mvtec", data_dir="/data/tfds")
 
 Images keep the bytes of their files; masks become black and white PNG, all black without a defect.
-The order is that of the source that reads the folder.
+Samples keep the order of the source that reads the folder.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from ddad_jax.errors import UserError
 class FolderBuilder(  # type: ignore[call-arg]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """Writes what a source reads from the manual folder; a config is a category."""
+    """Writes what a source reads from the manual folder; each config is a category."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack the data set; manual_dir is the folder of categories."
@@ -104,16 +104,16 @@ class Btad(FolderBuilder):
 
 
 def write_tfds(dataset: str, category: str, manual_dir: str | Path, data_dir: str | Path) -> Path:
-    """Writes one category as ArrayRecord, unless it is there, and returns its folder.
+    """Writes one category as ArrayRecord, unless it exists, and returns its folder.
 
     Args:
         dataset: "mvtec_ad", "visa" or "btad".
-        category: a folder in `manual_dir`; it need not be one of the published.
+        category: a folder in `manual_dir`; it need not be a published category.
         manual_dir: the unpacked data set.
         data_dir: the TFDS data directory to write to.
 
     Raises:
-        UserError: no such data set, or its folder is not as expected.
+        UserError: there is no such data set, or its folder is not as expected.
     """
     builders = {builder.name: builder for builder in (MvtecAd, Visa, Btad)}
     if dataset not in builders:

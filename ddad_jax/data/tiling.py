@@ -1,4 +1,4 @@
-"""Large images as overlapping tiles, and maps of tiles blended into one without seams."""
+"""Cuts large images into overlapping tiles, and blends maps of tiles without seams."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -7,33 +7,33 @@ from ddad_jax.errors import UserError
 
 Positions = Int[np.ndarray, "n 2"]
 
-# Tiles start at multiples of this part of their side. Networks look at every 16th or 32nd pixel:
-# tiles that start anywhere see a place on different grids, and their maps differ the more.
+# Tiles start at multiples of this share of their side. Networks sample every 16th or 32nd pixel:
+# with other starts, neighbours would sample a place on different grids, and their maps differ more.
 GRID = 1 / 8
-# Share of the overlap, at the edges of a tile, that counts only where there is nothing else.
+# Share of the overlap, at the edge of a tile, that counts only where no other tile does.
 MARGIN = 0.25
-# What that counts.
+# The weight of that edge.
 LEAST = 1e-6
 
 
 def tile_positions(height: int, width: int, tile: int, overlap: int) -> Positions:
-    """A grid of tiles that covers an image; neighbours share at least `overlap` pixels.
+    """Returns a grid of tiles that covers an image; neighbours share at least `overlap` pixels.
 
     The tiles along a side start at multiples of an eighth of a tile, as far apart as the overlap
-    allows, but for the last, which is flush with the image's edge. Where the overlap is more than
-    seven eighths, they start as near to each other as it asks.
+    allows, except the last, which is flush with the image's edge. If the overlap is more than seven
+    eighths of a tile, they start exactly `tile - overlap` pixels apart.
 
     Args:
         height: of the image, in pixels.
         width: of the image, in pixels.
         tile: the tiles' side, in pixels, best a multiple of 8.
-        overlap: in pixels, less than `tile`, best a multiple of an eighth of it: else it grows.
+        overlap: in pixels, less than `tile`; best a multiple of an eighth of it, or it is enlarged.
 
     Returns:
         Top and left of each tile, row by row.
 
     Raises:
-        UserError: the image is smaller than a tile, or the overlap as large as one.
+        UserError: the image is smaller than a tile, or the overlap is not smaller than a tile.
     """
     if min(height, width) < tile:
         raise UserError(
@@ -47,10 +47,10 @@ def tile_positions(height: int, width: int, tile: int, overlap: int) -> Position
 
 
 def blend_window(tile: int, overlap: int) -> Float[np.ndarray, "{tile} {tile}"]:
-    """How much each pixel of a tile counts, in (0, 1].
+    """Returns how much each pixel of a tile counts, in (0, 1].
 
     The outermost quarter of `overlap`, where a network knows least, counts next to nothing, so
-    that it shows at the edges of the image only. From there the window rises over half of
+    that it only shows at the edges of the image. From there the window rises over half of
     `overlap`, as a squared sine: a tile fades out where its neighbour fades in.
     """
     margin = int(MARGIN * overlap)
@@ -62,23 +62,23 @@ def blend_window(tile: int, overlap: int) -> Float[np.ndarray, "{tile} {tile}"]:
 
 
 class Blend:
-    """Maps of tiles put together as their mean, weighted by `blend_window`."""
+    """Combines maps of tiles into their mean, weighted by `blend_window`."""
 
     def __init__(self, height: int, width: int, overlap: int, channels: tuple[int, ...] = ()):
-        """Starts with nothing.
+        """Starts without any tile.
 
         Args:
             height: of the image, in pixels.
             width: of the image, in pixels.
             overlap: as given to `tile_positions`.
-            channels: what a pixel of a map holds; () for a single value.
+            channels: the shape of a pixel's values; () for a single value.
         """
         self._overlap = overlap
         self._total = np.zeros((height, width, *channels), np.float32)
         self._weight = np.zeros((height, width, *(1 for _ in channels)), np.float32)
 
     def add(self, top: int, left: int, tile_map: Float[np.ndarray, "tile tile *channels"]) -> None:
-        """Adds the map of the tile at a place."""
+        """Adds the map of the tile at the given top and left."""
         tile = len(tile_map)
         window = blend_window(tile, self._overlap).reshape(tile, tile, *self._weight.shape[2:])
         place = np.s_[top : top + tile, left : left + tile]
@@ -86,7 +86,7 @@ class Blend:
         self._weight[place] += window
 
     def mean(self) -> Float[np.ndarray, "height width *channels"]:
-        """The image's map.
+        """Returns the image's map.
 
         Raises:
             ValueError: the tiles leave a part of the image uncovered.

@@ -10,7 +10,7 @@ Rearranged:
     <root>/<category>/test/<good or bad>/*.JPG
     <root>/<category>/ground_truth/bad/*.png
 
-In a mask any value but 0 is a defect. Its one kind of defect is called "bad" here in both layouts.
+In a mask every value but 0 is a defect. The only kind of defect is called "bad" in both layouts.
 """
 
 import csv
@@ -27,7 +27,7 @@ _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 def visa_source(root: str | Path, category: str) -> FileSource:
-    """One category of VisA, in whichever layout it lies.
+    """Returns one category of VisA, in either layout.
 
     Args:
         root: the folder that holds the categories.

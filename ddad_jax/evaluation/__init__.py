@@ -1,1 +1,1 @@
-"""How good a detector is, said in metrics, tables and pictures."""
+"""Measures how good a detector is, in metrics, tables and pictures."""

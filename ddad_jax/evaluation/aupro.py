@@ -1,8 +1,8 @@
-"""The area under the per-region overlap curve, exactly, by MVTec AD's definition.
+"""The exact area under the per-region overlap curve, by MVTec AD's definition.
 
-Bergmann et al., CVPR 2019 and IJCV 2021: at each threshold the overlap is the mean over all
-defective regions (8-connected) of the share of the region that is found; it is integrated over
-the false positive rate of normal pixels up to a limit, and divided by the limit.
+Bergmann et al., CVPR 2019 and IJCV 2021: at each threshold, the overlap is the share of a defective
+region (8-connected) that is found, averaged over all regions. It is integrated over the false
+positive rate of normal pixels up to a limit, and divided by the limit.
 """
 
 from collections.abc import Collection
@@ -15,19 +15,19 @@ from scipy import ndimage
 from ddad_jax.detection.regions import EIGHT_CONNECTED
 
 PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05
-# Of one size, or each of its own.
+# All of one size, or each of its own.
 Maps = Collection[Float[np.ndarray, "_ _"]]
 Masks = Collection[Bool[np.ndarray, "_ _"]]
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """The pixels of some maps, told apart by their masks.
+    """The pixels of some maps, divided by their masks.
 
     Attributes:
-      normal: values outside of every region, ascending.
-      defective: values inside, in no order.
-      gains: for each of those, the share of its region that it is; each region sums to 1.
+      normal: values outside all regions, ascending.
+      defective: values inside regions, in no order.
+      gains: for each of these, what share of its region it is; each region sums to 1.
       regions: how many there are.
     """
 
@@ -38,19 +38,19 @@ class Pixels:
 
 
 def can_tell_apart(masks: Masks) -> bool:
-    """Whether some pixels are in a region, and some are not."""
+    """Whether some pixels are in a region and some are not."""
     return any(mask.any() for mask in masks) and not all(mask.all() for mask in masks)
 
 
 def tell_apart(maps: Maps, masks: Masks) -> Pixels:
-    """Sorts the pixels; every pixel outside a region is a normal one.
+    """Divides the pixels; every pixel outside a region is a normal one.
 
     Args:
       maps: anomaly maps, higher is more anomalous.
-      masks: the regions; at least one pixel in and one outside of them.
+      masks: the regions; at least one pixel is in a region, and one is not.
 
     Raises:
-      ValueError: no region, or nothing else.
+      ValueError: there is no region, or no normal pixel.
     """
     gains, regions = region_gains(masks)
     normal, defective = split_pixels(maps, masks)
@@ -65,14 +65,14 @@ def tell_apart(maps: Maps, masks: Masks) -> Pixels:
 def split_pixels(
     maps: Maps, masks: Masks
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " m"]]:
-    """The values outside of every region, and those inside."""
+    """Returns the values outside all regions, and those inside."""
     pairs = list(zip(maps, masks, strict=True))
     outside = np.concatenate([values[~mask] for values, mask in pairs])
     return outside, np.concatenate([values[mask] for values, mask in pairs])
 
 
 def region_gains(masks: Masks) -> tuple[Float[np.ndarray, " m"], int]:
-    """The share of its region that each pixel in one is, in the order of `split_pixels`."""
+    """Returns each pixel's share of its region, ordered as by `split_pixels`, and their number."""
     shares, regions = [np.zeros(0)], 0
     for mask in masks:
         labels, count = ndimage.label(mask, EIGHT_CONNECTED)
@@ -83,16 +83,16 @@ def region_gains(masks: Masks) -> tuple[Float[np.ndarray, " m"], int]:
 
 
 def pro_curve(pixels: Pixels) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """False positive rate and per-region overlap, as the threshold falls through every value.
+    """Returns false positive rate and per-region overlap as the threshold falls past all values.
 
-    Both rise from 0 to 1. Points that lie on a level stretch between two others are left out: only
-    where a region gains a pixel does the curve bend.
+    Both rise from 0 to 1. Points on a level stretch between two others are left out: the curve only
+    bends where a region gains a pixel.
     """
     normal = pixels.normal
     thresholds, step = np.unique(-pixels.defective, return_inverse=True)
     gain = np.bincount(step, pixels.gains) / pixels.regions
     overlap = np.minimum(np.cumsum(gain), 1.0)
-    # Pixels of one value are found together: between its two points the curve is a straight line.
+    # Pixels of one value are found together: the curve is straight between the two points of it.
     above, from_here = (
         (len(normal) - np.searchsorted(normal, -thresholds, side=side)) / len(normal)
         for side in ("right", "left")
@@ -105,7 +105,7 @@ def pro_curve(pixels: Pixels) -> tuple[Float[np.ndarray, " points"], Float[np.nd
 def area_up_to(
     rate: Float[np.ndarray, " points"], overlap: Float[np.ndarray, " points"], limit: float
 ) -> float:
-    """Trapezoids under the curve up to a false positive rate, divided by that rate."""
+    """Integrates the curve by trapezoids up to a false positive rate; divides by that rate."""
     inside = int(np.searchsorted(rate, limit, side="right"))
     rates, overlaps = rate[:inside], overlap[:inside]
     if inside < len(rate):

@@ -1,7 +1,7 @@
-"""How well scores tell anomalous from normal: AUROC, average precision, F1-max.
+"""Measures how well scores tell anomalous from normal: AUROC, average precision, F1-max.
 
-Exact, ties included, and quick where there are millions of normal scores and few anomalous ones, as
-there are of pixels: every bend of the curves lies at the score of an anomalous one.
+The results are exact, ties included. They are computed at the anomalous scores only, where all
+bends of the curves are; so millions of normal pixels and few defective ones take little time.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from jaxtyping import Float
 def binary_figures(
     prefix: str, normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]
 ) -> dict[str, float]:
-    """AUROC, average precision, and the largest F1 with the threshold that reaches it.
+    """Returns AUROC, average precision, and the largest F1 with the threshold that reaches it.
 
     Args:
       prefix: "image" or "pixel"; the metrics are named after it.
       normal: scores of the normal ones, ascending; at least one.
-      anomalous: scores of the anomalous ones; higher is more anomalous, at or above the threshold
-        counts as found; at least one.
+      anomalous: scores of the anomalous ones, at least one; higher is more anomalous, and a score
+        at or above the threshold counts as found.
     """
     thresholds, counts = np.unique(anomalous, return_counts=True)
     below = np.searchsorted(normal, thresholds, side="left")

@@ -1,9 +1,9 @@
-"""What metrics would be had other images been tested: the bootstrap over images.
+"""The bootstrap over images: what metrics might have been with other test images.
 
-Normal and anomalous images are drawn anew separately, so that each metric is defined every time.
-Which images are drawn depends on their names and labels alone: the resamples of two runs over the
-same images are pairs, those of two categories are independent. `intervals` and `compare` say what
-is made of them.
+Normal and anomalous images are resampled separately, so that each metric is defined every time.
+Which images are drawn depends only on their names and labels: the resamples of two runs over the
+same images are pairs, and those of two categories are independent. `intervals` and `compare` use
+them.
 """
 
 from zlib import crc32
@@ -23,14 +23,14 @@ from ddad_jax.evaluation.aupro import (
 from ddad_jax.evaluation.predictions import Predictions
 
 RESAMPLES = 1000
-# Steps of the false positive rate in which the curves over pixels are followed; finer near 0.
+# Steps of the false positive rate at which the curves over pixels are computed; finer near 0.
 STEPS = 1000
 
 
 def draw_counts(
     anomalous: Bool[np.ndarray, " n"], resamples: int, seed: int
 ) -> Int[np.ndarray, "resamples n"]:
-    """How often each image is drawn, as many of each kind as there are, with replacement."""
+    """Draws, with replacement, as many images of each kind as there are; returns the counts."""
     rng = np.random.default_rng(seed)
     counts = np.zeros((resamples, len(anomalous)), np.int64)
     for kind in (anomalous, ~anomalous):
@@ -41,7 +41,7 @@ def draw_counts(
 
 
 def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resamples"]]:
-    """What some metrics would be in each of `RESAMPLES` draws of the test images.
+    """Returns some metrics for each of `RESAMPLES` resamples of the test images.
 
     Returns:
       `recall`, `false_alarm_rate`, `image_auroc`, `image_ap`, `pixel_auroc` and `aupro`, as far as
@@ -62,7 +62,7 @@ def resample(predictions: Predictions) -> dict[str, Float[np.ndarray, " resample
         drawn |= image_figures(anomalous[labelled], p.scores[labelled], counts[:, labelled])
     maps, masks = p.measured(labelled)
     if can_tell_apart(masks):
-        # Of those that hold a defect as many as there are, so that every resample holds one.
+        # Images with and without a defect in the mask are the kinds, so every resample has one.
         counts = draw_counts(np.array([mask.any() for mask in masks]), RESAMPLES, seed)
         drawn |= pixel_figures(maps, masks, counts, PRO_LIMIT)
     return drawn
@@ -73,10 +73,10 @@ def image_figures(
     scores: Float[np.ndarray, " n"],
     counts: Int[np.ndarray, "resamples n"],
 ) -> dict[str, Float[np.ndarray, " resamples"]]:
-    """`image_auroc` and `image_ap` of every resample; both kinds of image must occur."""
+    """Returns `image_auroc` and `image_ap` of every resample; both kinds of image must occur."""
     values, group = np.unique(-scores, return_inverse=True)
     member = (group[:, None] == np.arange(len(values))).astype(np.float64)
-    # Images found and false alarms at each score from the highest, one row a resample.
+    # Images found and false alarms at each score, from the highest down, one row per resample.
     found, alarms = ((counts * kind) @ member for kind in (anomalous, ~anomalous))
     all_found, all_alarms = found.sum(1), alarms.sum(1)
     lower = all_alarms[:, None] - np.cumsum(alarms, 1) + 0.5 * alarms
@@ -94,10 +94,10 @@ def pixel_figures(
     counts: Int[np.ndarray, "resamples n"],
     limit: float,
 ) -> dict[str, Float[np.ndarray, " resamples"]]:
-    """`pixel_auroc` and `aupro` of every resample, within some 1e-4.
+    """Returns `pixel_auroc` and `aupro` of every resample, accurate to about 1e-4.
 
-    Each image is looked at once: what it adds to the curves in each of some thousand steps. A
-    resample is a weighted sum of that.
+    Each image is evaluated once: what it adds to the curves in each of about a thousand steps. A
+    resample is a weighted sum of these.
     """
     normal_pixels, _ = split_pixels(maps, masks)
     normal_pixels.sort()
@@ -125,7 +125,7 @@ def _steps(
     edges: Float[np.ndarray, " steps"],
     weights: Float[np.ndarray, " m"] | None = None,
 ) -> Float[np.ndarray, " _steps"]:
-    """What lies at or above each falling edge but below the last one, and the rest."""
+    """Returns the counts or weights from each falling edge up to the one before, and the rest."""
     step = np.searchsorted(-edges, -values, side="left")
     return np.bincount(step, weights, minlength=len(edges) + 1).astype(np.float64)
 
@@ -133,7 +133,7 @@ def _steps(
 def _rising(
     steps: Float[np.ndarray, "resamples steps"], total: Float[np.ndarray, " resamples"]
 ) -> Float[np.ndarray, "resamples _points"]:
-    # Where no pixel is normal, for masks that cover whole images, there is no such curve: NaN.
+    # Without normal pixels, as when masks cover whole images, there is no such curve: NaN.
     total = np.where(total > 0, total, np.nan)
     return np.pad(np.cumsum(steps, axis=1) / total[:, None], ((0, 0), (1, 0)))
 
@@ -141,7 +141,7 @@ def _rising(
 def _area(
     x: Float[np.ndarray, "resamples points"], y: Float[np.ndarray, "resamples points"], limit: float
 ) -> Float[np.ndarray, " resamples"]:
-    """Trapezoids under each row's curve up to x = limit, divided by the limit."""
+    """Integrates each row's curve by trapezoids up to x = limit, and divides by the limit."""
     widths, rises = np.diff(x), np.diff(y)
     inside = np.clip(limit - x[:, :-1], 0.0, widths)
     part = inside / np.maximum(widths, np.finfo(float).tiny)

@@ -1,4 +1,4 @@
-"""How two runs over the same test images differ, and whether that is more than chance."""
+"""Compares two runs over the same test images, and says which differences exceed chance."""
 
 import csv
 import json
@@ -15,23 +15,23 @@ from ddad_jax.evaluation.measures import MEASURES, shown
 from ddad_jax.machine.storage import whole_file
 
 RESAMPLED = "resampled.npz"
-# Of each of two runs, metrics by name: numbers, or one value a resample.
+# The metrics of two runs, by name: numbers, or one value per resample.
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def write_resampled(folder: Path, resampled: Mapping[str, Float[np.ndarray, " resamples"]]) -> None:
-    """Writes resampled.npz: the metrics of every bootstrap draw, for comparing runs."""
+    """Writes resampled.npz: the metrics of every bootstrap resample, for comparing runs."""
     with whole_file(folder / RESAMPLED) as unfinished:
-        np.savez(unfinished, **resampled)  # type: ignore[arg-type]  # "allow_pickle" is none.
+        np.savez(unfinished, **resampled)  # type: ignore[arg-type]  # None is "allow_pickle".
 
 
 def compare_runs(first: Path, second: Path) -> str:
-    """A Markdown table of both runs' metrics, their differences and 95 % paired intervals.
+    """Returns a Markdown table of both runs' metrics, their differences and 95 % paired intervals.
 
-    Where the runs have several categories, there is one table for each, and one of the means.
+    If the runs have several categories, there is one table for each, and one of the means.
 
     Raises:
-      UserError: a folder holds no results, or the two are of different images.
+      UserError: a folder holds no results, or the categories or images differ.
     """
     folders = _categories(first), _categories(second)
     if folders[0].keys() != folders[1].keys():
@@ -95,13 +95,13 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Every metric that is defined."""
+    """Returns every metric that is defined."""
     found = {measure.key: measure.of(metrics) for measure in MEASURES}
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _mean_pair(pairs: Sequence[Pair]) -> Pair:
-    """Of each of the two runs, the mean over categories of every metric that all have."""
+    """Returns, for each of two runs, the mean over categories of every metric that all have."""
     first, second = (
         {
             name: sum(each[name] for each in side) / len(side)
@@ -113,7 +113,7 @@ def _mean_pair(pairs: Sequence[Pair]) -> Pair:
 
 
 def _table(name: str, resampled: Pair, figures: Pair, images: int) -> str:
-    """One row a metric that can be resampled in both; of so many images of the rarer kind."""
+    """Returns one row per metric resampled in both; `images` counts those of the rarer kind."""
     lines = [
         f"| {name or 'metric'} | A | B | difference | 95 % interval | |",
         "| --- | --- | --- | --- | --- | --- |",

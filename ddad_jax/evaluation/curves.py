@@ -23,10 +23,10 @@ Curve = tuple[Float[np.ndarray, " _points"], Float[np.ndarray, " _points"]]
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Points (x, y) of each curve; None where the test set lacks what it compares.
+    """Points (x, y) of each curve; None if the test set lacks what it compares.
 
     Attributes:
-      roc: false alarm rate and recall of images.
+      roc: false-alarm rate and recall of images.
       precision_recall: recall and precision of images.
       pro: false positive rate of pixels, up to 0.3, and per-region overlap.
     """
@@ -37,8 +37,8 @@ class Curves:
 
 
 def compute_curves(predictions: Predictions) -> Curves:
-    """All points of the image curves, and so many of the overlap curve that the eye misses none."""
-    # Imported late: it takes as long as all else that the command line imports.
+    """Returns all points of the image curves, and enough of the overlap curve for a drawing."""
+    # Imported late: it takes as long as everything else that the command line imports.
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     p = predictions

@@ -1,9 +1,8 @@
 """The metrics as the official code of D3AD and DDAD computes them, to compare with theirs.
 
-They are not MVTec AD's: the maps are normalised by their extremes over the whole test set, the
-image threshold is chosen on the test labels, the masks are resized without being binarised, and the
-overlap curve has 200 thresholds at equal distances of score, and is rescaled by the largest rate
-that it reaches.
+They differ from MVTec AD's: the maps are normalised by their extremes over the whole test set, the
+image threshold is chosen on the test labels, and the masks are resized without being binarised. The
+overlap curve has 200 equally spaced thresholds and is rescaled by the largest rate that it reaches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ LIMIT, THRESHOLDS = 0.3, 200
 def resized_masks(
     source: Source, samples: Sequence[Sample], size: int, mode: str
 ) -> Float[np.ndarray, "n size size"]:
-    """The share of each pixel that is defect, in steps of 1/255; 0 where no mask is known."""
+    """Returns the defective share of each pixel, in steps of 1/255; 0 where no mask is known."""
     shares = np.zeros((len(samples), size, size), np.float32)
     for row, sample in enumerate(samples):
         mask = source.read_mask(sample)
@@ -37,12 +36,12 @@ def normalise_by_test_set(
     extremes: Mapping[str, Float[np.ndarray, "n 2"]],
     latent_weight: float,
 ) -> Float[np.ndarray, "n h w"]:
-    """The paper's anomaly maps, each kind brought to [0, 1] by its extremes over the test set.
+    """Returns the paper's anomaly maps: each kind scaled to [0, 1] over the test set, and added.
 
     Args:
-      maps: "latent" and "feature", each where it has any weight, blurred, which may be done before
-        as well as after.
-      extremes: of each kind and image, the smallest and the largest value before the blur.
+      maps: "latent" and "feature", each if it has any weight; blurred already, which is the same as
+        blurring afterwards.
+      extremes: for each kind and image, the smallest and the largest value before the blur.
       latent_weight: λ.
     """
     weights = {"latent": latent_weight, "feature": 1.0 - latent_weight}
@@ -56,18 +55,17 @@ def normalise_by_test_set(
 def image_figures(
     scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float | None]:
-    """`image_auroc_d3ad`, and what the threshold of the largest Youden index does.
+    """Returns `image_auroc_d3ad`, and the results of the threshold with the largest Youden index.
 
-    Youden's index is the recall less the false-alarm rate; the threshold that has the largest is
-    chosen on the labels that it is then judged by.
+    Youden's index is the recall minus the false-alarm rate; the threshold is chosen on the labels
+    that it is then judged by.
 
     Args:
       scores: of the images, higher is more anomalous.
       labels: 0 normal, 1 anomalous.
 
     Returns:
-      None for every metric where one of the labels is missing, and for a threshold that is
-      infinite.
+      None for every metric if one of the labels is missing, and for a threshold that is infinite.
     """
     names = ("image_auroc_d3ad", "threshold_d3ad", "recall_d3ad", "false_alarm_rate_d3ad")
     if len(np.unique(labels)) < 2:
@@ -76,19 +74,19 @@ def image_figures(
     best = np.argmax(recall - alarms)
     found = auc(alarms, recall), thresholds[best], recall[best], alarms[best]
     figures: dict[str, float | None] = dict(zip(names, map(float, found), strict=True))
-    # Where it is infinite, calling nothing anomalous is the best of all.
+    # It is infinite if calling nothing anomalous is best.
     return figures | ({} if best else {"threshold_d3ad": None})
 
 
 def pixel_figures(
     maps: Float[np.ndarray, "n h w"], masks: Float[np.ndarray, "n h w"]
 ) -> dict[str, float | None]:
-    """`pro_d3ad` and `pixel_auroc_d3ad`; None where no pixel is defect by their rule.
+    """Returns `pro_d3ad` and `pixel_auroc_d3ad`; None if no pixel is defective, or all are.
 
     Args:
       maps: anomaly maps, higher is more anomalous.
-      masks: in [0, 1], resized without being binarised. The overlap takes what is exactly 1 for
-        defect, the AUROC what is above 0.
+      masks: in [0, 1], resized without being binarised. For the overlap, pixels of exactly 1 are
+        defective; for the AUROC, pixels above 0.
     """
     touched = masks > 0
     figures: dict[str, float | None] = {"pro_d3ad": None, "pixel_auroc_d3ad": None}
@@ -114,5 +112,5 @@ def _pro(maps: Float[np.ndarray, "n h w"], masks: Float[np.ndarray, "n h w"]) ->
     # A single threshold below the limit spans no area.
     if len(rate) < 2 or rate.max() == 0:
         return 0.0
-    # The thresholds ascend, so that the rate descends.
+    # The thresholds ascend, so the rate descends.
     return float(-np.trapezoid(overlap, rate / rate.max()))

@@ -1,4 +1,4 @@
-"""Pictures of what a detector says of one photograph."""
+"""Draws what a detector says about one photograph."""
 
 import io
 
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ddad_jax.data.resize import scale_map
 
-# Perceptually even and readable without red-green vision.
+# Perceptually uniform, and readable without red-green vision.
 COLOURS = (matplotlib.colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
 MASK_COLOUR = (0, 200, 255)
 REGION_COLOUR = (60, 255, 60)
@@ -18,7 +18,7 @@ GAP, CAPTION = 8, 34
 
 
 def decision_name(decision: bool) -> str:
-    """The word for a decision."""
+    """Returns the word for a decision."""
     return "anomalous" if decision else "normal"
 
 
@@ -33,17 +33,17 @@ def panels(
     decision: bool,
     said: str,
 ) -> Image.Image:
-    """What is known of a photograph, side by side.
+    """Draws what is known about a photograph, side by side.
 
     Args:
       image: as it is shown.
-      reconstruction: how it would look without defect, if that is known.
+      reconstruction: how it would look without its defect, if that is known.
       heat: the anomaly map.
       threshold: of the score.
       defective: the pixels of its regions, outlined in the heat map.
-      truth: the pixels of the true defect, where they are known.
-      decision: whether it is called anomalous, which stands above.
-      said: what stands behind that.
+      truth: the pixels of the true defect, if they are known.
+      decision: whether it is called anomalous; the word is written above.
+      said: the text after that word.
     """
     shown = [("image", image)]
     if truth is not None:
@@ -72,7 +72,7 @@ def panels(
 def shrunk_map(
     heat: Float[np.ndarray, "h w"], height: int, width: int
 ) -> Float[np.ndarray, "{height} {width}"]:
-    """A map at the size at which its photograph is shown; a narrow peak keeps its height."""
+    """Scales a map to the size at which its photograph is shown; narrow peaks keep their height."""
     step = -(-max(heat.shape) // max(height, width))
     return scale_map(ndimage.maximum_filter(heat, step) if step > 1 else heat, height, width)
 
@@ -80,14 +80,14 @@ def shrunk_map(
 def shrunk_mask(
     mask: Bool[np.ndarray, "h w"], height: int, width: int
 ) -> Bool[np.ndarray, "{height} {width}"]:
-    """A mask likewise: every pixel there that holds some of the defect."""
+    """Scales a mask likewise: True for every pixel that holds some of the defect."""
     return scale_map(mask.astype(np.float32), height, width) > 0
 
 
 def heat_overlay(
     image: UInt8[np.ndarray, "h w 3"], heat: Float[np.ndarray, "h w"], threshold: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The map in colour over the greyed image: darkest at 0, brightest at twice the threshold."""
+    """Draws the map over the greyed image: darkest at 0, brightest at twice the threshold."""
     share = heat_share(heat, threshold)
     colour = COLOURS[(share * 255).astype(np.uint8)].astype(np.float32)
     grey = image.mean(-1, keepdims=True).astype(np.float32)
@@ -96,13 +96,13 @@ def heat_overlay(
 
 
 def heat_share(heat: Float[np.ndarray, "h w"], threshold: float) -> Float[np.ndarray, "h w"]:
-    """The map in [0, 1]: 0 stays 0, the threshold becomes a half, twice the threshold 1."""
+    """Scales the map to [0, 1]: 0 stays 0, the threshold becomes 0.5, twice the threshold 1."""
     least = np.finfo(np.float32).tiny
     return np.clip(heat / (2.0 * (least if threshold < least else threshold)), 0.0, 1.0)
 
 
 def _tinted(image: UInt8[np.ndarray, "h w 3"], mask: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with its defect tinted and all else darkened."""
+    """Returns the image with its defect tinted and everything else darkened."""
     tinted = image.astype(np.float32)
     tinted[~mask] *= 0.45
     tinted[mask] = 0.65 * tinted[mask] + 0.35 * np.array(MASK_COLOUR)
@@ -110,12 +110,12 @@ def _tinted(image: UInt8[np.ndarray, "h w 3"], mask: np.ndarray) -> UInt8[np.nda
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """What a file of a picture holds.
+    """Encodes a picture as the content of a file.
 
     Args:
       image: the picture.
-      kind: format, such as "png".
-      options: as of `PIL.Image.Image.save`.
+      kind: the format, such as "png".
+      options: as for `PIL.Image.Image.save`.
     """
     file = io.BytesIO()
     image.save(file, kind, **options)

@@ -1,4 +1,4 @@
-"""Pictures as data URIs, small enough that one page holds hundreds of images."""
+"""Encodes pictures as data URIs, small enough for hundreds of images on one page."""
 
 import base64
 
@@ -14,17 +14,17 @@ from ddad_jax.evaluation.predictions import Predictions
 # Longest side in pixels; 500 images of this size fit into 60 MB.
 MAX_SIDE = 384
 QUALITY = 80
-# Of twice the threshold: where the heat map begins to show, and where it hides the image.
+# Shares of twice the threshold at which the heat map begins to show, and hides the image.
 CLEAR, OPAQUE, OPACITIES = 0.15, 0.7, 30
 # Palette of the ground truth: nothing, the defect, its outline.
 MASK_OPACITY = bytes((0, 90, 255))
 
 
 def encode_row(predictions: Predictions, row: int) -> dict[str, str | None]:
-    """One image's pictures: image, reconstruction, heat map and ground truth to lay over it.
+    """Encodes an image's pictures: image, reconstruction, and heat map and truth to lay over it.
 
     The heat map is clear well below the threshold and opaque well above it. Ground truth and
-    reconstruction are None where there is none.
+    reconstruction are None if there is none.
     """
     p = predictions
     known = p.labels[row] == ANOMALOUS and p.has_mask[row]
@@ -45,7 +45,7 @@ def _photograph(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
 def _heat(heat: Float[np.ndarray, "h w"], threshold: float) -> str:
     share = heat_share(heat, threshold)
     opacity = np.clip((share - CLEAR) / (OPAQUE - CLEAR), 0.0, 1.0)
-    # Few levels of opacity: they are stored without loss.
+    # Opacity has few levels, since it is stored without loss.
     opacity = (np.round(opacity * OPACITIES) * (255 / OPACITIES)).astype(np.uint8)
     colour = COLOURS[(share * 255).astype(np.uint8)]
     image = Image.fromarray(np.dstack([colour, opacity]))

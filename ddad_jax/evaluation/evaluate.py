@@ -1,4 +1,4 @@
-"""Test images through a detector, and normal photographs for its calibration."""
+"""Evaluates a detector on test images, and calibrates it on normal photographs."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ def find_all(
     *,
     with_evidence: bool = False,
 ) -> Iterator[Found]:
-    """`Finder.find` of the photographs of a set, about `batch_size` squares at a time."""
+    """Calls `Finder.find` for the photographs of a set, about `batch_size` squares at a time."""
     finder = Finder(detector, preprocessing, batch_size, len(images.squares))
     return finder.find(images.squares, images.starts, images.sizes, with_evidence=with_evidence)
 
@@ -44,17 +44,17 @@ def evaluate(
     protocol: Protocol = "exact",
     at_original: bool = False,
 ) -> Predictions:
-    """What the detector says of every photograph, beside what is known of it.
+    """Returns what the detector says about every photograph, and what is known about it.
 
     Args:
       detector: a fitted detector.
-      preprocessing: that it was made with.
+      preprocessing: the one that it was made with.
       source: of the photographs.
       images: prepared from the source.
       batch_size: squares at a time.
-      protocol: with "paper" there are also the maps of the official code's figures.
-      at_original: whether maps and masks have the photographs' resolution, and not the networks'.
-        Those of tiled photographs have it anyway.
+      protocol: "paper" adds the maps for the metrics of the official code.
+      at_original: whether maps and masks have the photographs' resolution instead of the networks'.
+        Those of tiled photographs always have it.
     """
     found = find_all(detector, preprocessing, images, batch_size, with_evidence=protocol == "paper")
     if preprocessing.tile:
@@ -119,13 +119,13 @@ def _known(images: ImageSet) -> dict[str, Any]:
 def calibrate_on_photographs(
     sets: Iterable[tuple[Detector, ImageSet]], preprocessing: Preprocessing, build: BuildSettings
 ) -> Calibration:
-    """A calibration with thresholds for photographs, where it had them for tiles.
+    """Returns a calibration whose thresholds are for photographs instead of tiles.
 
     Args:
-      sets: detectors calibrated on tiles, each with normal photographs that neither its networks
-        nor its banks know; all of the same calibration.
-      preprocessing: that they were made with.
-      build: the rates, of photographs, and how many tiles are taken at a time.
+      sets: detectors with one calibration, made on tiles; each with normal photographs that its
+        banks do not hold.
+      preprocessing: the one that they were made with.
+      build: the rates, per photograph, and how many tiles are taken at a time.
     """
     scores: list[float] = []
     peaks: list[float] = []

@@ -1,4 +1,4 @@
-"""Figures for papers: curves, score histogram and training loss, each as PNG and PDF."""
+"""Draws figures for papers: curves, score histogram and training loss, as PNG and PDF."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from ddad_jax.evaluation.curves import Curve, Curves
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.machine.storage import whole_file
 
-# Inches: a column of a paper in two columns.
+# In inches: one column of a paper with two.
 WIDTH, HEIGHT = 3.3, 2.5
 # Each kind of file, and how it is saved.
 SUFFIXES: Mapping[str, Mapping[str, Any]] = {
@@ -28,7 +28,7 @@ LINE, NORMAL_COLOUR, ANOMALOUS_COLOUR = "#0b6477", "#4a6fa5", "#c0532f"
 
 
 def write_figures(folder: Path, predictions: Predictions, curves: Curves) -> None:
-    """Writes roc, precision_recall, pro and scores, .png and .pdf; removes those not defined."""
+    """Writes roc, precision_recall, pro and scores as .png and .pdf; removes undefined ones."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, tuple[Curve | None, str, str, float]] = {
         "roc": (curves.roc, "false-alarm rate", "recall", 1.0),
@@ -48,11 +48,11 @@ def write_figures(folder: Path, predictions: Predictions, curves: Curves) -> Non
 
 
 def write_training_loss(folder: Path, workdir: Path) -> None:
-    """Writes training_loss, one curve for each network that was trained in a run's folder."""
+    """Writes training_loss, with a curve for each network that was trained in a run's folder."""
     losses = {}
     for path in sorted(workdir.glob("*/metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        # What an interrupted run did again is there twice; the later counts.
+        # A step that an interrupted run repeated is there twice; the later one counts.
         steps = {row["step"]: row["loss"] for row in rows if "loss" in row}
         losses[path.parent.name] = (list(steps), list(steps.values()))
     if not losses:
@@ -96,7 +96,7 @@ def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # Type 42 keeps text as text, which journals ask for.
+    # Type 42 keeps text as text, as journals require.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         for suffix, options in SUFFIXES.items():
             with whole_file(path.with_suffix(suffix)) as unfinished:

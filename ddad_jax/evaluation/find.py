@@ -1,7 +1,7 @@
-"""What a detector says of photographs: the one way for test images, calibration and prediction.
+"""Asks a detector about photographs: the same way for test images, calibration and prediction.
 
-A photograph that is tiled has the map that its tiles' maps blend into, and its score is by that
-map; memory holds the tiles of one batch and the map of one photograph.
+The map of a tiled photograph is blended from the maps of its tiles, and gives its score. Memory
+holds the tiles of one batch and the map of one photograph.
 """
 
 import threading
@@ -28,24 +28,24 @@ NOTHING = np.zeros((0, 0), np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a detector says of one photograph.
+    """What a detector says about one photograph.
+
+    Noise level, distances and kind of a tiled photograph are those of its highest-scoring tile.
 
     Attributes:
-      score: unbounded; above the threshold it is called anomalous.
+      score: unbounded; above the threshold the photograph is called anomalous.
       calibrated_score: in [0, 1]; 0.5 at the threshold.
-      decision: whether it is called anomalous.
-      noise_level: T̂; of a tiled photograph that of the tile with the highest score, and so the two
-        distances.
+      decision: whether the photograph is called anomalous.
+      noise_level: the T̂ used.
       knn_distance: to the training images.
-      reconstructed_knn_distance: that of the reconstruction; None where there is none.
-      anomaly_map: on the scale of the score, at the networks' size; of a tiled photograph at its
-        own.
-      reconstruction: RGB of 0 to 255, of the same size, not rounded where it is tiled; None without
+      reconstructed_knn_distance: the same for the reconstruction; None if there is none.
+      anomaly_map: on the scale of the score, at the networks' size, or at the photograph's own if
+        it is tiled.
+      reconstruction: RGB of 0 to 255, of the same size, not rounded if it is tiled; None without
         `Settings.reconstruct`.
-      kind: of good part that it is taken for, of a tiled photograph as the noise level; None where
-        these have no names.
-      evidence: if asked for, of each kind that compares with the reconstruction the blurred map and
-        the extremes before.
+      kind: the kind of good part that it is taken for; None if the kinds have no names.
+      evidence: if asked for, the blurred map of each kind that compares with the reconstruction,
+        and the extremes before the blur.
     """
 
     score: float
@@ -61,7 +61,7 @@ class Found:
 
     @property
     def layers(self) -> Float[np.ndarray, "h w _"]:
-        """The map and, where there is one, the colours of the reconstruction."""
+        """The map and, if there is one, the colours of the reconstruction."""
         colours = [] if self.reconstruction is None else [self.reconstruction]
         return np.dstack([self.anomaly_map, *colours]).astype(np.float32)
 
@@ -76,14 +76,14 @@ class Finder:
     def __init__(
         self, detector: Detector, preprocessing: Preprocessing, batch_size: int, count: int = 0
     ):
-        """Nothing is compiled before it is asked.
+        """Compiles nothing yet; the first photograph does.
 
         Args:
           detector: a fitted detector.
-          preprocessing: that it was made with.
-          batch_size: squares at a time, about.
-          count: how many there are in all, if that is known: the last batch is then as full as may
-            be.
+          preprocessing: the one that it was made with.
+          batch_size: squares at a time, approximately.
+          count: how many squares there are in all, if that is known; batches are then filled
+            evenly.
         """
         self._detector, self._preprocessing = detector, preprocessing
         self._one_at_a_time = threading.Lock()
@@ -104,13 +104,13 @@ class Finder:
         with_evidence: bool = False,
         bar: str = "detect",
     ) -> Iterator[Found]:
-        """What the detector says of each photograph, in order.
+        """Yields what the detector says about each photograph, in order.
 
         Args:
-          squares: the networks' input, as `Preprocessing.squares` makes it.
-          starts: the squares of photograph i are those from starts[i] up to starts[i + 1].
+          squares: the networks' input, from `Preprocessing.squares`.
+          starts: see `ImageSet`.
           sizes: height and width of each photograph.
-          with_evidence: whether there is also the evidence.
+          with_evidence: whether to add the evidence; tiled photographs never have it.
           bar: name of the progress bar; "": there is none.
         """
         found = self._of_squares(squares, with_evidence, bar)
@@ -139,7 +139,7 @@ class Finder:
     def reconstruction(
         self, squares: UInt8[np.ndarray, "m size size 3"], size: tuple[int, int]
     ) -> UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]:
-        """That of one photograph, where `find` makes none: the whole detector runs once more."""
+        """Returns the reconstruction of one photograph; the whole detector runs again for it."""
         starts, sizes = np.array([0, len(squares)]), np.array([size])
         with self._one_at_a_time:
             found = next(self._reconstructing.find(squares, starts, sizes, bar=""))
@@ -192,7 +192,7 @@ class Finder:
 
 
 def _score(heat: Float[np.ndarray, "h w"], share: float) -> float:
-    """As `image_scores` has it, of a map of any size, for which nothing is compiled."""
+    """Returns what `image_scores` does, for a map of any size, without compiling anything."""
     if share == 0:
         return float(heat.max())
     count = pixels_of_share(heat.size, share)
@@ -202,7 +202,7 @@ def _score(heat: Float[np.ndarray, "h w"], share: float) -> float:
 def _layers(
     found: Iterator[Found], count: int, tiles: list[Found]
 ) -> Iterator[Float[np.ndarray, "size size _"]]:
-    """The layers of so many tiles, one after another; what else is said of them goes to `tiles`."""
+    """Yields the layers of `count` tiles, one by one, and appends the rest of each to `tiles`."""
     for tile in islice(found, count):
         tiles.append(replace(tile, anomaly_map=NOTHING, reconstruction=None))
         yield tile.layers

@@ -1,10 +1,10 @@
 """95 % intervals of metrics, for other test images of the same kind.
 
-Shares are counts, and have Clopper and Pearson's interval, which covers at least as often as it
-says. Percentiles of resamples do not near 1, where the best detectors are: had no image gone wrong,
-no resample would show one. So AUROC has Wilson's interval for as many images as its variance is
-worth, and the other metrics an interval on the logit scale, as if one image more had been seen that
-the metric is half for.
+Shares of images get Clopper and Pearson's interval, which covers at least as often as it says.
+Percentiles of resamples fail near 1, where the best detectors are: if no image went wrong, no
+resample shows an error. So AUROC gets Wilson's interval, for the number of images that its variance
+corresponds to. The other metrics get an interval on the logit scale, as if there were one more
+image, for which the metric is one half.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ Interval = list[float]
 
 
 def share(count: int, total: int) -> Interval:
-    """Clopper and Pearson's interval of a share."""
+    """Returns Clopper and Pearson's interval of a share."""
     found = binomtest(count, total).proportion_ci(LEVEL, "exact")
     return [float(found.low), float(found.high)]
 
 
 def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -> Interval:
-    """Of the AUROC of some scores.
+    """Returns the interval of the AUROC of some scores.
 
-    Its variance is the larger of DeLong's (1988), which the scores show, and Hanley and McNeil's
+    The variance is the larger of DeLong's (1988), which the scores show, and Hanley and McNeil's
     (1982), which the AUROC and the numbers of images imply: few images may show too little.
     """
     better = outranked(normal, anomalous)
@@ -41,7 +41,7 @@ def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -
         float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
         for means in (better.mean(0), better.mean(1))
     )
-    # A half of a pair more goes wrong, so that a perfect AUROC has a variance too.
+    # One more pair, half of it wrong, is added, so that a perfect AUROC has a variance too.
     near = (value * pairs + 0.5) / (pairs + 1.0)
     both_above, both_below = near / (2.0 - near), 2.0 * near**2 / (1.0 + near)
     implied = (
@@ -56,12 +56,12 @@ def auroc(normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]) -
 def outranked(
     normal: Float[np.ndarray, " k"], anomalous: Float[np.ndarray, " m"]
 ) -> Float[np.ndarray, "m k"]:
-    """Whether each anomalous score is above each normal one, 0.5 where equal; the mean is AUROC."""
+    """Returns 1 where an anomalous score exceeds a normal one, 0.5 at ties; the mean is AUROC."""
     return (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
 
 
 def _wilson(value: float, count: float | int) -> Interval:
-    """Wilson's interval of a share of so many."""
+    """Returns Wilson's interval of a share of `count`."""
     z = float(norm.ppf(0.5 + LEVEL / 2.0))
     middle = value + z**2 / (2.0 * count)
     half = z * np.sqrt(value * (1.0 - value) / count + z**2 / (4.0 * count**2))
@@ -70,12 +70,12 @@ def _wilson(value: float, count: float | int) -> Interval:
 
 
 def resampled(value: float, values: Float[np.ndarray, " resamples"], images: int) -> Interval:
-    """Of a metric in [0, 1] whose resamples are known.
+    """Returns the interval of a metric in [0, 1] whose resamples are known.
 
     Args:
       value: the metric.
-      values: of the resamples; those that are NaN, where a metric could not be had, do not count.
-      images: how many it is of.
+      values: of the resamples; NaN, where the metric is not defined, is ignored.
+      images: the number of images that it is computed from.
     """
     if not 0.0 < value < 1.0 or images < 2:
         return _wilson(value, images)
@@ -85,15 +85,15 @@ def resampled(value: float, values: Float[np.ndarray, " resamples"], images: int
 
 
 def difference(value: float, differences: Float[np.ndarray, " resamples"], images: int) -> Interval:
-    """Of the difference of two runs' metrics, of which each resample has one.
+    """Returns the interval of the difference between two runs' metrics, from its resamples.
 
-    Student's, since percentiles of resamples of few images call alike detectors different in up to
-    9 of 100 tests.
+    It is Student's interval: with few images, percentiles of resamples call equal detectors
+    different in up to 9 of 100 tests.
 
     Args:
       value: the difference.
-      differences: of the resamples; those that are NaN do not count.
-      images: how many they are of, of the kind of which there are fewer.
+      differences: of the resamples; NaN is ignored.
+      images: the number of images of the rarer kind.
     """
     if images < 2:
         return [-1.0, 1.0]
@@ -107,12 +107,12 @@ def intervals(
     figures: Mapping[str, Any],
     values: Mapping[str, Float[np.ndarray, " resamples"]],
 ) -> dict[str, Interval]:
-    """The intervals of those metrics that have one, as far as they are defined.
+    """Returns the intervals of the metrics that have one, as far as they are defined.
 
     Args:
-      predictions: what the metrics are of.
-      figures: metrics by name; those that may be had from resamples.
-      values: of the resamples, by name; metrics that are not among them have no interval.
+      predictions: what the metrics are computed from.
+      figures: metrics by name.
+      values: of the resamples, by name, for "image_ap", "pixel_auroc" and "aupro".
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
@@ -122,7 +122,7 @@ def intervals(
             found[name] = share(int(p.decisions[chosen].sum()), int(chosen.sum()))
     if normal.any() and anomalous.any():
         found["image_auroc"] = auroc(p.scores[normal], p.scores[anomalous])
-    # Precision is of both kinds: their geometric mean.
+    # Precision depends on both kinds of images: the geometric mean of their numbers counts.
     regions = int((anomalous & p.is_measured).sum())
     both = round(float(np.sqrt(normal.sum() * anomalous.sum())))
     for name, images in (("image_ap", both), ("pixel_auroc", regions), ("aupro", regions)):

@@ -1,15 +1,15 @@
-"""Every metric of an evaluation: its name, what it is called, and where it is shown.
+"""Every metric of an evaluation: its key, its label, and where it is shown.
 
-A new measure is its computation and one line in `MEASURES`.
+A new metric takes its computation and one line in `MEASURES`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# What a metric is of: the calibration, decisions by its threshold, images' scores, pixels' maps,
-# defective regions by thresholds from good images, what MVTec LOCO AD is judged by, which only it
-# has, reconstructions, or what D3AD's code computes, which protocol "paper" adds.
+# What a metric is of: the calibration, decisions by its threshold, images by their scores, pixels
+# by their maps, regions by thresholds from good images, MVTec LOCO AD, which has its own metrics,
+# reconstructions, or what D3AD's code computes, with protocol "paper" only.
 Kind = Literal["calibration", "decision", "image", "pixel", "region", "loco", "restored", "d3ad"]
 
 
@@ -20,12 +20,12 @@ class Measure:
     Attributes:
       key: its name in metrics.json and results.csv.
       label: its name for readers.
-      kind: see `Kind`; those of a decision stand in `decision` of metrics.json.
-      averaged: whether it is in the results, with its mean over categories. A threshold is not: it
-        is in the unit of its category's scores.
+      kind: see `Kind`; metrics of decisions are under `decision` in metrics.json.
+      averaged: whether it is in the results, with its mean over categories. A threshold is not: its
+        unit is that of its category's scores.
       column: whether the report's table has a column for it.
-      headline: whether the report shows it at its head.
-      paper: its name in the tables for papers, beside its published values; "" where it is in none.
+      headline: whether the report shows it at the top.
+      paper: its name in the tables for papers, beside published values; "" if it is not in them.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Measure:
     paper: str = ""
 
     def of(self, metrics: Mapping[str, Any]) -> float | None:
-        """Its value, from metrics as `compute_metrics` makes them; None where there is none."""
+        """Returns its value in metrics from `compute_metrics`; None if there is none."""
         place = metrics["decision"] if self.kind == "decision" else metrics
         return place.get(self.key)
 
@@ -50,7 +50,7 @@ def _threshold(key: str, label: str, kind: Kind) -> Measure:
 MEASURES = (
     _threshold("threshold", "threshold", "calibration"),
     Measure("recall", "recall at threshold", "decision"),
-    # The rows of the report's table are of defects, whose false alarms are the same in all.
+    # The rows of the report's table are kinds of defects, and all have the same false alarms.
     Measure("false_alarm_rate", "false-alarm rate", "decision", column=False),
     Measure("image_auroc", "image AUROC", "image", headline=True, paper="image AUROC"),
     Measure("image_ap", "image AP", "image", headline=True),
@@ -64,11 +64,11 @@ MEASURES = (
     Measure("aupro_0.05", "AUPRO (0.05)", "pixel"),
     Measure("pixel_f1", "pixel F1 at threshold", "region"),
     Measure("region_recall", "region recall", "region"),
-    # Of good images, and so the same in all rows.
+    # It is of good images, so it is the same in all rows.
     Measure("false_regions", "false regions a good image", "region", column=False),
     Measure("seg_f1", "SegF1 (MVTec AD 2)", "region"),
     Measure("auspro_0.05", "AU-sPRO (0.05)", "loco"),
-    # Of one kind of defect they are its own, which stand beside them.
+    # For a single kind of defect, these are the metrics above.
     Measure("image_auroc_kinds", "image AUROC, mean of kinds of defect", "loco", column=False),
     Measure("auspro_0.05_kinds", "AU-sPRO (0.05), mean of kinds of defect", "loco", column=False),
     Measure("normality_restored", "normality restored", "restored"),
@@ -81,7 +81,7 @@ MEASURES = (
 )
 AVERAGED = tuple(measure for measure in MEASURES if measure.averaged)
 
-# What the metrics of a protocol are, in one sentence.
+# What the metrics of each protocol are, for the report.
 PROTOCOL_NOTES = {
     "exact": "Protocol exact: masks binarised, per-region overlap by MVTec AD's definition.",
     "paper": (
@@ -94,18 +94,18 @@ PROTOCOL_NOTES = {
 
 
 def keys(kind: Kind) -> tuple[str, ...]:
-    """The names of a kind's metrics in metrics.json."""
+    """Returns the keys of a kind's metrics in metrics.json."""
     return tuple(measure.key for measure in MEASURES if measure.kind == kind)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean of a metric; None where there is none, or one of them cannot be had."""
+    """Returns the mean of a metric's values; None if there are none, or one is missing."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def shown(value: float | int | None) -> str:
-    """Four decimals, a count as it is, a dash for what cannot be had."""
+    """Formats a value: four decimals, a count as it is, a dash for None."""
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -1,7 +1,6 @@
 """The metrics of an evaluation.
 
-A metric that cannot be had, because the test set lacks what it compares, is None, and `undefined`
-says why.
+A metric is None if the test set lacks what it compares, and `undefined` says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,12 +37,12 @@ PROTOCOLS = get_args(Protocol)
 def pixel_figures(
     maps: Maps, masks: Masks, regions: Sequence[Sequence[Saturating]] | None = None
 ) -> dict[str, float]:
-    """The binary metrics over all pixels, and AUPRO up to 0.3 and to 0.05.
+    """Returns the binary metrics over all pixels, and AUPRO up to 0.3 and to 0.05.
 
     Args:
       maps: anomaly maps, higher is more anomalous.
-      masks: the defects; at least one pixel in and one outside of them.
-      regions: the defects with what of them is enough, where that is known; adds the AU-sPRO.
+      masks: the defects; at least one pixel is in a defect, and one is not.
+      regions: the defects with their saturation, if that is known; adds the AU-sPRO.
     """
     pixels = tell_apart(maps, masks)
     curve = pro_curve(pixels)
@@ -62,23 +61,23 @@ def compute_metrics(
     resampled: Mapping[str, Float[np.ndarray, " resamples"]],
     resized_masks: Float[np.ndarray, "n h w"] | None = None,
 ) -> dict[str, Any]:
-    """All metrics of one category, ready for JSON.
+    """Returns all metrics of one category, ready for JSON.
 
     Args:
       predictions: what the detector said.
-      resampled: of the same predictions, as `bootstrap.resample` makes them.
-      resized_masks: with protocol "paper", the masks as `d3ad.resized_masks` makes them; the
-        predictions must have been made with the same protocol.
+      resampled: the resampled metrics of the same predictions, from `bootstrap.resample`.
+      resized_masks: with protocol "paper", the masks from `d3ad.resized_masks`; the predictions
+        must have been made with the same protocol.
 
     Returns:
-      The metrics of `binary_figures` for images and pixels, AUPRO, what the calibrated threshold
-      does (`decision`), those of `region_figures`, the same for each defect type and each quarter
-      of the defects by size against all normal images (`per_defect`, `per_size`), the 95 %
-      intervals (`intervals`), how near to normal the reconstructions are (`normality_restored`
-      and `knn_distance`), counts, and `undefined`: the reason for every metric that is None. Where
-      the data set says what of a defect is enough, also the AU-sPRO, and of it and of the image
-      AUROC the mean over the defect types, which is what MVTec LOCO AD is judged by. With
-      protocol "paper" also the metrics of `d3ad`, all of the maps normalised by the test set.
+      The metrics of `binary_figures` for images and pixels, AUPRO, those of `region_figures`, and
+      the results of the calibrated threshold (`decision`). The same against all normal images for
+      each kind of defect and each quarter of the defects by size (`per_defect`, `per_size`). The
+      95 % intervals (`intervals`), how near to normal the reconstructions are
+      (`normality_restored`, `knn_distance`), counts, and the reason for every metric that is None
+      (`undefined`). If saturations are known, as in MVTec LOCO AD, also the AU-sPRO, and its mean
+      and that of the image AUROC over the kinds of defect. With protocol "paper" also the metrics
+      of `d3ad`, from the maps normalised by the test set.
     """
     p = predictions
     normal, anomalous = p.labels == NORMAL, p.labels == ANOMALOUS
@@ -147,7 +146,7 @@ def _part(
     normal: Bool[np.ndarray, " n"],
     chosen: Bool[np.ndarray, " n"],
 ) -> dict[str, float | int | None]:
-    """The metrics of some anomalous images, how many there are, and how many are found."""
+    """Returns the metrics of some anomalous images, their number, and the share that is found."""
     return _against_normal(p, pixels, normal, chosen, {}) | {
         "images": int(chosen.sum()),
         "recall": float(p.decisions[chosen].mean()),
@@ -161,7 +160,7 @@ def _against_normal(
     anomalous: Bool[np.ndarray, " n"],
     undefined: dict[str, str],
 ) -> dict[str, float | None]:
-    """The metrics of some anomalous images against all normal ones."""
+    """Returns the metrics of some anomalous images against all normal ones."""
     figures: dict[str, float | None] = dict.fromkeys(keys("image") + keys("pixel"))
     missing = [
         f"the test set holds no {kind} image"
@@ -199,13 +198,14 @@ def _against_normal(
 def normality_restored(
     p: Predictions, normal: Bool[np.ndarray, " n"], anomalous: Bool[np.ndarray, " n"]
 ) -> float | None:
-    """How much of what sets anomalous images apart their reconstructions have lost.
+    """Returns how much of what sets anomalous images apart their reconstructions have lost.
 
-    By the median k-NN distance to the training images, and in excess of that of normal images or
-    their reconstructions: 0 is a copy of the defect, 1 looks as normal as a normal image's.
+    It compares median k-NN distances to the training images, as far as they exceed those of normal
+    images or of their reconstructions. At 0 a reconstruction is a copy of the defect, at 1 it looks
+    as normal as that of a normal image.
 
     Returns:
-      Below 0 where the reconstruction made it worse; None where anomalous images are no farther
+      Below 0 if reconstructions are worse than the images; None if anomalous images are no farther
       from the training images than normal ones.
     """
     usual, unusual = _median_distances(p, normal), _median_distances(p, anomalous)
@@ -225,7 +225,7 @@ def _median_distances(p: Predictions, chosen: Bool[np.ndarray, " n"]) -> dict[st
 def _decisions(
     p: Predictions, normal: Bool[np.ndarray, " n"], anomalous: Bool[np.ndarray, " n"]
 ) -> dict[str, float | int | None]:
-    """What the threshold, chosen without test labels, does to the test set."""
+    """Returns what the threshold, chosen without test labels, gives on the test set."""
     found, alarms = int(p.decisions[anomalous].sum()), int(p.decisions[normal].sum())
     return {
         "true_positives": found,
@@ -247,7 +247,7 @@ def _defects(
 def _sizes(
     p: Predictions, anomalous: Bool[np.ndarray, " n"]
 ) -> list[tuple[str, Bool[np.ndarray, " n"]]]:
-    """Quarters of the images with masks by the share that is defect, smallest first."""
+    """Returns quarters of the images with masks, by their defective share, smallest first."""
     shares = np.array([mask.mean() for mask in p.masks])
     rows = np.flatnonzero(anomalous & (shares > 0))
     rows = rows[np.argsort(shares[rows], kind="stable")]

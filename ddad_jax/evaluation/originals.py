@@ -1,4 +1,4 @@
-"""Predictions at the resolution of the original images, whatever their sizes."""
+"""Brings predictions to the resolution of the original images, whatever their sizes."""
 
 import tempfile
 from dataclasses import replace
@@ -12,19 +12,19 @@ from ddad_jax.data.sample import Source
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.evaluation.saturation import regions_of
 
-# Longest side in pixels of what is shown of an image.
+# Longest side in pixels at which an image is shown.
 SHOWN_SIDE = 1024
 
 
 def at_original_size(predictions: Predictions, source: Source, resize: str) -> Predictions:
-    """Predictions with maps, masks and pictures brought back onto the original images.
+    """Returns predictions with maps, masks and pictures scaled back onto the original images.
 
-    Scores and decisions stay those of the maps as they were made.
+    Scores and decisions stay those of the maps at the networks' resolution.
 
     Args:
-      predictions: of whole images, maps and pictures at the networks' resolution.
+      predictions: of whole images, with maps and pictures at the networks' resolution.
       source: of the same images.
-      resize: how they were made square.
+      resize: how the images were made square.
     """
     p = predictions
     maps, masks, images, reconstructions = [], [], [], []
@@ -52,7 +52,7 @@ def at_original_size(predictions: Predictions, source: Source, resize: str) -> P
 
 
 def for_showing(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """An image scaled down, where need be, to `SHOWN_SIDE`."""
+    """Scales an image down, if it is larger, to `SHOWN_SIDE`."""
     small = Image.fromarray(image)
     small.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BILINEAR)
     return np.asarray(small)
@@ -61,13 +61,13 @@ def for_showing(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_ _ 3"]
 def as_picture(
     values: Float[np.ndarray, "h w 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """RGB of 0 to 255 scaled and rounded."""
+    """Scales RGB values of 0 to 255 to a size, and rounds them."""
     colours = [scale_map(values[..., c], height, width) for c in range(3)]
     return np.rint(np.dstack(colours)).clip(0, 255).astype(np.uint8)
 
 
 def on_disk(values: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
-    """The same values in an unnamed temporary file, mapped, so that they take no memory."""
+    """Maps the values from an unnamed temporary file, so that they take no memory."""
     with tempfile.TemporaryFile() as file:
         file.write(np.ascontiguousarray(values).data)
         return np.memmap(file, values.dtype, "r", shape=values.shape)

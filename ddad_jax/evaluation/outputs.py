@@ -1,4 +1,4 @@
-"""What an evaluation writes: metrics, a table of scores, a picture of each test image."""
+"""Writes an evaluation: metrics, a table of scores, a picture of each test image."""
 
 import csv
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from ddad_jax.evaluation.drawing import decision_name, encoded, panels, shrunk_m
 from ddad_jax.evaluation.predictions import Predictions
 from ddad_jax.machine.storage import write_atomically, write_csv, write_json
 
-# Of scores.csv; `problem` says why a photograph has no score.
+# The columns of scores.csv; `problem` says why a photograph has no score.
 COLUMNS = (
     "path", "label", "defect", "score", "calibrated_score", "decision", "noise_level",
     "knn_distance", "reconstructed_knn_distance", "kind", "regions", "defective_share", "problem",
 )  # fmt: skip
 LABELS = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: ""}
-# Bytes of a file's name, in all usual file systems.
+# The most bytes of a file's name that all usual file systems allow.
 LONGEST_NAME = 255
 
 
@@ -32,9 +32,9 @@ def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
 
 
 def write_scores(folder: Path, predictions: Predictions) -> None:
-    """Writes scores.csv, one row an image in the order of the data set.
+    """Writes scores.csv, one row per image, in the order of the data set.
 
-    Pictures of the images that an older scores.csv lists, and this one does not, are removed.
+    Pictures of images that an older scores.csv lists and this one does not are removed.
     """
     p = predictions
     _remove_pictures(folder, {sample.name for sample in p.samples})
@@ -62,7 +62,7 @@ def write_scores(folder: Path, predictions: Predictions) -> None:
 
 
 def cells(about: Mapping[str, Any]) -> list[str]:
-    """A row of scores.csv: six decimals, empty for what is not known."""
+    """Returns a row of scores.csv: six decimals, empty for what is not known."""
     found = (about.get(name) for name in COLUMNS)
     return [
         "" if value is None
@@ -78,7 +78,7 @@ def _remove_pictures(folder: Path, kept: set[str]) -> None:
 
 
 def names_in(path: Path) -> set[str]:
-    """The images that a scores.csv lists; none where there is no such file."""
+    """Returns the images that a scores.csv lists; none if there is no such file."""
     if not path.is_file():
         return set()
     with path.open(encoding="utf-8", newline="") as file:
@@ -86,26 +86,26 @@ def names_in(path: Path) -> set[str]:
 
 
 def path_of(folder: Path, name: str, suffix: str = ".png") -> Path:
-    """Where something of an image is written: its name and a suffix, cut where it is too long."""
+    """Returns where a file of an image is written: its name and a suffix, cut if too long."""
     path = folder / f"{name}{suffix}"
     encoded = path.name.encode()
     if len(encoded) <= LONGEST_NAME:
         return path
-    # Told apart by the whole name, whose beginning others may share.
+    # A digest of the whole name tells it from others with the same beginning.
     kept = encoded[: LONGEST_NAME - 30].decode(errors="ignore")
     return path.with_name(f"{kept}~{blake2b(encoded, digest_size=8).hexdigest()}{suffix}")
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Writes an image whole or not at all, and the folder it is in; see `file_of`."""
+    """Writes an image whole or not at all, and creates its folder; see `file_of`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, file_of(image, path))
 
 
 def file_of(image: Image.Image, path: Path) -> bytes:
-    """What an image's file of that name holds.
+    """Encodes an image in the format that a file's suffix names.
 
-    PNG is compressed in a third of the time of Pillow's usual, and a tenth larger.
+    PNG is compressed less than Pillow usually does, in a third of the time, and is a tenth larger.
     """
     return encoded(image, path.suffix[1:], compress_level=1)
 
@@ -113,8 +113,8 @@ def file_of(image: Image.Image, path: Path) -> bytes:
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """Writes pictures/<path>.png for every image: image, mask, any reconstruction, heat map.
 
-    The heat map's colours are the same for all: darkest where the map is at the normal images'
-    median or below, brightest at twice the threshold.
+    All heat maps have the same scale of colours: darkest where the map is 0 or below, brightest at
+    twice the threshold.
     """
     p = predictions
     paths = [path_of(folder / "pictures", sample.name) for sample in p.samples]
@@ -129,7 +129,7 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
 
 
 def picture(predictions: Predictions, row: int) -> Image.Image:
-    """One image's panels side by side, with what was decided written above."""
+    """Draws one image's panels side by side, with the decision above."""
     p = predictions
     sample, image = p.samples[row], p.images[row]
     known = sample.label == ANOMALOUS and p.has_mask[row]

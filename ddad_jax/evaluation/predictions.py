@@ -1,4 +1,4 @@
-"""What a detector said of a set of images, beside what is known of them."""
+"""What a detector said about a set of images, together with what is known about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.evaluation.drawing import shrunk_map, shrunk_mask
 from ddad_jax.evaluation.saturation import Saturating
 
-# Of one size, or each of its own.
+# All of one size, or each of its own.
 Maps = Float[np.ndarray, "n h w"] | Sequence[Float[np.ndarray, "_ _"]]
 Masks = Bool[np.ndarray, "n h w"] | Sequence[Bool[np.ndarray, "_ _"]]
 Pictures = UInt8[np.ndarray, "n h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]]
@@ -26,31 +26,31 @@ class Predictions:
     """Everything that metrics, pictures and reports are made from.
 
     Attributes:
-      samples: what is known of each image.
-      images: RGB, 0 to 255, as they are shown; a large one scaled down.
-      masks: the pixels of the defect, at the size of the maps; all False where the image is normal,
-        unknown or without mask.
-      has_mask: where the mask is known.
+      samples: what is known about each image.
+      images: RGB, 0 to 255, as they are shown; large ones are scaled down.
+      masks: the pixels of the defect, at the size of the maps; all False if the image is normal,
+        unknown or without a mask.
+      has_mask: whether the mask is known.
       labels: 0 normal, 1 anomalous, -1 unknown.
       scores: unbounded; above `threshold` an image is called anomalous.
       calibrated_scores: in [0, 1]; 0.5 at the threshold.
-      decisions: whether it is called anomalous.
-      noise_levels: T̂ used.
+      decisions: whether an image is called anomalous.
+      noise_levels: the T̂ used.
       knn_distances: distance to the training images, which chose T̂.
-      reconstructed_knn_distances: the same distance of the reconstructions; None without these.
+      reconstructed_knn_distances: the same for the reconstructions; None without them.
       maps: anomaly maps on the scale of the scores, at the resolution of the networks or of the
         original images.
       reconstructions: RGB, 0 to 255, at the size of the images; None without
         `Settings.reconstruct`.
-      threshold: of the scores, from held-out normal images alone.
+      threshold: of the scores, from good images outside the test set.
       pixel_threshold: of the maps, likewise.
-      sigma_threshold: of the maps, as MVTec AD 2 finds it; see `Calibration`.
+      sigma_threshold: of the maps, by MVTec AD 2's definition; see `Calibration`.
       smallest_region: share of an image; see `find_regions`.
-      regions: of each image its defects with what of them is enough, at the size of the maps; None
-        where the data set does not say so.
-      kinds: of good part that each is taken for; None where these have no names.
-      test_normalised_maps: with protocol "paper", the maps as `d3ad.normalise_by_test_set` makes
-        them; else None.
+      regions: for each image, its defects with their saturation, at the size of the maps; None if
+        the data set has no saturations.
+      kinds: the kind of good part that each image is taken for; None if the kinds have no names.
+      test_normalised_maps: with protocol "paper", the maps from `d3ad.normalise_by_test_set`; else
+        None.
 
     Raises:
       UserError: a score or a map is not finite.
@@ -88,13 +88,13 @@ class Predictions:
 
     @classmethod
     def of(cls, detector: Detector, answers: Sequence[Any], **others: Any) -> "Predictions":
-        """Those of a detector.
+        """Returns the predictions of a detector.
 
         Args:
           detector: has the thresholds.
-          answers: one a photograph: its score, calibrated_score, decision, noise_level, the two
+          answers: one per photograph: its score, calibrated_score, decision, noise_level, the two
             distances and its kind.
-          **others: all attributes that neither of them says.
+          **others: all other attributes.
         """
         calibration = detector.calibration
         return cls(
@@ -121,33 +121,33 @@ class Predictions:
 
     @cached_property
     def is_measured(self) -> Bool[np.ndarray, " n"]:
-        """Whose pixels count: the mask is known, and of a defect something is left in it."""
+        """Whether an image's pixels count: its mask is known, and not empty if it is anomalous."""
         left = np.array([mask.any() for mask in self.masks], bool)
         return self.has_mask & ((self.labels != ANOMALOUS) | left)
 
     def measured(
         self, chosen: Bool[np.ndarray, " n"]
     ) -> tuple[list[Float[np.ndarray, "_ _"]], list[Bool[np.ndarray, "_ _"]]]:
-        """Maps and masks of those of the chosen images whose pixels count."""
+        """Returns maps and masks of the chosen images whose pixels count."""
         rows = np.flatnonzero(chosen & self.is_measured).tolist()
         return [self.maps[row] for row in rows], [self.masks[row] for row in rows]
 
     def measured_regions(self, chosen: Bool[np.ndarray, " n"]) -> list[Sequence[Saturating]] | None:
-        """The defects of the images of `measured`; None where there are no `regions`."""
+        """Returns the defects of the images of `measured`; None if there are no `regions`."""
         if self.regions is None:
             return None
         return [self.regions[row] for row in np.flatnonzero(chosen & self.is_measured).tolist()]
 
     def shown_map(self, row: int) -> Float[np.ndarray, "h w"]:
-        """The map at the size of the image; a narrow peak keeps its height."""
+        """Returns the map at the size of the image; a narrow peak keeps its height."""
         return shrunk_map(self.maps[row], *self.images[row].shape[:2])
 
     def shown_mask(self, row: int) -> Bool[np.ndarray, "h w"]:
-        """The mask at the size of the image: every pixel there that holds some of the defect."""
+        """Returns the mask at the size of the image: True for pixels with some of the defect."""
         return shrunk_mask(self.masks[row], *self.images[row].shape[:2])
 
     def found(self, row: int) -> tuple[Bool[np.ndarray, "h w"], list[Region]]:
-        """The defective pixels and the regions of an image."""
+        """Returns the defective pixels and the regions of an image."""
         return find_regions(
             self.maps[row],
             self.pixel_threshold,

@@ -1,4 +1,4 @@
-"""Published metrics, in percent, to compare a run's with. None: not published."""
+"""Published metrics, in percent, to compare with those of a run. None: not published."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ class Published:
     """What a paper or its code's README reports as the mean over a benchmark's categories.
 
     Attributes:
-      method: its name.
+      method: the name of the method.
       image_auroc, pixel_auroc, pro: the figures.
-      protocol: how many models, and how they were chosen.
+      protocol: how many models there are, and how their settings were chosen.
       source: where it is reported.
-      own_pro: whether PRO is by the code of D3AD and DDAD, another definition than MVTec AD's.
+      own_pro: whether PRO is computed by the code of D3AD and DDAD, not as MVTec AD defines it.
     """
 
     method: str
@@ -30,12 +30,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set with what is published on it.
+    """A data set, and what is published on it.
 
     Attributes:
-      name: as it is written.
+      name: its name for readers.
       categories: how many it has.
-      means: of each method.
+      means: the means of each method.
       d3ad: image AUROC and PRO of D3AD on each category, by its own code.
     """
 

@@ -1,4 +1,4 @@
-"""report.html: one file that holds an evaluation, opened without server or network."""
+"""Writes report.html: an evaluation in one file, which needs no server and no network."""
 
 import html
 import json
@@ -24,7 +24,7 @@ from ddad_jax.evaluation.report_tables import figure_table, headlines
 from ddad_jax.machine.storage import write_atomically
 
 PAGE = files("ddad_jax.evaluation") / "page"
-# What planted defects chose that a reader has to know: the choice, what came of it, in words.
+# Choices by planted defects that a reader must know: the choice, whether it was taken, in words.
 CHOICES = (
     ("adapted_extractor", True, "The adapted extractor{} counts"),
     ("adapted_extractor", False, "The adapted extractor{} does not count, the published one does"),
@@ -35,13 +35,13 @@ CHOICES = (
 
 @dataclass(frozen=True, eq=False)
 class ReportPart:
-    """What a report needs of one category; its pictures are small, so many parts fit in memory.
+    """What a report shows of one category; its pictures are small, so many parts fit in memory.
 
     Attributes:
       name: the category.
-      metrics: as `compute_metrics` makes them.
+      metrics: from `compute_metrics`.
       curves: of the same predictions.
-      images: one entry an image, ready for JSON.
+      images: one entry per image, ready for JSON.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ReportPart:
 def report_part(
     name: str, predictions: Predictions, metrics: dict[str, Any], curves: Curves
 ) -> ReportPart:
-    """Encodes the pictures of one category."""
+    """Encodes the pictures of one category, and returns its part of a report."""
     p = predictions
     with ThreadPoolExecutor() as pool:
         encoded = pool.map(lambda row: encode_row(p, row), range(len(p)))
@@ -80,8 +80,8 @@ def write_report(path: Path, title: str, parts: Sequence[ReportPart], verdict: s
     Args:
       path: the file.
       title: of the page.
-      parts: of each category.
-      verdict: what stands below the title; "": what follows from the images of the page.
+      parts: one per category.
+      verdict: the text below the title; "": counts of the decisions on the images shown.
     """
     several = len(parts) > 1
     page = Template((PAGE / "report.html").read_text("utf-8")).substitute(
@@ -152,7 +152,7 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
 
 
 def _embedded(parts: Sequence[ReportPart]) -> str:
-    """The data of the page as JSON that cannot end its script element."""
+    """Returns the page's data as JSON that cannot end its script element."""
     data = {
         "categories": [
             {

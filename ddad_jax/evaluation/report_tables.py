@@ -7,12 +7,12 @@ from typing import Any
 from ddad_jax.evaluation.measures import MEASURES, shown
 from ddad_jax.evaluation.results import mean_figures
 
-# The table's columns: labels by key.
+# The columns of the table, as labels by key.
 COLUMNS = {"images": "images"} | {each.key: each.label for each in MEASURES if each.column}
 
 
 def headlines(metrics: Sequence[dict[str, Any]]) -> str:
-    """The metrics that are looked at first; means over the categories where there are several."""
+    """Returns the most important metrics; for several categories, their means."""
     whole = metrics[0] if len(metrics) == 1 else mean_figures(metrics)
     intervals = whole.get("intervals", {})
     made = [
@@ -31,7 +31,7 @@ def _interval(ends: Sequence[float] | None) -> str:
 
 
 def figure_table(metrics: Mapping[str, dict[str, Any]]) -> str:
-    """One row a defect type and size, or a category where there are several."""
+    """Returns one row per kind of defect and size, or per category if there are several."""
     if len(metrics) > 1:
         rows = {name: _row(each) for name, each in metrics.items()}
         rows["mean"] = _row(mean_figures(list(metrics.values())))

@@ -1,4 +1,4 @@
-"""How well reconstructions restore what is known to have been there."""
+"""Measures how well reconstructions restore the known original of a planted defect."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from ddad_jax.detection.batching import batched, concatenate, fitted_batch_size
 from ddad_jax.detection.detector import Detector
 from ddad_jax.detection.reconstruction import as_bytes, decode, encode, extract, to_network_range
 
-# Pixels around a defect that are neither inside nor outside: the networks see that far at once.
+# Pixels around a defect that count as neither inside nor outside.
 MARGIN = 8
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -27,21 +27,21 @@ def restoration_figures(
     reconstructions: UInt8[np.ndarray, "n h w 3"],
     batch_size: int,
 ) -> dict[str, Any]:
-    """Medians over images with defects whose originals are known.
+    """Returns medians over images with defects whose originals are known.
 
     Args:
-      detector: whose networks see the features and copy the originals; on one device.
+      detector: its networks compute features and reproduce the originals; on one device.
       defects: the images.
-      reconstructions: of them.
+      reconstructions: of the images.
       batch_size: images at a time.
 
     Returns:
       "inside": the mean absolute distance of the reconstruction to the original inside the mask,
-      over that of the image: 0 is restored, 1 is as bad as the defect. "features": the same of the
-      features that describe patches, by their Euclidean distance. "outside": PSNR of the
-      reconstruction against the image, in dB, away from the defect. "features_autoencoder",
-      "outside_autoencoder": those of the original itself, encoded and decoded, which is the best
-      that can be. "per_kind": "inside" of each kind.
+      divided by that of the image: 0 is restored, 1 is as bad as the defect. "features": the same
+      for the features that describe patches, by Euclidean distance. "outside": PSNR in dB of the
+      reconstruction against the image, away from the defect. "features_autoencoder" and
+      "outside_autoencoder": the same for the original itself, encoded and decoded, which is the
+      best possible. "per_kind": "inside" for each kind of defect.
     """
     size = fitted_batch_size(batch_size, len(defects))
 
@@ -78,7 +78,7 @@ def restoration_figures(
 def left_inside(
     image: Image, original: Image, reconstruction: Image, mask: Bool[np.ndarray, "h w"]
 ) -> float:
-    """The reconstruction's mean absolute distance to the original in the mask, over the image's."""
+    """Returns the reconstruction's mean distance to the original in the mask, over the image's."""
     defect, left = (
         np.abs(each.astype(np.float32) - original)[mask].mean() for each in (image, reconstruction)
     )
@@ -86,7 +86,7 @@ def left_inside(
 
 
 def noise_outside(image: Image, reconstruction: Image, mask: Bool[np.ndarray, "h w"]) -> float:
-    """PSNR in dB of the reconstruction against the image away from the mask; NaN if nothing is."""
+    """Returns the PSNR in dB of the reconstruction away from the mask; NaN if no pixel is away."""
     away = ~ndimage.binary_dilation(mask, iterations=MARGIN)
     if not away.any():
         return float("nan")
@@ -100,7 +100,7 @@ def _features_left(
     reconstruction: Float[np.ndarray, "r c p"],
     mask: Bool[np.ndarray, "h w"],
 ) -> float:
-    """`left_inside` of features, at the patches that the mask touches."""
+    """Like `left_inside`, for features, at the patches that the mask touches."""
     height, width = original.shape[:2]
     touched = np.zeros((height, width), bool)
     rows, columns = np.nonzero(mask)
@@ -113,7 +113,7 @@ def _features_left(
 
 @jax.jit
 def _described(detector: Detector, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b r c p"]:
-    """What describes each patch of the images."""
+    """Computes the features that describe each patch of the images."""
     d, s = detector, detector.settings
     features = extract(d.networks.extractor, d.extractor, to_network_range(images, s.image_size))
     return patches.describe([features[stage - 1] for stage in s.patch_stages])
@@ -121,7 +121,7 @@ def _described(detector: Detector, images: UInt8[Array, "b h w 3"]) -> Float[Arr
 
 @jax.jit
 def _copied(detector: Detector, images: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
-    """The images as the autoencoder alone gives them back."""
+    """Encodes and decodes the images with the autoencoder only."""
     d = detector
     autoencoder = d.networks.autoencoder, d.autoencoder, d.latent_shift, d.latent_scale
     latent = encode(*autoencoder, to_network_range(images, d.settings.image_size))

@@ -1,4 +1,4 @@
-"""The results of several categories: results.json, results.csv, and tables for papers."""
+"""Writes the results of several categories: results.json, results.csv, and tables for papers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ COUNTS = ("normal", "anomalous", "unlabelled")
 
 
 def mean_figures(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over categories of every metric that all of them have, and the summed counts.
+    """Returns the mean over categories of every metric that all of them have, and total counts.
 
-    Also summed is "taken_for", of images that one detector of all took for another category.
+    "taken_for", the images that a unified detector took for another category, is also added up.
     """
     counts = {name: sum(each["counts"][name] for each in metrics) for name in metrics[0]["counts"]}
     means: dict[str, Any] = {"protocol": metrics[0]["protocol"], "counts": counts, "decision": {}}
@@ -33,9 +33,9 @@ def write_results(folder: Path, source: str, metrics: Mapping[str, dict[str, Any
     """Writes results.json, results.csv, results.md and results.tex.
 
     Args:
-      folder: where to.
-      source: the data set, by its name in the config; what is published on it stands beside.
-      metrics: of each category, as `compute_metrics` makes them.
+      folder: the folder to write to.
+      source: the data set's name in the config; published results on it are added.
+      metrics: of each category, from `compute_metrics`.
     """
     mean = mean_figures(list(metrics.values()))
     benchmark = BENCHMARKS.get(source)
@@ -52,11 +52,11 @@ def write_results(folder: Path, source: str, metrics: Mapping[str, dict[str, Any
 
 
 def write_rows(stem: Path, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
-    """Writes stem.csv and stem.md, a row for every way in which something was evaluated.
+    """Writes stem.csv and stem.md, one row for every variant that was evaluated.
 
     Args:
-      stem: the files' path without ending.
-      rows: of each way, what is special about it, by name, and its metrics.
+      stem: the files' path without suffix.
+      rows: for each variant, the settings that it changes, by name, and its metrics.
     """
     special = list(dict.fromkeys(name for changes, _ in rows for name in changes))
     known = [
@@ -79,7 +79,7 @@ def _decimal(figure: float | None) -> str:
 
 
 def _write_csv(path: Path, rows: Mapping[str, dict[str, Any]]) -> None:
-    """One row a category, then the mean; six decimals, empty where a metric cannot be had."""
+    """Writes one row per category, then the mean; six decimals, empty for an undefined metric."""
     header = ["category", "protocol", *COUNTS, *(measure.key for measure in AVERAGED)]
     lines = [
         [

@@ -1,8 +1,8 @@
 """The saturated per-region overlap (sPRO) of MVTec LOCO AD.
 
-Bergmann et al., IJCV 2022: as the per-region overlap, but a defect is wholly found once as many of
-its pixels are as saturate it. Its regions are the annotated ones, which may overlap, and not what
-is connected. Where a defect is saturated by all of its pixels, sPRO is PRO.
+Bergmann et al., IJCV 2022: as the per-region overlap, but a defect is completely found once the
+number of its pixels that are found reaches its saturation. Its regions are the annotated ones,
+which may overlap, not connected pixels. If it takes all pixels to saturate them, sPRO is PRO.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +20,8 @@ class Saturating:
     """A defect in an anomaly map.
 
     Attributes:
-      pixels: where it is, in the flattened map; at least one.
-      saturation: how many of these are enough, above 0; a fraction where the map was scaled.
+      pixels: its indices in the flattened map; at least one.
+      saturation: how many of them are enough, above 0; not a whole number if the map was scaled.
     """
 
     pixels: Int[np.ndarray, " k"]
@@ -33,13 +33,13 @@ def regions_of(
     samples: Iterable[Sample],
     fit: Callable[[Bool[np.ndarray, "_ _"]], Bool[np.ndarray, "_ _"]] | None = None,
 ) -> list[list[Saturating]] | None:
-    """The defects of some images; None where it is not known of any what of it is enough.
+    """Returns the defects of some images; None if their saturation is not known.
 
     Args:
       source: of the images.
       samples: the images.
-      fit: scales a mask to the size of the maps; the share of it that is enough stays. Defects of
-        which nothing is left are left out.
+      fit: scales a mask to the size of the maps; the share of it that is enough stays the same.
+        Defects of which nothing is left are left out.
     """
     if not isinstance(source, Saturated):
         return None
@@ -47,7 +47,7 @@ def regions_of(
     for sample in samples:
         found = []
         for mask, saturation in source.read_regions(sample):
-            # Of large photographs there are many.
+            # Large photographs have many.
             pixels = np.flatnonzero(mask if fit is None else fit(mask)).astype(np.int32)
             if len(pixels):
                 share = saturation / int(mask.sum())
@@ -57,18 +57,18 @@ def regions_of(
 
 
 def saturated(pixels: Pixels, maps: Maps, regions: Sequence[Sequence[Saturating]]) -> Pixels:
-    """The same pixels for `pro_curve`, whose overlap is then the saturated one.
+    """Returns the pixels for which `pro_curve` gives the saturated overlap.
 
     Args:
-      pixels: of the maps, as `tell_apart` sorts them; gives the normal ones.
+      pixels: of the maps, as `tell_apart` sorts them; their normal ones are kept.
       maps: anomaly maps, higher is more anomalous.
-      regions: of each map; at least one in all.
+      regions: the regions of each map; at least one in all.
     """
     values, gains = [], []
     for heat, of_map in zip(maps, regions, strict=True):
         for region in of_map:
             found = np.sort(heat.ravel()[region.pixels])[::-1]
-            # The first pixels that are found count, and those after saturation no more.
+            # Only the pixels found before saturation count.
             overlap = np.minimum(np.arange(len(found) + 1) / region.saturation, 1.0)
             values.append(found)
             gains.append(np.diff(overlap))

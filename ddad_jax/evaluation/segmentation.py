@@ -1,4 +1,4 @@
-"""How well defective pixels and regions, by thresholds from good images, agree with the masks."""
+"""Compares defective pixels and regions, by thresholds from good images, with the true masks."""
 
 from dataclasses import astuple, dataclass
 
@@ -12,15 +12,15 @@ from ddad_jax.evaluation.predictions import Predictions
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of one image whose pixels count.
+    """Counts for one image whose pixels count.
 
     Attributes:
       both: pixels that are defective by the mask and by the detector.
-      either: those by the mask, and those by the detector, added up.
-      both_sigma: likewise by MVTec AD 2's threshold.
-      either_sigma: likewise.
-      regions: of the mask.
-      met: those of which the detector marks a pixel.
+      either: defective pixels of the mask plus those of the detector.
+      both_sigma: as `both`, with MVTec AD 2's threshold.
+      either_sigma: as `either`, likewise.
+      regions: regions of the mask.
+      met: regions of the mask in which the detector marks a pixel.
       found: regions of the detector.
     """
 
@@ -34,7 +34,7 @@ class _Counts:
 
 
 def count_pixels(predictions: Predictions) -> Float[np.ndarray, "n 7"]:
-    """What `region_figures` adds up, a row an image; NaN where its pixels do not count."""
+    """Returns what `region_figures` adds up, one row per image; NaN if its pixels do not count."""
     p = predictions
     rows = np.full((len(p), 7), np.nan)
     for row in np.flatnonzero(p.is_measured).tolist():
@@ -61,19 +61,19 @@ def region_figures(
     normal: Bool[np.ndarray, " n"],
     anomalous: Bool[np.ndarray, " n"],
 ) -> dict[str, float | None]:
-    """F1 of pixels, recall of regions and false regions, over some images.
+    """Returns F1 of pixels, recall of regions and false regions, over some images.
 
     Args:
-      counts: as `count_pixels` makes them.
+      counts: from `count_pixels`.
       normal: the good images.
-      anomalous: some defective ones; those whose pixels do not count are left out.
+      anomalous: some defective images; those whose pixels do not count are left out.
 
     Returns:
-      "pixel_f1", of the pixels of all images together, at the pixel threshold, without specks;
-      "region_recall", the share of the masks' regions of which a pixel is marked;
-      "false_regions", those in a good image, on average; and "seg_f1", the F1 of pixels as MVTec AD
-      2 has it: at mean and three standard deviations of good images' pixels. None for what cannot
-      be had.
+      "pixel_f1": of the pixels of all images together, at the pixel threshold, without specks.
+      "region_recall": the share of the masks' regions in which a pixel is marked.
+      "false_regions": the mean number of regions in a good image.
+      "seg_f1": the F1 of MVTec AD 2, at mean plus three standard deviations of good images' pixels.
+      None for what is not defined.
     """
     known = ~np.isnan(counts[:, 0])
     total = _Counts(*counts[known & (normal | anomalous)].sum(0).astype(int).tolist())

@@ -1,4 +1,4 @@
-"""Tables of a benchmark in Markdown and LaTeX, beside what is published on it; in percent."""
+"""Tables of a benchmark in Markdown and LaTeX, beside published metrics; in percent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ NOTE = (
     "normalises the maps by their extremes over the test set."
 )
 Row = Sequence[str]
-# The metrics of papers: by definition, and by D3AD's code.
+# The metrics that papers report: by definition, and by D3AD's code.
 OURS = tuple(each for each in MEASURES if each.paper and each.kind != "d3ad")
 BY_D3AD = tuple(each for each in MEASURES if each.paper and each.kind == "d3ad")
 
@@ -21,7 +21,7 @@ BY_D3AD = tuple(each for each in MEASURES if each.paper and each.kind == "d3ad")
 def markdown(
     metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
 ) -> str:
-    """Our categories, then the comparison of means, then what the marks and protocols say."""
+    """Returns the table of categories, the comparison of means, and notes on what they mean."""
     tables = [_per_category(metrics, mean, benchmark)]
     if benchmark:
         tables.append(_comparison(len(metrics), mean, benchmark))
@@ -32,7 +32,7 @@ def markdown(
 def latex(
     metrics: Mapping[str, dict[str, Any]], mean: dict[str, Any], benchmark: Benchmark | None
 ) -> str:
-    """The same as tabulars for the package booktabs, the notes as comments."""
+    """Returns the same as tabulars for the package booktabs, with the notes as comments."""
     tables = [_per_category(metrics, mean, benchmark)]
     if benchmark:
         tables.append(_comparison(len(metrics), mean, benchmark))
@@ -97,7 +97,7 @@ def _published(figure: float | None) -> str:
 
 
 def markdown_table(header: Row, rows: Sequence[Row]) -> str:
-    """A table in Markdown, its cells as they are."""
+    """Returns a table in Markdown; its cells are not escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

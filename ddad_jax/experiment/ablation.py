@@ -1,4 +1,4 @@
-"""Ablation: a grid of detection settings on the same networks, a row each, in one table."""
+"""Ablation: evaluates a grid of detection settings on the same networks, in one table."""
 
 import hashlib
 import itertools
@@ -26,7 +26,7 @@ from ddad_jax.machine import processes, together
 from ddad_jax.machine.storage import write_json
 from ddad_jax.settings import changed, walk
 
-# What autoencoder and denoiser do not depend on.
+# The settings that autoencoder and denoiser do not depend on.
 VARIABLE = (
     "preset", "detection.", "build.", "extractor.training.", "extractor.distillation_weight",
 )  # fmt: skip
@@ -34,26 +34,26 @@ VARIABLE = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table: the settings that make it, and the config with them."""
+    """One row of the table: the settings that it changes, and the config with them."""
 
     changes: dict[str, Any]
     config: Config
 
     @property
     def name(self) -> str:
-        """As it would stand on the command line."""
+        """The changed settings, as on the command line."""
         return " ".join(f"{setting}={value}" for setting, value in self.changes.items())
 
 
 def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
-    """All combinations, each checked; planted defects choose nothing but in rows that say so.
+    """Returns all combinations, checked; planted defects choose only if "build.planted" is varied.
 
     Args:
       config: of the trained networks.
       varied: settings with their values, such as "detection.start=scaled,noised".
 
     Raises:
-      UserError: no such setting, one that autoencoder or denoiser depend on, or no such value.
+      UserError: there is no such setting or value, or autoencoder or denoiser depend on it.
     """
     if not varied:
         raise UserError(
@@ -61,7 +61,7 @@ def variants(config: Config, varied: Sequence[str]) -> list[Variant]:
             "--vary=detection.max_noise_level=40,80"
         )
     grid = dict(_parse(config, text) for text in varied)
-    # The evidence has the weights that a row names, whatever planted defects say.
+    # Each row uses its own settings, whatever planted defects would choose.
     config = changed(config, {"build.planted": 0})
     found = [
         Variant(changes, changed(config.of_preset(preset), changes))
@@ -89,7 +89,7 @@ def _parse(config: Config, text: str) -> tuple[str, list[Any]]:
 
 
 def _split(listed: str) -> list[str]:
-    """Parts between commas that are outside parentheses and brackets."""
+    """Splits at commas that are outside parentheses and brackets."""
     parts, depth = [""], 0
     for letter in listed:
         depth += (letter in "([") - (letter in ")]")
@@ -103,20 +103,20 @@ def _split(listed: str) -> list[str]:
 def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
     """Fits and evaluates a detector for every variant; rows already in the table are kept.
 
-    Where a variant adapts the extractor otherwise, that is done here, in a folder of its own. Every
-    row calibrates anew on the same images.
+    If a variant adapts the extractor otherwise, that is done here, in a folder of its own. Every
+    row is calibrated anew, on the same images.
 
     Args:
       made: the trained networks.
-      chosen: as `variants` makes them.
+      chosen: from `variants`.
 
     Returns:
-      A row a variant, in their order: "base", the fingerprint of what is not varied, "changes",
-      "fingerprint" and "metrics".
+      One row per variant, in order: "base", the fingerprint of the settings before any change,
+      "changes", "fingerprint" and "metrics".
 
     Raises:
       UserError: there are no images to evaluate on.
-      Interrupted: a signal while adapting, with the state saved.
+      Interrupted: a signal came while adapting; the state is saved.
     """
     subject = made.subject
     on_planted = subject.config.evaluation.ablate_on == "planted"
@@ -173,18 +173,18 @@ def ablate(made: Trained, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
 
 
 def _fingerprint(about: Mapping[str, Any], config: Config) -> str:
-    """Changes with the trained networks, the images and every setting of a variant.
+    """Returns a hash that changes with the networks, the images and every setting of a variant.
 
     Args:
       about: what the detector of the trained networks is made of.
-      config: the variant's.
+      config: of the variant.
     """
     text = json.dumps({**about, "settings": settings_of(config, "metrics")}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _adapted(made: Trained, config: Config) -> Trained:
-    """The networks, the extractor still to be adapted where the config adapts it otherwise."""
+    """Returns the networks, without the extractor if the config adapts it otherwise."""
     subject = made.subject
     alike = replace(made, subject=subject.variant(config, subject.workdir))
     same = settings_of(config, "extractor") == settings_of(subject.config, "extractor")
@@ -203,10 +203,10 @@ def _adapted(made: Trained, config: Config) -> Trained:
 
 
 def mean_rows(rows_of: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Each variant's means over the categories.
+    """Returns each variant's means over the categories.
 
     Args:
-      rows_of: of each category, as `ablate` returns them.
+      rows_of: for each category, the rows that `ablate` returns.
     """
     return [
         {
@@ -220,11 +220,11 @@ def mean_rows(rows_of: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, 
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ablation.json, and ablation.csv and .md of the rows that share the last one's base.
+    """Writes ablation.json, and ablation.csv and .md of the rows with the last row's base.
 
     Args:
-      folder: where to.
-      rows: as `ablate` returns them.
+      folder: the folder to write to.
+      rows: from `ablate`.
     """
     alike = [row for row in rows if row["base"] == rows[-1]["base"]]
     write_rows(folder / "ablation", [(row["changes"], row["metrics"]) for row in alike])

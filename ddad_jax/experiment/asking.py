@@ -1,4 +1,4 @@
-"""What a fitted detector says of a category's images, and of defects planted in them."""
+"""Asks a fitted detector about a category's images, and about defects planted in them."""
 
 from dataclasses import replace
 
@@ -15,10 +15,10 @@ from ddad_jax.experiment.fitting import contents_of, reconstructing
 
 
 def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions:
-    """What a detector says of the test images.
+    """Returns what a detector says about the test images.
 
     Raises:
-      UserError: the detector has seen one of them.
+      UserError: the detector was made of one of them, or it has no maps for protocol "paper".
     """
     config, test = category.config, category.images["test"]
     fitted = reconstructing(fitted, category)
@@ -47,7 +47,7 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
 
 
 def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
-    """The good images that are held out, and defects planted in them, as `plant_in_set` has them.
+    """Returns the held-out good images, with defects planted in them by `plant_in_set`.
 
     Raises:
       UserError: no good image is held out.
@@ -62,12 +62,12 @@ def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
 
 
 def validate_detector(category: Category, fitted: FittedDetector, images: ImageSet) -> Predictions:
-    """What a detector says of images with planted defects, as of test images.
+    """Returns what a detector says about images with planted defects, as if they were test images.
 
     Args:
-      category: whose settings count.
+      category: its settings are used.
       fitted: the detector.
-      images: as `plant_defects` makes them.
+      images: from `plant_defects`.
     """
     fitted = reconstructing(fitted, category)
     return evaluate(

@@ -1,4 +1,4 @@
-"""What a detector is made for: its images, how they are divided, and what was made of them."""
+"""What a detector is made for: images, how they are divided, and what was made of them."""
 
 import json
 from abc import ABC, abstractmethod
@@ -38,15 +38,15 @@ DETECTOR = "detector.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Subject(ABC):
-    """What networks are trained and a detector is made for: a category, or several together.
+    """What networks and a detector are made for: a category, or several together.
 
     Attributes:
-      config: every setting, as they are for it.
-      name: the category's, or the working directory's.
-      workdir: all that is made for it is in this folder.
+      config: every setting, as it applies to this subject.
+      name: of the category, or of the working directory.
+      workdir: the folder of everything that is made for it.
       preprocessing: how its photographs become the networks' input.
       shared: folder of networks that its detector shares with those of other categories; None: its
-        detector's file is whole.
+        detector's file is complete by itself.
     """
 
     config: Config
@@ -58,27 +58,27 @@ class Subject(ABC):
     @property
     @abstractmethod
     def categories(self) -> "Sequence[Category]":
-        """Those it is, each of which is calibrated and evaluated by itself."""
+        """Its categories, each of which is calibrated and evaluated by itself."""
 
     @property
     @abstractmethod
     def division(self) -> tuple[ImageSet, ImageSet]:
-        """Normal images that networks and banks are made of, and those that are held out.
+        """The normal images that networks and banks are made of, and the held-out ones.
 
-        An image that was ever among the first is never among the second again.
+        An image that was ever among the first is never held out later.
         """
 
     @property
     @abstractmethod
     def undecided(self) -> str:
-        """Why defects planted in held-out images cannot choose anything; "" where they can."""
+        """Why defects planted in held-out images cannot choose anything; "" if they can."""
 
     @cached_property
     def networks(self) -> Networks:
         """The modules.
 
         Raises:
-          UserError: naming the setting that cannot be.
+          UserError: a setting is not allowed; names it.
         """
         return self.config.networks()
 
@@ -89,7 +89,7 @@ class Subject(ABC):
 
     @cached_property
     def augmentations(self) -> tuple[Augmentation, ...]:
-        """Those of training images."""
+        """The augmentations of training images."""
         return build_augmentations(self.config.data.augmentation)
 
     @cached_property
@@ -99,17 +99,17 @@ class Subject(ABC):
 
     @property
     def train_images(self) -> UInt8[np.ndarray, "n size size 3"]:
-        """What networks are trained on and banks are made of."""
+        """The squares that networks are trained on and banks are made of."""
         return self.division[0].squares
 
     @property
     def heldout_images(self) -> UInt8[np.ndarray, "m size size 3"]:
-        """What no network and no bank is fitted to: for calibration and validation."""
+        """The squares that no network or bank is fitted to: for calibration and validation."""
         return self.division[1].squares
 
     @property
     def sampled_images(self) -> UInt8[np.ndarray, "n size size 3"]:
-        """Those that training draws pictures of: four, of as many categories as may be."""
+        """The squares that training draws pictures of: at most four, spread over all."""
         images = self.heldout_images if len(self.heldout_images) else self.train_images
         return images[np.linspace(0, len(images) - 1, min(4, len(images))).astype(int)]
 
@@ -120,26 +120,26 @@ class Subject(ABC):
 
     @cached_property
     def stored_detector(self) -> FittedDetector | None:
-        """The fitted detector that is there, whatever it was made of."""
+        """The fitted detector in the folder, whatever it was made of; None if there is none."""
         return load_detector(self.detector_path) if self.detector_path.exists() else None
 
     @abstractmethod
     def variant(self, config: Config, workdir: Path) -> "Subject":
-        """The same images, divided alike, with other settings and another folder."""
+        """Returns the same images, divided alike, with other settings and another folder."""
 
     def hand_over(self, other: "Subject", *names: str) -> None:
-        """Gives a variant what does not depend on its settings, and the properties named."""
+        """Gives a variant what does not depend on its settings, and the named properties."""
         for name in ("cache", "division", "mesh", *names):
             other.__dict__[name] = getattr(self, name)
 
     def check_trained(self, train_on: bool) -> None:
-        """Checks that what was trained here was trained with the settings of now.
+        """Checks that the networks trained here were trained with the current settings.
 
         Args:
-          train_on: whether networks of other settings are to be trained on.
+          train_on: whether networks with other settings are to be trained further.
 
         Raises:
-          UserError: naming the setting, both values and what goes on.
+          UserError: a setting differs; names it, both values and how to continue.
         """
         for name in NETWORKS:
             record = read_record(self.workdir / name)
@@ -156,11 +156,11 @@ class Subject(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Category(Subject):
-    """One category; every property is computed once, on demand.
+    """One category; what takes time is computed once, on demand.
 
     Attributes:
-      root: where its photographs lie: data.root, or a copy of it here.
-      source: they.
+      root: where its photographs are: data.root, or a copy of it here.
+      source: reads the photographs.
     """
 
     root: str | Path
@@ -183,7 +183,7 @@ class Category(Subject):
 
     @property
     def report(self) -> DatasetReport:
-        """What there is, and what would spoil a result."""
+        """The data check: what there is, and what would spoil a result."""
         return self._examined[0]
 
     @cached_property
@@ -195,23 +195,23 @@ class Category(Subject):
         """
         report, images = self._examined
         report.require_sound()
-        assert images is not None  # What cannot be used is not sound.
+        assert images is not None  # Otherwise `require_sound` has raised.
         return images
 
     @cached_property
     def division(self) -> tuple[ImageSet, ImageSet]:
-        """See `Subject`: it is kept in the working directory, by the images' content.
+        """See `Subject`; it is kept in the working directory, by the images' contents.
 
-        Of copies the first is taken: others teach nothing, and would pass for so many more images
-        where scores are counted.
+        Only the first of several copies is used: the others teach nothing, and would count as
+        further images where scores are counted.
         """
         images, path = self.images["train"], self.workdir / SPLIT
         first = self._without_copies(images)
         contents = [images.contents[row] for row in first]
         about = asdict(self.preprocessing)
         stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        # Contents of other preprocessing cannot be compared; then nothing was trained on them here,
-        # for a network that was would have been refused.
+        # Contents from other preprocessing cannot be compared. No network was trained on them here:
+        # one that was would have been refused.
         known = stored["images"] if stored.get("preprocessing") == about else {}
         d = self.config.data
         kept, heldout = split_normals(
@@ -224,7 +224,7 @@ class Category(Subject):
         now = {contents[i]: HELDOUT for i in heldout}
         now |= {contents[i]: TRAIN for i in kept}
         divided = known | now
-        # In the order in which they were first met, whatever they are called by now.
+        # In the order in which they were first seen, whatever their names are now.
         place = {content: number for number, content in enumerate(divided)}
         kept, heldout = (
             first[sorted(rows, key=lambda row: place[contents[row]])] for rows in (kept, heldout)
@@ -241,7 +241,7 @@ class Category(Subject):
         return images.take(kept), images.take(heldout)
 
     def _without_copies(self, images: ImageSet) -> Int[np.ndarray, " k"]:
-        """The rows that are no copy of an earlier one; says how many others there are."""
+        """Returns the rows that are no copy of an earlier one; warns of the others."""
         found = self.report.copies
         if found:
             original, copy = found[0]
@@ -264,7 +264,7 @@ class Category(Subject):
 
     @property
     def train_parts(self) -> Int[np.ndarray, " n"]:
-        """A number for each of the training photographs, the same for those of one part."""
+        """A number for each training photograph, the same for photographs of one part."""
         train = self.division[0]
         return np.unique([part_name(sample) for sample in train.samples], return_inverse=True)[1]
 
@@ -275,7 +275,7 @@ class Category(Subject):
         return other
 
     def resized_masks(self) -> Float[np.ndarray, "n size size"] | None:
-        """The test images' masks as the official code resizes them, if its metrics are asked for.
+        """Returns the test masks as the official code resizes them; None with protocol "exact".
 
         `evaluation.d3ad` says how they differ.
         """
@@ -286,7 +286,7 @@ class Category(Subject):
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
-    """How the config's photographs become the networks' input."""
+    """Returns how the config's photographs become the networks' input."""
     d = config.data
     return Preprocessing(
         size=config.image_size,

@@ -1,4 +1,4 @@
-"""What may be changed of a detector that is fitted: `--mode=extend` and `--mode=threshold`."""
+"""Changes a fitted detector: `--mode=extend` and `--mode=threshold`."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from ddad_jax.errors import UserError
 
 
 def extend(images: str | None, path: Path, output: Path, undo: bool) -> None:
-    """Adds good photographs to a detector, or takes away those that were added last.
+    """Adds a kind of good part to a detector, or removes the one that was added last.
 
     Args:
       images: a folder of good photographs with the folders below it.
       path: the detector's file.
       output: the file to write; may be the same.
-      undo: takes away, and needs no images.
+      undo: whether to remove instead, which needs no images.
 
     Raises:
-      UserError: no photographs that are new, or nothing to undo.
+      UserError: the photographs cannot be added, or there is nothing to undo.
     """
     if undo:
         if images:
@@ -40,16 +40,16 @@ def extend(images: str | None, path: Path, output: Path, undo: bool) -> None:
 
 
 def set_threshold(path: Path, output: Path, rate: float | None, value: float | None) -> None:
-    """Gives a detector another threshold, or its own again.
+    """Gives a detector another threshold, or its fitted one again if none is given.
 
     Args:
       path: the detector's file.
       output: the file to write; may be the same.
       rate: the false-alarm rate that the threshold is to have.
-      value: the threshold itself. With neither it is the one that it was fitted with.
+      value: the threshold itself.
 
     Raises:
-      UserError: both are given, or one that cannot be.
+      UserError: both are given, or one is not allowed.
     """
     if rate is not None and value is not None:
         raise UserError("--rate and --value: give one of them")

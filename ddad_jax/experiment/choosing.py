@@ -1,4 +1,4 @@
-"""What counts in a category's detector: planted defects decide, no label does."""
+"""Chooses what counts in a category's detector, by planted defects and without labels."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,22 +14,22 @@ from ddad_jax.detection.evidence import Evidence, evidence_weights, score_eviden
 from ddad_jax.evaluation.bootstrap import RESAMPLES, draw_counts
 from ddad_jax.evaluation.intervals import Interval, difference, outranked
 
-# Fewer photographs that are held out decide nothing.
+# With fewer held-out photographs, nothing is chosen.
 LEAST_PHOTOGRAPHS = 5
-# Takes defects that no run plants, whose seeds are below.
+# Added to the seed, so that no run plants the same defects: their seeds are below.
 OTHER_DEFECTS = 2**31
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What planted defects say of something that counts only where it helps.
+    """Whether something helps, judged by planted defects; it is taken only if it does.
 
     Attributes:
       defects: how many were planted.
-      with_it: image AUROC of them and good images.
+      with_it: image AUROC with it, of planted defects against good images.
       without: the same without it.
-      gain: 95 % interval of what it gains, over other photographs.
-      clearly: whether it is taken only where that says so; else wherever it is better.
+      gain: 95 % interval of the gain, for other photographs.
+      clearly: whether it is taken only if this interval is above 0; else whenever it is better.
     """
 
     defects: int
@@ -40,12 +40,12 @@ class Choice:
 
     @property
     def taken(self) -> bool:
-        """Whether it is better, clearly where that is asked for."""
+        """Whether it is better, clearly so if that is asked for."""
         return self.gain[0] > 0 if self.clearly else self.with_it > self.without
 
     @property
     def record(self) -> dict[str, Any]:
-        """For the detector's file, serialisable."""
+        """The choice for the detector's file, serialisable."""
         return {**asdict(self), "taken": self.taken}
 
     def __str__(self) -> str:
@@ -61,25 +61,25 @@ def is_asked(settings: Settings, build: BuildSettings) -> bool:
 
 
 def can_drop_reconstruction(settings: Settings) -> bool:
-    """Whether the reconstruction's maps count, and others would be left without them."""
+    """Whether the reconstruction's maps count, and other maps would remain without them."""
     weights = evidence_weights(settings)
     return "patch" in weights and len(weights) > 1
 
 
 def patches_alone(settings: Settings) -> Settings:
-    """The settings without the reconstruction's maps."""
+    """Returns the settings without the reconstruction's maps."""
     return replace(settings, patch_weight=1.0)
 
 
 def outranks(
     good: Evidence, planted: Evidence, settings: Settings
 ) -> Float[np.ndarray, "planted good"]:
-    """Whether each defect's score is above each good image's: 1, 0, or 0.5 where both are equal.
+    """Returns 1 where a defect's score exceeds a good image's, 0.5 where they are equal, else 0.
 
     Args:
-      good: of good images that no network or bank knows.
-      planted: of those with planted defects.
-      settings: that weigh the evidence.
+      good: evidence for good images that the banks do not hold.
+      planted: evidence for images with planted defects.
+      settings: weigh the evidence.
     """
     calibration = calibrate(good, settings, 0.5)
     scores = np.asarray(score_evidence(planted, calibration, settings)[1], np.float64)
@@ -98,11 +98,11 @@ def choose(
     Defects of one photograph are alike, so photographs are resampled, each with its defects.
 
     Args:
-      with_it: as `outranks` gives it.
-      without: the same of the way that is taken unless the other is better.
-      rows: of each defect, the good image that it is planted in.
+      with_it: from `outranks`.
+      without: the same for the way that is taken unless the other is better.
+      rows: for each defect, the index of the good image that it is planted in.
       seed: of the resamples.
-      clearly: as of `Choice`.
+      clearly: see `Choice`.
     """
     gain = with_it - without
     with_defects = np.isin(np.arange(gain.shape[1]), rows)

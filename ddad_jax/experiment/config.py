@@ -1,4 +1,4 @@
-"""Where the values of an experiment's settings come from: config files and the command line."""
+"""Reads the settings of an experiment from config files and the command line."""
 
 import ast
 import contextlib
@@ -22,14 +22,14 @@ from ddad_jax.machine.storage import local_path
 from ddad_jax.settings import Checked, SettingError, near
 
 PACKAGE = Path(ddad_jax.__file__).parent
-# Where the configs lie: in a checkout, and in an installed package.
+# Where the configs are: in a checkout, and in an installed package.
 SHIPPED = (PACKAGE.parent / "configs", PACKAGE / "configs")
 
 
 def default_config() -> ConfigDict:
-    """Every setting at its default, to be changed by a config file.
+    """Returns every setting at its default, to be changed by a config file.
 
-    Those that a preset decides have none until they are given one.
+    Settings that a preset decides have no value until they are given one.
     """
     config = _tree(Config())
     for name, value in PRESETS[config.preset].items():
@@ -51,7 +51,7 @@ def _tree(of: Checked) -> ConfigDict:
 
 
 def _unlock_tables(config: ConfigDict, kind: type) -> None:
-    """Tables whose names no dataclass knows, such as a source's settings, take any."""
+    """Lets tables whose entries no dataclass names, such as a source's settings, take any."""
     for field in fields(kind):
         if settings.is_section(field.type):
             _unlock_tables(config[field.name], field.type)
@@ -60,21 +60,21 @@ def _unlock_tables(config: ConfigDict, kind: type) -> None:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs that come with the package, by name."""
+    """Returns the configs that come with the package, by name."""
     folder = next((each for each in SHIPPED if each.is_dir()), None)
     paths = sorted(folder.glob("*.py")) if folder else []
     return {path.stem: path for path in paths if path.stem != "__init__"}
 
 
 def load_config(name: str) -> ConfigDict:
-    """What a config file makes.
+    """Loads a config file and returns its config.
 
     Args:
       name: the path of a file with a function `get_config`, or the name of a config that comes with
         the package, such as "demo" or "configs/demo.py".
 
     Raises:
-      UserError: no such file, or it cannot be used; says where in it.
+      UserError: there is no such file, or it cannot be used; names the line.
     """
     path = _config_path(name).resolve()
     spec = importlib.util.spec_from_file_location(f"ddad_jax_config_{path.stem}", path)
@@ -124,17 +124,17 @@ def _reason(error: Exception) -> str:
             "'configs' can only be imported in a checkout's own folder; write "
             "load_config('default') with `from ddad_jax.experiment.config import load_config`"
         )
-    # ConfigDict lists all of its values in between.
+    # In between, ConfigDict lists all of its values.
     said, _, listed = str(error).strip("\"'").replace("\\n", " ").partition(" Other fields present")
     _, hint, meant = listed.partition("Did you mean")
     return f"{type(error).__name__}: {' '.join(f'{said} {hint}{meant}'.split())}"
 
 
 def override(config: ConfigDict, assignments: Sequence[tuple[str, str]]) -> None:
-    """Changes settings as the command line names them.
+    """Changes settings as given on the command line.
 
     Args:
-      config: is changed.
+      config: the config to change.
       assignments: dotted names with values as text. Lists may be written (1,2), [1,2] or 1,2.
 
     Raises:
@@ -164,7 +164,7 @@ def _assign(config: ConfigDict, kind: type, name: str, parts: list[str], text: s
 
 
 def _assign_in_table(config: ConfigDict, first: str, name: str, rest: list[str], text: str) -> None:
-    """Sets an entry, or with `rest` empty all entries, of a table that takes any name."""
+    """Sets an entry of a table that takes any name, or, if `rest` is empty, the whole table."""
     if not rest:
         value = _literal(text)
         if not isinstance(value, dict):
@@ -182,7 +182,7 @@ def _assign_in_table(config: ConfigDict, first: str, name: str, rest: list[str],
 
 
 def _literal(text: str) -> Any:
-    """The Python value that a text is, or the text; yes and no are truth values."""
+    """Returns the Python value that a text stands for, or the text; yes and no are booleans."""
     if text.lower() in TRUTH:
         return TRUTH[text.lower()]
     with contextlib.suppress(ValueError, SyntaxError):
@@ -194,10 +194,10 @@ TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 
 def parse(kind: Any, name: str, text: str) -> Any:
-    """A value of a setting's type out of the text of a command line.
+    """Parses the text of a command line as a value of a setting's type.
 
     Raises:
-      SettingError: it is none.
+      SettingError: the text is not such a value.
     """
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
@@ -229,15 +229,15 @@ def _number(kind: type, text: str) -> Any:
 
 
 def read_config(config: ConfigDict | Mapping[str, Any]) -> Config:
-    """The settings of a config, checked, with "~" in their paths expanded.
+    """Returns the settings of a config, checked, with "~" in their paths expanded.
 
-    Settings without a value that a preset decides have the preset's.
+    Settings that a preset decides get the preset's values if they have none.
 
     Raises:
-      SettingError: naming the setting that cannot be, or a path that is a URL.
+      UserError: a value is not allowed, or a path is a URL that is not supported there.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    # Of one that there is not, the error below says so.
+    # An unknown preset is reported below.
     decided = PRESETS.get(str(values.get("preset")), PRESETS[Config.preset])
     detection = values.get("detection", {})
     if isinstance(detection, Mapping):
@@ -258,7 +258,7 @@ def _expanded(of: Checked, prefix: str = "") -> Any:
 
 
 def _path(name: str, value: str) -> str:
-    # The others are read from a copy here; this one is written to.
+    # Folders in a bucket are read from a copy here, but the cache is written to.
     if is_url(value) and name != "data.cache":
         return value
     return str(local_path(value, name)) if value.startswith("~") or "://" in value else value

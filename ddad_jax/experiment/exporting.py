@@ -1,4 +1,4 @@
-"""`--mode=export`: a fitted detector as a file that needs nothing of this package."""
+"""`--mode=export`: writes a fitted detector as a file that does not need this package."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from ddad_jax.errors import UserError
 
 
 def export(images: str | None, path: Path, output: Path, brief: bool) -> None:
-    """Exports a detector, compared with itself on good photographs.
+    """Exports a detector, after comparing the exported one with it on good photographs.
 
     Args:
       images: a folder of good photographs with the folders below it; those that the detector was
-        made of are passed over.
+        made of are not used.
       path: the detector's file.
       output: the file to write; ends in ".onnx" or ".stablehlo".
-      brief: leaves out the photograph without its defect.
+      brief: whether to leave out the photograph without its defect.
 
     Raises:
-      UserError: it cannot be exported so, there are no photographs, or the file would differ.
+      UserError: it cannot be exported so, there are no photographs, or the results would differ.
     """
     fitted = load_detector(path)
     require_exportable(fitted, output)

@@ -1,4 +1,4 @@
-"""From trained networks and normal images to a detector that knows what it was made of."""
+"""Builds a detector from trained networks and normal images; it records what it was made of."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,20 +40,20 @@ from ddad_jax.experiment.schema import NETWORKS
 from ddad_jax.experiment.trained import Trained
 from ddad_jax.machine import processes, together
 
-# Settings that change thresholds alone.
+# Settings that change only thresholds.
 RATES = ("build.false_alarm_rate", "build.pixel_alarm_rate")
-# What a detector's record says besides what it was made of.
+# What a detector's record holds besides what it was made of.
 BESIDES = ("extensions", "choice", "kinds")
 
 
 def made_of(made: Trained) -> dict[str, Any]:
-    """What a detector of these networks is made of, serialisable; what was chosen comes besides.
+    """Returns what a detector of these networks is made of, serialisable.
 
     Returns:
-      "settings" by dotted name; "images": the contents in its banks ("train") and of those that it
-      is calibrated on besides ("heldout"); "networks": a digest of each network, and the contents
-      of all images that it was ever trained on, where it was trained here; "categories": the names
-      of several.
+      "settings" by dotted name; "images": the contents in its banks ("train"), and those held out
+      for calibration ("heldout"); "networks": a digest of each network, and the contents of all
+      images that it was ever trained on, if it was trained here; "calibration": its version; and
+      "categories": the names, if there are several.
     """
     subject = made.subject
     train, heldout = subject.division
@@ -72,13 +72,13 @@ def made_of(made: Trained) -> dict[str, Any]:
 
 
 def _names(subject: Subject) -> dict[str, list[str]]:
-    """What a detector's record says of the categories it is of, where there are several."""
+    """Returns the names of a detector's categories for its record, if there are several."""
     names = [each.name for each in subject.categories]
     return {"categories": names} if len(names) > 1 else {}
 
 
 def fitted_detector(made: Trained) -> FittedDetector:
-    """The stored detector where it is made of just this, or else a new one, stored."""
+    """Returns the stored detector if it is made of the same, or else builds and stores one."""
     subject, wanted = made.subject, made_of(made)
     stored = subject.stored_detector
     if stored is not None:
@@ -111,12 +111,12 @@ def _save(fitted: FittedDetector, subject: Subject) -> None:
 
 
 def _as_fitted(fitted: FittedDetector) -> dict[str, Any]:
-    """What it was made of, before it was extended."""
+    """Returns what the detector was made of before it was extended."""
     return {name: value for name, value in fitted.made_of.items() if name not in BESIDES}
 
 
 def _of_these_rates(fitted: FittedDetector, wanted: dict[str, Any]) -> FittedDetector:
-    """With the rates of now, where they are others; the scores that give thresholds are in it."""
+    """Returns the detector with the current rates, recalibrated from the scores that it holds."""
     settings = fitted.made_of.get("settings", {})
     rates = {name: wanted["settings"][name] for name in RATES}
     if all(settings.get(name) == rate for name, rate in rates.items()):
@@ -128,7 +128,7 @@ def _of_these_rates(fitted: FittedDetector, wanted: dict[str, Any]) -> FittedDet
 
 
 def reconstructing(fitted: FittedDetector, subject: Subject) -> FittedDetector:
-    """As the config asks, which changes nothing else."""
+    """Returns the detector with or without reconstructions, as the config asks."""
     asked = subject.config.detection.reconstruct
     if fitted.detector.settings.reconstruct == asked:
         return fitted
@@ -136,7 +136,7 @@ def reconstructing(fitted: FittedDetector, subject: Subject) -> FittedDetector:
 
 
 def _since_then(fitted: FittedDetector, begin: str = "; it ") -> str:
-    """What a user did to a detector since it was fitted, as the end of a sentence."""
+    """Returns what a user did to a detector since it was fitted, as the end of a sentence."""
     done = []
     extensions = fitted.made_of.get("extensions", ())
     if extensions:
@@ -160,12 +160,12 @@ def _say_what_it_is_made_of(subject: Subject, wanted: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A detector that may be taken.
+    """A detector that may be chosen.
 
     Attributes:
-      banks: with it, not calibrated yet.
-      good: what it says of good images that its banks do not know, the held-out ones first.
-      planted: what it says of planted defects; None where none are.
+      banks: the filled banks, with the detector, which is not calibrated yet.
+      good: evidence for good images that the banks do not hold, the held-out ones first.
+      planted: evidence for planted defects; None if none are planted.
     """
 
     banks: Banks
@@ -173,15 +173,15 @@ class _Candidate:
     planted: Evidence | None = None
 
     def outranks(self, settings: Settings) -> Float[np.ndarray, "planted good"]:
-        """See `choosing.outranks`; defects are planted wherever there is a choice."""
+        """Calls `choosing.outranks`; if there is a choice, defects are planted."""
         assert self.planted is not None
         return outranks(self.good, self.planted, settings)
 
     def completed(self, other: "_Candidate", settings: Settings) -> "_Candidate":
-        """The same with other settings, which take the maps that it lacks from another candidate.
+        """Returns the same with other settings, and the maps that it lacks from another candidate.
 
         Args:
-          other: says of the same images what does not depend on the banks of patches.
+          other: has evidence for the same images that does not depend on the banks of patches.
           settings: of the detector.
         """
         assert self.planted is not None and other.planted is not None
@@ -194,7 +194,7 @@ class _Candidate:
 
 
 def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDetector:
-    """A detector of the trained networks, its banks and calibration made for the settings."""
+    """Builds a detector of the trained networks, with banks and calibration for the settings."""
     subject, about = made.subject, made_of(made)
     first, *others = subject.categories
     if others:
@@ -216,7 +216,7 @@ def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDete
 
 
 def _banks_of(banks: Banks, categories: Sequence[Category]) -> Iterator[tuple[Category, Banks]]:
-    """The banks of several categories as those of each, whose images alone are ever hidden."""
+    """Yields the joint banks for each category; only that category's images are ever hidden."""
     start = 0
     for category in categories:
         count = len(category.train_images)
@@ -227,7 +227,7 @@ def _banks_of(banks: Banks, categories: Sequence[Category]) -> Iterator[tuple[Ca
 def _calibration(
     category: Category, banks: Banks, good: Evidence, build: BuildSettings
 ) -> Calibration:
-    """That of a category, by what is said of its good images."""
+    """Returns the calibration of a category, from the evidence for its good images."""
     rates = build.false_alarm_rate, build.pixel_alarm_rate
     calibration = calibrate(good, banks.detector.settings, *rates)
     if category.preprocessing.tile:
@@ -249,7 +249,7 @@ def _calibration(
 
 
 def _with_kinds(fitted: FittedDetector, others: Sequence[Calibration]) -> FittedDetector:
-    """A detector of several categories, calibrated for the first, with the other calibrations."""
+    """Adds the other categories' calibrations to a detector calibrated for the first."""
     names = tuple(fitted.made_of["categories"])
     kinds = tuple(map(Kind.of, others))
     scores = [{"scores": np.asarray(each.scores, np.float64).tolist()} for each in others]
@@ -261,12 +261,12 @@ def _with_kinds(fitted: FittedDetector, others: Sequence[Calibration]) -> Fitted
 def _chosen(
     made: Trained, category: Category, settings: Settings, build: BuildSettings
 ) -> tuple[_Candidate, dict[str, Choice]]:
-    """What is calibrated, and what defects planted in held-out images say of each choice there is.
+    """Returns the candidate to calibrate, and each choice that planted defects have made.
 
     Args:
       made: the trained networks.
-      category: theirs.
-      settings: of the detector; those of the candidate may be others.
+      category: their category.
+      settings: of the detector; the candidate's may differ.
       build: see `BuildSettings`.
     """
     judged = is_asked(settings, build) and not category.undecided
@@ -284,7 +284,7 @@ def _chosen(
     if is_judged:
         before = replace(made, extractor=made.pretrained_extractor)
         published = _candidate(before, category, settings, build, defects)
-        # The adapted one has learnt from the other good images.
+        # The adapted extractor was trained on the other good images.
         with_it, without = (
             each.outranks(settings)[:, : len(heldout)] for each in (found, published)
         )
@@ -312,7 +312,7 @@ def _chosen(
 
 
 def _undecided(settings: Settings) -> Settings:
-    """With the distance of patches that is taken where planted defects have not chosen."""
+    """Returns the settings, with patch metric "l2" if planted defects are to choose it."""
     by_choice = settings.patch_metric == "planted"
     return replace(settings, patch_metric="l2") if by_choice else settings
 
@@ -324,7 +324,7 @@ def _candidate(
     build: BuildSettings,
     defects: UInt8[np.ndarray, "n size size 3"] | None = None,
 ) -> _Candidate:
-    """A detector whose banks are filled, and what it says of normal images and of these defects."""
+    """Returns a candidate with filled banks, and its evidence for normal images and defects."""
     banks = _filled(made, settings, build)
     good = _good(category, banks, build)
     if defects is None:
@@ -335,7 +335,7 @@ def _candidate(
 
 
 def _filled(made: Trained, settings: Settings, build: BuildSettings) -> Banks:
-    """The banks of a detector of the trained networks."""
+    """Fills the banks of a detector of the trained networks."""
     subject, train = made.subject, made.subject.train_images
     shift, scale = made.latent_scaling
     banks = fill_banks(
@@ -365,13 +365,13 @@ def _filled(made: Trained, settings: Settings, build: BuildSettings) -> Banks:
 
 
 def _good(category: Category, banks: Banks, build: BuildSettings) -> Evidence:
-    """What a detector that is not calibrated yet says of a category's good images.
+    """Returns the evidence of an uncalibrated detector for a category's good images.
 
-    Those that are held out come first.
+    Held-out images come first.
     """
     squares = category.heldout_images
     if category.preprocessing.tile:
-        # Of tiles there are many; the threshold is that of photographs.
+        # There are many tiles, and the threshold comes from photographs.
         wanted = min(len(squares), max(build.calibration_size, 1))
         squares = squares[np.linspace(0, len(squares) - 1, wanted).astype(int)]
     train = category.division[0]
@@ -388,7 +388,7 @@ def _say_what_it_promises(name: str, calibration: Calibration, build: BuildSetti
 
 
 def contents_of(fitted: FittedDetector) -> set[str]:
-    """The contents of every image that a detector was made of, in whichever way."""
+    """Returns the contents of every image that a detector was made of, in any way."""
     found = [*fitted.made_of["images"].values()]
     found += [each.get("trained_on", ()) for each in fitted.made_of["networks"].values()]
     found += [each["images"] for each in fitted.made_of.get("extensions", ())]
@@ -396,10 +396,10 @@ def contents_of(fitted: FittedDetector) -> set[str]:
 
 
 def detector_to_evaluate(subject: Subject) -> FittedDetector:
-    """The stored detector, where it is one of the settings of now.
+    """Returns the stored detector if it was made with the current settings.
 
     Raises:
-      UserError: there is none, or it is of other settings; says which.
+      UserError: there is none, or its settings differ; says which.
     """
     stored = subject.stored_detector
     if stored is None:

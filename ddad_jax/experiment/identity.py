@@ -1,7 +1,7 @@
-"""What a run is: the settings and the images that its networks and its detector were made of.
+"""The identity of a run: the settings and images that its networks and detector were made of.
 
 Every network that is trained in a workdir has a record beside its checkpoints, and the detector has
-one in its file. What does not change a result is in none of them: paths, names, logging, devices.
+one in its file. They leave out what changes no result: paths, names, logging, devices.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ PREPROCESSING = (
     "data.size", "data.resize", "data.tiling.tile", "data.tiling.overlap",
     "data.settings.white_level", "extractor.size",
 )  # fmt: skip
-# Settings that records of before do not name, and what went without saying.
+# Settings that older records do not name, with the values that they imply.
 UNSAID = {
     "extractor.size": 0, "detection.patch_layers": "joined", "detection.patch_metric": "l2",
     "detection.foreground": False, "detection.score_share": 0,
@@ -37,10 +37,10 @@ OF_FEATURES = ("extractor.name", "extractor.network", "extractor.size")
 
 
 def settings_of(config: Config, product: str) -> dict[str, Any]:
-    """Every setting that a product depends on, by dotted name, serialisable.
+    """Returns every setting that a product depends on, by dotted name, serialisable.
 
     Args:
-      config: that of a category, as `Config.of_category` gives it.
+      config: the config of a category, from `Config.of_category`.
       product: one of `settings.PRODUCTS`.
     """
     last = PRODUCTS.index(product)
@@ -48,14 +48,14 @@ def settings_of(config: Config, product: str) -> dict[str, Any]:
         name: value
         for name, value, _, changes in walk(config)
         if changes in PRODUCTS[: last + 1]
-        # Its objective compares the extractor's features.
+        # The autoencoder's objective compares the extractor's features.
         or (product == "autoencoder" and name in OF_FEATURES)
     }
     for name, before in UNSAID.items():
         if found.get(name) == before:
             del found[name]
     if config.extractor.size > config.data.size:
-        # All networks' photographs are prepared at it.
+        # Then photographs for all networks are prepared at this size.
         found["extractor.size"] = config.extractor.size
     found.pop("data.category_augmentation")
     for name in [name for name in found if name.endswith(".network")]:
@@ -64,13 +64,13 @@ def settings_of(config: Config, product: str) -> dict[str, Any]:
     own = config.data.settings
     found["data.settings.white_level"] = own.get("white_level", FULL_RANGE)
     if last >= PRODUCTS.index("detector"):
-        # It decides which images are of one part, and so which are left out together.
+        # It decides which images show one part, and so are left out together.
         found["data.settings.group_pattern"] = own.get("group_pattern", "")
     return json.loads(json.dumps(found))
 
 
 def digest_of(variables: PyTree) -> str:
-    """Changes with any of the arrays of a network."""
+    """Returns a hash that changes with any of a network's arrays."""
     digest = hashlib.blake2b(digest_size=12)
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         array = np.ascontiguousarray(leaf)
@@ -86,8 +86,8 @@ class Record:
     Attributes:
       settings: by dotted name.
       weights: by network, the digest of what its training read and did not change.
-      images: the contents of the images it was trained on, in their order.
-      before: the contents of those that it had been trained on before, where it was trained on.
+      images: the contents of the images it was trained on, in order.
+      before: the contents of earlier training images, if it was trained further with others.
       start: the folder, beside its own, of the training whose parameters it started from.
       done: whether the training has ended.
     """
@@ -105,13 +105,13 @@ class Record:
         return {*self.images, *self.before}
 
     def is_of(self, other: "Record") -> bool:
-        """Whether both are of the same settings, weights and images."""
+        """Whether both have the same settings, weights and images."""
         return not self.settings_that_differ(other) and (
             (dict(self.weights), list(self.images)) == (dict(other.weights), list(other.images))
         )
 
     def settings_that_differ(self, other: "Record") -> dict[str, tuple[Any, Any]]:
-        """By name, what each setting is here and there; None where there is no such setting."""
+        """Returns each setting that differs, here and there, by name; None if it is missing."""
         return {
             name: (self.settings.get(name), other.settings.get(name))
             for name in sorted({*self.settings, *other.settings})
@@ -120,13 +120,13 @@ class Record:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of the network whose checkpoints are in a folder, if it has one."""
+    """Returns the record of the network in a folder; None if it has none."""
     path = folder / RECORD
     return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def begun_record(folder: Path) -> Record:
-    """The same of a network whose training has begun, which has one."""
+    """Returns the record of a network whose training has begun, which always has one."""
     record = read_record(folder)
     assert record is not None
     return record
@@ -139,7 +139,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def finish_record(folder: Path) -> Record:
-    """Says in a network's record that its training has ended."""
+    """Marks a network's training as ended in its record, and returns the record."""
     record = replace(begun_record(folder), done=True)
     write_record(folder, record)
     return record
@@ -148,17 +148,17 @@ def finish_record(folder: Path) -> Record:
 def check_settings(
     name: str, record: Record, config: Config, workdir: Path, train_on: bool
 ) -> None:
-    """Checks that a network was trained with the settings of now, or can be trained on with them.
+    """Checks that a network was trained with the current settings, or can be trained further.
 
     Args:
-      name: the network's.
-      record: its own.
-      config: what is asked for.
+      name: the network's name.
+      record: the network's record.
+      config: the current settings.
       workdir: named in the error.
-      train_on: whether networks of other settings are to be trained on.
+      train_on: whether networks with other settings are to be trained further.
 
     Raises:
-      UserError: naming the first that differs, with both values and what goes on.
+      UserError: a setting differs; names the first, with both values and how to continue.
     """
     now = Record(settings_of(config, name), {}, ())
     differing = record.settings_that_differ(now)
@@ -174,7 +174,7 @@ def check_settings(
 
 
 def can_train_on(name: str, settings: Iterable[str]) -> bool:
-    """Whether a network's parameters can be taken further where these settings differ."""
+    """Whether a network's parameters can be trained further although these settings differ."""
     fixed = (f"{name}.name", f"{name}.network.", "autoencoder.name", "autoencoder.network.")
     return not any(
         setting in PREPROCESSING or setting.startswith(fixed) or setting == "denoiser.prediction"
@@ -183,19 +183,19 @@ def can_train_on(name: str, settings: Iterable[str]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as it can be given on the command line."""
+    """Returns a value as it can be given on the command line."""
     return f"({','.join(map(str, value))})" if isinstance(value, list) else str(value)
 
 
 def images_that_differ(before: Sequence[str], now: Sequence[str]) -> str:
-    """How the images of now differ from those of before, "" where they do not."""
+    """Returns how many images were added and how many are gone, in words; "" if none."""
     added, gone = len({*now} - {*before}), len({*before} - {*now})
     parts = [f"{count} {word}" for count, word in ((added, "added"), (gone, "gone")) if count]
     return " and ".join(parts)
 
 
 def first_difference(before: Any, now: Any) -> str:
-    """In words, where two nested values differ first; "" where they do not."""
+    """Returns, in words, the first difference of two nested values; "" if there is none."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):

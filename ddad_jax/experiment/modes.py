@@ -1,4 +1,4 @@
-"""What each mode of the command line does, for one category or for all."""
+"""The modes of the command line, for one category or for all."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,9 +36,9 @@ from ddad_jax.experiment.training import train_networks
 from ddad_jax.machine import copies, processes
 from ddad_jax.machine.storage import write_atomically
 
-# The networks that each mode trains; the others train none.
+# The networks that modes of `run` train; its others train none.
 TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
-# What each mode does, in a line, as --help shows it.
+# What each mode does, in one line for --help.
 MODES = {
     "fit": "train, build a detector, score the test images, write the report (the default)",
     "prepare": "check the data set, say what is in it and what would spoil a result, decode it",
@@ -65,16 +65,16 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
     Args:
       mode: one of these.
       config: every setting.
-      workdir: a writable folder; each of several categories gets a folder in it.
+      workdir: a writable folder; if there are several categories, each gets a folder in it.
       train_on: see `train_networks`.
 
     Raises:
       UserError: bad input, before any long work.
-      Interrupted: a signal, with the state saved.
+      Interrupted: a signal came; the state is saved.
     """
     if mode == "prepare":
         with processes.first_then_others("prepare"):
-            config.networks()  # Raises where they cannot be.
+            config.networks()  # Raises if they cannot be built.
             subjects = open_subjects(config, workdir)
             if processes.is_first():
                 _prepare([category for subject in subjects for category in subject.categories])
@@ -99,10 +99,10 @@ def run(mode: str, config: Config, workdir: Path, train_on: bool = False) -> Non
 
 
 def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> list[Subject]:
-    """What a detector is made for, once settings and images of all are known to be right."""
+    """Opens the subjects, and returns them once all settings and images are checked."""
     with processes.first_then_others("checks"):
         if trains:
-            config.networks()  # Raises where they cannot be.
+            config.networks()  # Raises if they cannot be built.
         subjects = open_subjects(config, workdir)
         for subject in subjects if trains else ():
             subject.check_trained(train_on)
@@ -113,7 +113,7 @@ def _checked(config: Config, workdir: Path, trains: bool, train_on: bool) -> lis
 
 
 def _groups(subjects: list[Subject], size: int) -> Iterator[list[Subject]]:
-    """Those that are trained at a time; each group's images leave the memory with the next."""
+    """Yields subjects to train together, removing them so that their images can be freed."""
     while subjects:
         group, subjects[:size] = subjects[:size], []
         yield group
@@ -127,7 +127,7 @@ def _train(group: Sequence[Subject], networks: Sequence[str], train_on: bool) ->
 
 
 def _prepare(categories: Sequence[Category]) -> None:
-    """Prints what is in each, and then says whether something would spoil a result."""
+    """Prints and writes each data check; raises UserError if one would spoil a result."""
     data = categories[0].config.data
     recognised = recognise(data.source, categories[0].root)
     if recognised:
@@ -149,12 +149,12 @@ def ablate(config: Config, workdir: Path, varied: Sequence[str]) -> None:
 
     Args:
       config: of the trained networks.
-      workdir: as of `run`; networks that are not trained yet are trained here.
-      varied: as of `ablation.variants`.
+      workdir: as for `run`; networks that are not trained yet are trained here.
+      varied: as for `ablation.variants`.
 
     Raises:
       UserError: bad input, before any long work.
-      Interrupted: a signal while training, with the state saved.
+      Interrupted: a signal came while training; the state is saved.
     """
     chosen = ablation.variants(config, varied)
     rows = []
@@ -168,22 +168,22 @@ def ablate(config: Config, workdir: Path, varied: Sequence[str]) -> None:
 
 
 def benchmark(config: Config, workdir: Path) -> None:
-    """Measures detection and training with drawn weights and images, and prints the table.
+    """Measures detection and training with random weights and images, or compiles for a topology.
 
     Args:
-      config: says the networks, the detector's settings and what is measured.
-      workdir: a writable folder.
+      config: gives the networks, the detector's settings and what is measured.
+      workdir: a writable folder; the table is also printed.
 
     Raises:
-      UserError: naming the setting that cannot be.
-      Interrupted: a signal, with every finished measurement written.
+      UserError: a setting is not allowed; names it.
+      Interrupted: a signal came; every finished measurement is written.
     """
     settings = config.benchmark
     if not settings.topology:
         settings.check_devices(jax.device_count(), jax.local_device_count())
     elif jax.process_count() > 1:
         raise UserError("benchmark.topology: is for one process; leave out --coordinator")
-    # What is compiled is timed, so nothing may come from an earlier run.
+    # Compilation is timed, so no program may come from an earlier run.
     jax.config.update("jax_enable_compilation_cache", False)
     d = config.diffusion
     make = partial(
@@ -219,10 +219,10 @@ def benchmark(config: Config, workdir: Path) -> None:
 
 
 def compare(paths: Sequence[Path], workdir: Path | None) -> None:
-    """Prints how two runs or two benchmarks differ, and writes it where a workdir is named.
+    """Prints how two runs or two benchmarks differ, and writes it to a workdir if one is given.
 
     Raises:
-      UserError: the paths are not two run folders with results of the same images, and not two
+      UserError: the paths are neither two run folders with results on the same images nor two
         benchmark.json.
     """
     if len(paths) != 2:
@@ -244,19 +244,19 @@ def convert(config: Config, workdir: Path | None, network: str, output: Path | N
     """Writes a network's weights as a PyTorch state dict under the published names.
 
     Args:
-      config: its <network>.weights name the weights; where empty, they are the fitted detector's.
-      workdir: holds the fitted detector.
+      config: its <network>.weights name the weights; if empty, the fitted detector's are taken.
+      workdir: holds the fitted detector, whose extractor is always preferred.
       network: "autoencoder", "denoiser" or "extractor".
       output: the file to write.
 
     Raises:
-      UserError: nothing to convert, weights of another network, or an output of unknown format.
+      UserError: there are no such weights, they are another network's, or the format is unknown.
     """
     if not output:
         raise UserError("--output is missing; with --mode=convert name a .safetensors or .pth file")
     pretrained.check_target(output)
     weights = getattr(config, network).weights
-    # An extractor's setting names where it started from; the fitted one may have been adapted.
+    # The extractor's setting names its weights before adaptation; the fitted one may be adapted.
     if weights and (workdir is None or network != "extractor"):
         pretrained.convert(weights, getattr(config.networks(), network), output)
     elif workdir is not None:
@@ -272,7 +272,7 @@ def convert(config: Config, workdir: Path | None, network: str, output: Path | N
 
 
 def detector_in(workdir: Path) -> Path:
-    """The detector's file in a run's folder.
+    """Returns the detector's file in a run's folder.
 
     Raises:
       UserError: there is none, or several categories have one each.

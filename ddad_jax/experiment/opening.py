@@ -1,4 +1,4 @@
-"""What a config names, opened and checked: categories, alone or together in one detector."""
+"""Opens and checks what a config names: categories, alone or together in one detector."""
 
 import tempfile
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ SHARED = "networks"
 
 
 def open_subjects(config: Config, workdir: Path) -> list[Subject]:
-    """What the config asks a detector for: each of its categories, or all of them together.
+    """Returns what the config makes detectors for: each category, or all of them together.
 
     Args:
       config: the settings.
-      workdir: as of `open_categories`.
+      workdir: as for `open_categories`.
 
     Raises:
-      UserError: as of `open_categories`; or the folder holds detectors of the other way.
+      UserError: as `open_categories`; or data.unified does not fit the categories or the folder.
     """
     categories = open_categories(config, workdir)
     several = len(categories) > 1
@@ -54,14 +54,14 @@ def open_subjects(config: Config, workdir: Path) -> list[Subject]:
 
 
 def open_categories(config: Config, workdir: Path) -> list[Category]:
-    """Every category that the config names, each checked; nothing is read but folders.
+    """Returns every category that the config names, checked; no photograph is decoded yet.
 
     Args:
       config: the settings.
-      workdir: a writable folder; each of several categories gets a folder in it.
+      workdir: a writable folder; if there are several categories, each gets a folder in it.
 
     Raises:
-      UserError: naming the setting or the folder that cannot be.
+      UserError: a setting or a folder is wrong; names it.
     """
     root = _root(config)
     check_recognised(config.data.source, root)
@@ -73,13 +73,13 @@ def open_categories(config: Config, workdir: Path) -> list[Category]:
 
 
 def _root(config: Config) -> str | Path:
-    """data.root, or of one in a bucket a copy here without the categories that are not chosen."""
+    """Returns data.root; for a bucket, a copy here without the categories that are not chosen."""
     d = config.data
     # TFDS reads its own data from buckets.
     if d.source == "tfds" or not is_url(d.root):
         return d.root
     if d.source == "manifest":
-        # Its images lie beside it.
+        # A table's images are beside it.
         home, _, table = d.root.rpartition("/")
         return copies.fetched(home, "data.root") / table
     others = set()
@@ -107,10 +107,10 @@ def _open(config: Config, root: str | Path, category: str, workdir: Path) -> Cat
 
 
 def check_batches(config: Config) -> None:
-    """Checks that the devices there are can share the batches of each network.
+    """Checks that the devices can share the batches of each network.
 
     Raises:
-      UserError: there are too few devices, or a batch is not a multiple of them.
+      UserError: there are too few devices, or a batch is not a multiple of their number.
     """
     sharing = meshes.batch_devices(meshes.make_mesh(**asdict(config.mesh)))
     for network in NETWORKS:
@@ -127,7 +127,7 @@ def check_batches(config: Config) -> None:
 
 
 def write_config(subjects: Sequence[Subject]) -> None:
-    """Writes the resolved settings of each, once all of them are known to be right."""
+    """Writes the settings of each subject to its config.json, once all are checked."""
     for subject in subjects if processes.is_first() else ():
         subject.workdir.mkdir(parents=True, exist_ok=True)
         write_json(subject.workdir / "config.json", subject.config.plain())

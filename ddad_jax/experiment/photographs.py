@@ -1,4 +1,4 @@
-"""From good photographs to a detector, in Python."""
+"""Fits a detector to good photographs, in Python."""
 
 import contextlib
 import sys
@@ -24,7 +24,7 @@ from ddad_jax.machine.storage import only_run, write_csv
 from ddad_jax.machine.workdir import working_copy
 
 TABLE, SAVED = "photographs.csv", "photographs"
-# Of a config's own, those that are of any photographs.
+# The settings of a config's source that apply to any photographs.
 MANIFEST_SETTINGS = ("mask_rule", "white_level")
 FOLDER_SETTINGS = (*MANIFEST_SETTINGS, "recursive", "group_pattern")
 
@@ -36,7 +36,7 @@ def fit(
     settings: Mapping[str, Any],
     progress: bool,
 ) -> FittedDetector:
-    """`ddad_jax.fit`, whose arguments these are."""
+    """Does what `ddad_jax.fit` documents, with the same arguments."""
     allow_large_images()
     values = load_config(config)
     with contextlib.ExitStack() as stack:
@@ -67,7 +67,7 @@ def fit(
 
 
 def _write_table(folder: Path, photographs: Iterable[Photograph], how: Preprocessing) -> None:
-    """Lists the photographs as good ones; those that no table can name are saved first."""
+    """Writes a table of the photographs, all good; first saves those without a usable path."""
     rows: dict[str, list[str]] = {}
     for number, photograph in enumerate(photographs):
         path = ""
@@ -91,7 +91,7 @@ def _text(value: Any) -> str:
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-    """Has what goes on logged, and leaves logging as it was."""
+    """Logs progress inside the block, and restores the verbosity afterwards."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.INFO)
     try:
@@ -114,5 +114,5 @@ class _NoTerminal:
 
 
 def _without_bars() -> contextlib.AbstractContextManager[Any]:
-    """Has no progress bar drawn: they are for terminals alone."""
+    """Hides progress bars inside the block: they are only drawn on terminals."""
     return contextlib.redirect_stderr(_NoTerminal(sys.stderr))

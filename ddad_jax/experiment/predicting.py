@@ -1,4 +1,4 @@
-"""`--mode=predict`: photographs in a folder, those there are or those that appear, as rows."""
+"""`--mode=predict`: scores the photographs in a folder, those there are or those that appear."""
 
 import json
 import time
@@ -42,16 +42,16 @@ from ddad_jax.machine.storage import LOCK, write_atomically, write_json
 from ddad_jax.machine.together import exchange, joined
 from ddad_jax.training.mesh import make_mesh
 
-# What may be asked of a detector whatever it was made with.
+# A setting that may be asked of every detector, whatever it was made with.
 RECONSTRUCT = "detection.reconstruct"
-# The settings that prediction depends on besides the detector's, and where a run's files lie.
+# The settings that prediction depends on besides the detector's, and the places of a run's files.
 PREDICTING = (
     "mesh.", "prediction.", "build.batch_size", "data.on_unreadable", "preset", RECONSTRUCT,
     "data.root", "autoencoder.weights", "denoiser.weights", "extractor.weights",
 )  # fmt: skip
-# What is written while photographs are scored; all else can be made of the rows.
+# What must be asked for while photographs are scored; everything else can be made from the rows.
 BY_ROW = ("maps", "masks", "pictures", "coco")
-# A file that is gone.
+# The stamp of a file that is gone.
 GONE = Stamp(0, 0, 0)
 
 
@@ -63,23 +63,23 @@ def predict(
     given: Sequence[str],
     watch: bool = False,
 ) -> None:
-    """Scores photographs with a fitted detector, as it was made, and writes a row of each.
+    """Scores photographs with a fitted detector, as it was made, and writes a row for each.
+
+    Several processes divide the photographs, each taking some of those it has; process 0 writes.
 
     Args:
       images: a folder of photographs with the folders below it, or one photograph.
       path: the detector's file.
       output: the folder for results.
-      config: says what is not the detector's: devices, batch size, what is written, what becomes of
-        photographs that cannot be read.
+      config: gives what is not the detector's: devices, batch size, what is written, and what to do
+        with photographs that cannot be read.
       given: the settings that the user gave, by dotted name; they must not contradict the detector.
       watch: continues with those that appear in the folder, until the program is asked to end.
 
-    Several processes divide the photographs, each takes of those that it has; process 0 writes.
-
     Raises:
-      UserError: no photographs, a setting that contradicts the detector, or, in the end, some
-        photographs that could not be read.
-      KeyboardInterrupt: the program was asked to end; the same call continues.
+      UserError: there are no photographs, a setting contradicts the detector or has no effect, or,
+        at the end, some photographs could not be read.
+      KeyboardInterrupt: asked to end, without `watch`; the same call continues.
     """
     if not images:
         raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
@@ -117,7 +117,7 @@ def predict(
     if len(set(exchange(digest_of(fitted.detector)))) > 1:
         raise UserError(f"{path}: is another detector in another process; give all the same")
     output.mkdir(parents=True, exist_ok=True)
-    # By this the folder is passed over when photographs are looked for.
+    # With this file the folder is left out when photographs are looked for.
     (output / LOCK).touch()
     _Run(fitted, Path(images), output, config, watch).run()
 
@@ -135,7 +135,7 @@ class _Run:
             found = unlabelled(images).samples
             self._paths = {sample.name: sample.file for sample in found}
         given = copies.as_given(str(images))
-        # Where several processes have a photograph, by its file in the last of them.
+        # If several processes have a photograph, the stamp is that of the last one.
         stamps = exchange(_stamps_of(self._paths, images))
         self._stamps = there = {name: stamp for each in stamps for name, stamp in each.items()}
         about = {
@@ -146,7 +146,7 @@ class _Run:
             "images": readable(given if is_url(given) else str(images.resolve())),
             "written": {name: getattr(self._settings, name) for name in BY_ROW},
         }
-        # Process 0's; the others hand theirs over.
+        # Only process 0 has rows; the others send theirs to it.
         self._rows = Rows(output, about, None if watch else there) if processes.is_first() else None
         done = exchange(self._rows.done if self._rows else {})[0]
         self._watch = Watch(images, self._settings.settle_seconds, done) if watch else None
@@ -157,7 +157,7 @@ class _Run:
         self._highest: dict[str, Prediction] = {}
 
     def run(self) -> None:
-        """Scores every photograph that has no row, and sums up."""
+        """Scores every photograph without a row, and writes the summary."""
         began = time.monotonic()
         if self._before:
             logging.info("%d photographs have their row already", self._before)
@@ -190,7 +190,7 @@ class _Run:
     def _scored(
         self, photographs: Iterator[tuple[str, Photograph]]
     ) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Rows, and what else is written of a photograph, by its path in the folder of results."""
+        """Yields rows, each with the photograph's other outputs by path in the results folder."""
         settings = self._settings
         for found in self._predictions(photographs):
             if not isinstance(found, Unreadable):
@@ -201,7 +201,7 @@ class _Run:
                 yield row_of_unreadable(found.name, str(found), self._stamp(found.name)), {}
 
     def _write(self, made: Iterator[tuple[dict[str, Any], dict[str, bytes]]]) -> None:
-        """Writes rows and files as they are made; only process 0 is given any."""
+        """Writes rows and files as they come; only process 0 is given any."""
         with tqdm(
             total=self._total, initial=self._before, desc="predict", unit="image",
             disable=None if self._rows else True,
@@ -238,16 +238,16 @@ class _Run:
             if prediction.score <= lowest.score:
                 return
             del self._highest[lowest.name]
-        # It may take the detector once more.
+        # This may run the detector once more.
         self._highest[prediction.name] = prediction.as_shown()
 
     def _shown(self) -> list[Prediction]:
-        """The photographs with the highest scores, in process 0, the highest first."""
+        """Returns the photographs with the highest scores, the highest first, in process 0."""
         rows = self._rows.last() if self._rows else ()
         scored = ((row["score"], row["path"]) for row in rows if "score" in row)
         names = exchange([n for _, n in nlargest(self._settings.report_images, scored)])[0]
         kept = set().union(*exchange(set(self._highest)))
-        # Those that an earlier call scored are looked at again.
+        # Those that an earlier call scored are scored again.
         paths = self._paths or {name_of(p, self._images): p for p in images_below(self._images)}
         again = _dealt([name for name in names if name not in kept], paths)
         for found in self._predictions((name, paths[name]) for name in again):
@@ -258,7 +258,7 @@ class _Run:
         return [shown[name] for name in names if name in shown]
 
     def _sum_up(self, rows: Rows, shown: Sequence[Prediction]) -> str:
-        """Writes what is of all photographs together; returns what is wrong with them."""
+        """Writes what covers all photographs together; returns what is wrong with them, or ""."""
         settings, output = self._settings, self._output
         count, anomalous, unreadable = map(len, (rows.done, rows.anomalous, rows.unreadable))
         verdict = f"{anomalous} of {count} images are anomalous"
@@ -298,8 +298,9 @@ class _Run:
 
 
 def _stamps_of(paths: Mapping[str, Path], images: Path) -> dict[str, Stamp]:
-    """By what photographs are known again: in a bucket by their objects, of which each host has
-    copies of its own.
+    """Returns what identifies each photograph's content: its file, or in a bucket its object.
+
+    Each host has its own copies of a bucket's objects.
     """
     versions = copies.versions_in(images)
     if not versions:
@@ -311,12 +312,11 @@ def _stamps_of(paths: Mapping[str, Path], images: Path) -> dict[str, Stamp]:
 
 
 def _dealt(names: Sequence[str], paths: Collection[str]) -> list[str]:
-    """Of photographs those that this process takes: they are dealt out among the ones that have
-    them.
+    """Returns the photographs that this process takes; each goes to a process that has it.
 
     Args:
-      names: the photographs, in all processes the same.
-      paths: what this process has.
+      names: the photographs, the same in all processes.
+      paths: those that this process has.
     """
     everyones = exchange(set(paths))
     own = []
@@ -328,7 +328,7 @@ def _dealt(names: Sequence[str], paths: Collection[str]) -> list[str]:
 
 
 def _settings_of(fitted: FittedDetector) -> dict[str, Any]:
-    """What rows depend on; of reconstructions that are made, older rows say nothing."""
+    """Returns the settings that rows depend on, without `reconstruct` if on, as in older rows."""
     settings = asdict(fitted.detector.settings)
     if settings["reconstruct"]:
         del settings["reconstruct"]
@@ -336,7 +336,7 @@ def _settings_of(fitted: FittedDetector) -> dict[str, Any]:
 
 
 def _lacking(asked: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """What the user says of the preprocessing, for a detector that may not say it itself."""
+    """Returns what the user gave of the preprocessing, for a detector that may lack it."""
     return {name: asked[setting] for name, (setting, _) in LACKING.items() if setting in given}
 
 
@@ -354,7 +354,7 @@ def _require_agreement(
 def _require_effect(
     path: Path, config: Config, asked: dict[str, Any], given: Sequence[str]
 ) -> None:
-    """Checks that what was given does something, or is the detector's own run's command again."""
+    """Raises UserError for a setting without effect, unless the detector's run has the same."""
     stored = path.with_name("config.json")
     of_run = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
     plain, of_run = (flatten_dict(settings, sep=".") for settings in (config.plain(), of_run))

@@ -1,4 +1,4 @@
-"""Every setting as text for people: what it is, its value, its range, and what it changes.
+"""Lists every setting for readers: its meaning, value, range, and what it changes.
 
 python -m ddad_jax.experiment.reference > docs/settings.md
 """
@@ -29,11 +29,11 @@ class Entry:
     """One setting.
 
     Attributes:
-      name: dotted.
-      value: its own.
-      range: what it may be.
+      name: its dotted name.
+      value: its value.
+      range: which values are allowed.
       changes: the first product that it changes.
-      text: what it is.
+      text: its description.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Entry:
 
 
 def entries(config: Config) -> Iterator[Entry]:
-    """Every setting of a config."""
+    """Yields every setting of a config."""
     texts = dict(_texts(config, ""))
     for name, value, field, changes in walk(config):
         yield Entry(name, value, _range(field), changes, texts[name])
@@ -72,7 +72,7 @@ def _range(field: Field) -> str:
 
 
 def settings_table(config: Config) -> str:
-    """Every setting of a config with its value, for a terminal."""
+    """Returns every setting of a config with its value, for a terminal."""
     lines = []
     for entry in entries(config):
         limits = f" ({entry.range})" if entry.range else ""
@@ -81,7 +81,7 @@ def settings_table(config: Config) -> str:
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """Returns the content of docs/settings.md."""
     head = ["| setting | default | range | changes | meaning |", "|---|---|---|---|---|"]
     sections: dict[str, list[str]] = {}
     for entry in entries(Config()):

@@ -1,4 +1,4 @@
-"""Every setting of an experiment, and the objects that they describe."""
+"""Every setting of an experiment, and the objects that the settings describe."""
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,9 +19,9 @@ from ddad_jax.training.mesh import MeshSettings
 from ddad_jax.training.state import TrainSettings
 
 NETWORKS = ("autoencoder", "denoiser", "extractor")
-# Attributes of networks that save memory and change no result.
+# Attributes of networks that only save memory and change no result.
 IMMATERIAL = ("remat",)
-# What each preset decides, of the settings of detection, where they are not given themselves.
+# The detection settings that each preset decides, unless they are given.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "scoring": "paper",
@@ -49,18 +49,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class TilingSettings(Checked):
-    """Large images are cut into squares, each then brought to the networks' size.
+    """Large images are cut into squares, which are then scaled to the networks' size.
 
     Attributes:
       tile: side of the squares in pixels; 0: images stay whole.
-      overlap: pixels that neighbours share at least.
+      overlap: the fewest pixels that neighbouring squares share.
     """
 
     tile: int = setting(0, changes="autoencoder", low=0)
     overlap: int = setting(0, changes="autoencoder", low=0)
 
     def check_together(self) -> None:
-        """Raises SettingError: more overlap than a tile has."""
+        """Raises SettingError if the overlap is not smaller than a tile."""
         most = max(self.tile - 1, 0)
         if self.overlap > most:
             raise SettingError("overlap", f"{self.overlap} must be at least 0 and at most {most}")
@@ -71,28 +71,28 @@ class DataSettings(Checked):
     """Where images come from and how they are prepared, in the order in which that happens.
 
     Attributes:
-      source: the kind of data set, of docs/datasets.md: "mvtec", "mvtec_ad2", "mvtec_loco",
+      source: the kind of data set (docs/datasets.md): "mvtec", "mvtec_ad2", "mvtec_loco",
         "mvtec_3d", "visa", "real_iad", "btad", "ksdd", "ksdd2", "dagm" or "elpv"; or "folder",
         "manifest", "tfds" or "synthetic".
-      root: the folder, or the table, that holds it; may be gs://… or s3://….
-      category: the product, or several with commas between; empty: every category under the root.
-        Several are taken one after the other, each in a folder of its own.
+      root: the data set's folder or table; may be gs://… or s3://….
+      category: the product, or several separated by commas; empty: every category under the root.
+        Several are processed one after the other, each in a folder of its own.
       unified: whether several categories get one detector: networks and banks of all their images,
-        whose sizes are for all together, and a calibration and a threshold of each. A photograph is
-        judged as one of the category that it looks most like.
-      size: side in pixels of the square images that the networks see; extractor.size may be another
-        for the extractor.
+        with bank sizes for all together, and a calibration and threshold for each category. A
+        photograph is judged as the category that it most resembles.
+      size: side in pixels of the square images that the networks see; extractor.size may differ for
+        the extractor.
       resize: how an image becomes square: "stretch", "pad" or "crop".
       tiling: see `TilingSettings`.
       on_unreadable: "error" stops at a training or test image that cannot be read; "skip" warns and
         leaves it out.
-      heldout_fraction: share of the normal training images kept from all training, for calibration
-        and validation, where the data set has no validation images of its own.
-      cache: folder of decoded images; empty: in the working directory.
+      heldout_fraction: share of the normal training images that is kept out of all training, for
+        calibration and validation, if the data set has no validation images of its own.
+      cache: folder for decoded images and latents; empty: in the working directory.
       augmentation: see `AugmentationSettings`; with any, latents are encoded anew at each step.
-      category_augmentation: by category, what of these is different there, such as
+      category_augmentation: by category, the augmentation settings that differ there, such as
         {"screw": {"max_rotation": 45.0}}.
-      settings: the source's own, as its function in `ddad_jax.data` documents them.
+      settings: the source's own settings, as its function in `ddad_jax.data` documents them.
     """
 
     source: str = setting("mvtec", changes="nothing")
@@ -110,7 +110,7 @@ class DataSettings(Checked):
     settings: dict[str, Any] = setting({}, changes="nothing")
 
     def check_together(self) -> None:
-        """Raises SettingError: a category that is named twice, or augmented by itself in vain."""
+        """Raises SettingError for an empty or repeated category, or one augmented in `unified`."""
         names = self.categories
         if "" in names or len({*names}) < len(names):
             raise SettingError(
@@ -125,14 +125,14 @@ class DataSettings(Checked):
 
     @property
     def categories(self) -> list[str]:
-        """Those that are named, in that order."""
+        """The categories that are named, in that order."""
         return [name.strip() for name in self.category.split(",")] if self.category else []
 
     def augmentation_of(self, category: str) -> AugmentationSettings:
-        """That of a category's training images.
+        """Returns the augmentation of a category's training images.
 
         Raises:
-          SettingError: naming what `category_augmentation` says wrongly.
+          SettingError: `category_augmentation` has a wrong entry; names it.
         """
         own = self.category_augmentation.get(category, {})
         default = {f.name: getattr(self.augmentation, f.name) for f in fields(self.augmentation)}
@@ -147,13 +147,14 @@ class AutoencoderSettings(Checked):
     """The autoencoder, pretrained or trained here.
 
     Attributes:
-      name: which one, of `ddad_jax.models.AUTOENCODERS`.
-      network: its module's attributes.
-      weights: by name or path; empty: trained from scratch.
-      latent_scale: z = scale · E(x); 0: each channel is brought to mean 0 and deviation 1 on the
+      name: which one, from `ddad_jax.models.AUTOENCODERS`.
+      network: the attributes of its module.
+      weights: name or path of its weights; empty: trained from scratch.
+      latent_scale: z = scale · E(x); 0: each channel is scaled to mean 0 and deviation 1 on the
         training images.
-      feature_weight: of the distance in the extractor's features, in its objective.
-      latent_weight: of the divergence of its latents from a normal distribution, likewise.
+      feature_weight: weight, in training, of the distance between the extractor's features.
+      latent_weight: weight, in training, of the latents' regularisation: their divergence from a
+        normal distribution, or, if the autoencoder is not variational, their mean square.
       crop_size: side in pixels of the random squares it is trained on; 0: whole images.
       training: see `TrainSettings`.
     """
@@ -173,11 +174,11 @@ class DenoiserSettings(Checked):
     """The denoiser, ε_θ(z_t, t).
 
     Attributes:
-      network: its module's attributes, of `ddad_jax.models.UNet`.
-      weights: by name or path; empty: trained here.
+      network: the attributes of its module, `ddad_jax.models.UNet`.
+      weights: name or path of its weights; empty: trained here.
       max_timestep: training timesteps are drawn below this; 0: from the whole schedule.
       prediction: what it outputs: "noise", "velocity" or "latent".
-      weighting: of the loss: "plain" or "min_snr".
+      weighting: weighting of the loss: "plain" or "min_snr".
       training: see `TrainSettings`.
     """
 
@@ -194,15 +195,15 @@ class ExtractorSettings(Checked):
     """The feature extractor, and its adaptation to the domain.
 
     Attributes:
-      name: which one, of `ddad_jax.models.EXTRACTORS`.
-      network: its module's attributes.
-      weights: by name or path.
-      size: side in pixels of the images that it looks at; 0: data.size. Above it, photographs are
-        prepared at this size and maps have it too; the autoencoder still sees data.size.
-      distillation_weight: λ_DL of DDAD, how strongly adapted features are held to the published.
+      name: which one, from `ddad_jax.models.EXTRACTORS`.
+      network: the attributes of its module.
+      weights: name or path of its weights.
+      size: side in pixels of the images that it sees; 0: data.size. If it is larger than data.size,
+        photographs and maps have this size; the autoencoder still sees data.size.
+      distillation_weight: λ_DL of DDAD: how strongly adapted features are kept near the original.
       training: of the adaptation, see `TrainSettings`; 0 steps and 0 epochs leave the extractor as
-        it is. It stops when its objective gains nothing on held-out images; whether it counts,
-        build.planted says.
+        it is. It stops when its objective no longer improves on held-out images; build.planted says
+        whether its result is used.
     """
 
     name: str = setting("resnet34", changes="own")
@@ -220,9 +221,9 @@ class EvaluationSettings(Checked):
     Attributes:
       protocol: "exact", MVTec AD's definitions, or "paper", which adds what the official code
         computes.
-      resolution: of maps and masks: "network", that of the squares which photographs become, or
-        "original", as tiled images always have.
-      planted: defects that --mode=validate plants in good images.
+      resolution: resolution of maps and masks: "network", that of the networks' input, or
+        "original", that of the photographs, which tiled ones always have.
+      planted: how many defects --mode=validate plants in good images.
       ablate_on: what --mode=ablate scores: the "test" images, or "planted" defects, as
         --mode=validate does, to choose between settings without labels.
     """
@@ -235,18 +236,17 @@ class EvaluationSettings(Checked):
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """Every setting there is; the defaults are the published values, or those of preset "full".
+    """All settings; the defaults are the published values, or those of preset "full".
 
     Attributes:
-      preset: settings of detection that trade time for what is made. "paper": the method as
-        published, in ten steps. "full": two steps; the distance of each patch to the nearest normal
-        patch counts too, and images are restored where patches are like no normal one. "fast": as
-        "full", but images without defect are made only where they are asked for. It decides
-        detection.scoring, num_steps, latent_weight, reconstruction and reconstruct, each unless it
-        is given itself.
-      seed: of everything that is drawn at random: split, weights, batches, noise, banks.
-      dtype: compute type of autoencoder and denoiser; parameters are always float32, and so are the
-        extractor's features.
+      preset: detection settings that trade time for output. "paper": the method as published, in
+        ten steps. "full": two steps; the distance of each patch to the nearest normal patch counts
+        too, and images are restored where a patch resembles no normal one. "fast": as "full", but
+        images without their defect are made only on request. It decides detection.scoring,
+        num_steps, latent_weight, reconstruction and reconstruct, unless they are given.
+      seed: seed of everything random: split, weights, batches, noise, banks.
+      dtype: compute type of autoencoder and denoiser; parameters and the extractor's features are
+        always float32.
       data: see `DataSettings`.
       diffusion: see `ScheduleSettings`.
       autoencoder: see `AutoencoderSettings`.
@@ -278,7 +278,7 @@ class Config(Checked):
     mesh: MeshSettings = section(MeshSettings)
 
     def check_together(self) -> None:
-        """Raises SettingError where settings of two sections do not fit together."""
+        """Raises SettingError if settings of two sections do not fit together."""
         timesteps = self.diffusion.num_timesteps
         limits = {
             "detection.max_noise_level": (self.detection.max_noise_level, timesteps - 1),
@@ -314,18 +314,18 @@ class Config(Checked):
 
     @property
     def detector(self) -> Settings:
-        """The detector's settings, with what follows from other sections."""
+        """The detector's settings, with those that follow from other sections."""
         size, prediction = self.image_size, self.denoiser.prediction
         return replace(self.detection, image_size=size, prediction=prediction)
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the squares that photographs become, of which no network sees more."""
+        """Side in pixels of the squares that photographs become: the most that a network sees."""
         return max(self.data.size, self.extractor.size)
 
     @property
     def description(self) -> dict[str, Any]:
-        """The arguments of `build_networks`, serialisable: what an artifact builds them from."""
+        """The arguments of `build_networks`, serialisable, as an artifact stores them."""
         return {
             "autoencoder": {"name": self.autoencoder.name, "network": self.autoencoder.network},
             "denoiser": {"network": self.denoiser.network},
@@ -339,10 +339,10 @@ class Config(Checked):
         }
 
     def networks(self) -> Networks:
-        """The modules, without parameters, checked to fit each other and the images' size.
+        """Returns the modules, without parameters, checked to fit each other and the image size.
 
         Raises:
-          UserError: naming the setting that cannot be.
+          UserError: a setting is not allowed; names it.
         """
         self.check_stages()
         built = build_networks(**self.description)
@@ -354,7 +354,7 @@ class Config(Checked):
         return built
 
     def check_stages(self) -> None:
-        """Raises SettingError where the stages that describe a patch cannot be averaged."""
+        """Raises SettingError if the stages that describe a patch cannot be averaged."""
         d = self.detection
         if d.scoring != "fused" or d.patch_layers != "averaged":
             return
@@ -370,15 +370,15 @@ class Config(Checked):
 
     @property
     def at_original(self) -> bool:
-        """Whether maps and masks have the original images' resolution, and not the networks'."""
+        """Whether maps and masks have the original images' resolution instead of the networks'."""
         return bool(self.data.tiling.tile) or self.evaluation.resolution == "original"
 
     def plain(self) -> dict[str, Any]:
-        """Every setting, as JSON has it."""
+        """Returns every setting, as JSON holds it."""
         return json.loads(json.dumps(asdict(self)))
 
     def of_preset(self, preset: str) -> "Config":
-        """The same by another preset; what is not as the preset of now decides it was given."""
+        """Returns the config with another preset; keeps what differs from the current one."""
         decided = {
             f"detection.{name}": value
             for name, value in PRESETS[preset].items()
@@ -387,7 +387,7 @@ class Config(Checked):
         return settings.changed(self, {"preset": preset, **decided})
 
     def of_category(self, category: str) -> "Config":
-        """The same with the category's own augmentation for that of all."""
+        """Returns the config for one category, with its own augmentation."""
         own = self.data.augmentation_of(category)
         data = replace(
             self.data, augmentation=own, category_augmentation={}, category=category, unified=False

@@ -1,4 +1,4 @@
-"""What is found in the images of a category, measured and written to its folder."""
+"""Measures what is found in the images of a category, and writes it to its folder."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ VALIDATION = "validation"
 
 
 def score(subject: Subject, fitted: FittedDetector) -> list[ReportPart]:
-    """Scores the test images of each category, where there are any.
+    """Scores the test images of each category, if there are any.
 
-    Process 0 writes, and it alone has parts.
+    Process 0 writes, and only it returns parts.
     """
     parts = [part for category in subject.categories for part in _score(category, fitted)]
     if parts:
@@ -56,7 +56,7 @@ def _score(category: Category, fitted: FittedDetector) -> list[ReportPart]:
 
 
 def _taken_for_others(category: Category, predictions: Predictions) -> dict[str, Any]:
-    """How many of a category's images are taken for each other one, where there are several."""
+    """Counts the images that are taken for each other category, if there are several."""
     if predictions.kinds is None:
         return {}
     others = Counter(kind for kind in predictions.kinds if kind != category.name)
@@ -70,7 +70,7 @@ def _taken_for_others(category: Category, predictions: Predictions) -> dict[str,
 
 
 def validate(subject: Subject, fitted: FittedDetector) -> list[ReportPart]:
-    """Scores planted defects of each category; process 0 writes, and it alone has parts."""
+    """Scores planted defects of each category; process 0 writes, and only it returns parts."""
     return [part for category in subject.categories for part in _validate(category, fitted)]
 
 
@@ -104,7 +104,7 @@ def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
     return [part]
 
 
-# The modes that ask a detector that is there.
+# The modes that evaluate an existing detector.
 SCORED = {"evaluate": score, "validate": validate}
 
 
@@ -116,7 +116,7 @@ def _write_results(
     resized_masks: Float[np.ndarray, "n h w"] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> ReportPart:
-    """Everything that is written about a set of images; what a report over several needs of it."""
+    """Writes everything about a set of images; returns its part for a report over several."""
     resampled = resample(predictions)
     metrics = compute_metrics(predictions, resampled, resized_masks)
     metrics |= {"calibration": fitted.calibrated, **(more or {})}

@@ -1,4 +1,4 @@
-"""`--mode=serve`: detectors of files, laid over the devices there are, answer over HTTP."""
+"""`--mode=serve`: loads detectors onto the devices, and answers over HTTP."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def serve(place: Path, config: Config, given: Sequence[str]) -> None:
     """Serves the detectors of a place until the program is asked to end.
 
     Args:
-      place: a detector's file, or a folder of several, as of `files_of`.
+      place: a detector's file, or a folder of several; see `files_of`.
       config: says how they are served, and on which devices.
       given: the settings that the user gave, by dotted name.
 
     Raises:
-      UserError: no detector, a setting that cannot be or does nothing, or the extra is missing.
+      UserError: there is no detector, a setting is wrong or has no effect, or the extra is missing.
     """
     for name in given:
         if not name.startswith(SERVING):
@@ -48,7 +48,7 @@ def serve(place: Path, config: Config, given: Sequence[str]) -> None:
 
     def load(path: Path) -> FittedDetector:
         fitted = load_detector(path)
-        # Of what is not drawn nobody sees a reconstruction.
+        # A reconstruction is only seen where it is drawn, and is made then.
         without = with_reconstruct(fitted.detector, False)
         return replace(fitted, detector=shard_detector(without, mesh))
 
@@ -63,7 +63,7 @@ def serve(place: Path, config: Config, given: Sequence[str]) -> None:
         try:
             serve(listener, detectors, settings, metrics, token)
         except KeyboardInterrupt:
-            # All that was there is answered.
+            # By now all requests are answered.
             interrupts.forget()
     logging.info("all requests are answered; the end")
 

@@ -1,4 +1,4 @@
-"""`--mode=submit`: what MVTec AD 2's server takes of its private images."""
+"""`--mode=submit`: writes results on MVTec AD 2's private images as its server takes them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,15 +24,15 @@ from ddad_jax.training.mesh import make_mesh
 def submit(config: Config, workdir: Path, folder: Path) -> None:
     """Scores the private images of every object with its detector.
 
-    What that detector has written before stays.
+    Images that this detector has already written are left out.
 
     Args:
-      config: that the detectors were made with.
+      config: the one that the detectors were made with.
       workdir: of the run that made them.
-      folder: the submission's; gets nothing but what the server takes.
+      folder: of the submission; only what the server takes is written to it.
 
     Raises:
-      UserError: another data set, no detector, or an image that cannot be read.
+      UserError: the data set is another, there is no detector, or an image cannot be read.
     """
     if config.data.source != DATASET.name:
         raise SettingError(

@@ -22,7 +22,7 @@ from ddad_jax.training.state import Loss
 
 @dataclass(frozen=True)
 class Task:
-    """What a network is trained on: see `Training`, whose batches are made of `arrays`."""
+    """What a network is trained on; see `Training`, whose batches are made from `arrays`."""
 
     loss: Loss
     params: Any
@@ -57,7 +57,7 @@ def _denoiser(made: Trained) -> Task:
     settings, network = config.denoiser, subject.networks.denoiser
     frozen: dict[str, Any] = {"alpha_bar": made.alpha_bar}
     if subject.augmentations:
-        # An augmented image is another one at each step, so its latent is made there.
+        # An augmented image differs at each step, so its latent is computed in the step.
         frozen |= {"autoencoder": made.autoencoder, "scaling": made.latent_scaling}
         arrays = {"image": subject.train_images}
         heldout = {"image": subject.heldout_images}

@@ -1,4 +1,4 @@
-"""The networks of a subject, as far as they are made."""
+"""The networks of a subject, as far as they exist."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,15 +22,15 @@ from ddad_jax.training.latents import channel_scaling, encode_images
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The networks of a subject, as far as they are made.
+    """The networks of a subject, as far as they exist.
 
     Attributes:
       subject: what they are made for.
-      autoencoder: its variables; None where it is still to be trained.
+      pretrained_extractor: the extractor's variables before any adaptation.
+      autoencoder: its variables; None if it is still to be trained.
       denoiser: likewise.
-      pretrained_extractor: before any adaptation.
-      extractor: adapted, where it is adapted at all; likewise.
-      records: of each network that was trained in the working directory.
+      extractor: its variables, adapted if asked for; None if it is still to be adapted.
+      records: the record of each network that was trained in the working directory.
     """
 
     subject: Subject
@@ -57,29 +57,29 @@ class Trained:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Of each network that is made, what changes with any of its arrays."""
+        """For each network that exists, a hash that changes with any of its arrays."""
         names = (*NETWORKS, "pretrained_extractor")
         known = {name: getattr(self, name) for name in names}
         return {name: digest_of(of) for name, of in known.items() if of is not None}
 
     def latents(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
-        """What the denoiser works on: the frozen autoencoder's latents, scaled."""
+        """Returns what the denoiser works on: the frozen autoencoder's latents, scaled."""
         shift, scale = (np.asarray(part) for part in self.latent_scaling)
         return (self._encoded(images) - shift) * scale
 
     def _encoded(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
         network, c = self.subject.networks.autoencoder, self.subject
-        assert self.autoencoder is not None  # It is the first that is made.
+        assert self.autoencoder is not None  # It is the first that is trained.
         return encode_images(network, self.autoencoder, images, c.config.build.batch_size, c.cache)
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the extractor is another one than before any adaptation."""
+        """Whether the extractor differs from the pretrained one."""
         return self.digests["extractor"] != self.digests["pretrained_extractor"]
 
     @property
     def undecided(self) -> str:
-        """Why nothing could tell whether adaptation helps; "" where it can, or is not asked."""
+        """Why nothing could tell whether adaptation helps; "" if that is known, or not asked."""
         config = self.subject.config
         return self.subject.undecided if is_asked(config.detector, config.build) else ""
 
@@ -93,7 +93,7 @@ class Trained:
 
 
 def load_networks(subject: Subject) -> Trained:
-    """A subject's networks that have weights already, so that a wrong path is said early."""
+    """Loads a subject's networks that have weights, so that a wrong path is reported early."""
     config, networks = subject.config, subject.networks
     loaded: dict[str, Variables] = {
         "pretrained_extractor": pretrained.load(config.extractor.weights, networks.extractor)

@@ -1,4 +1,4 @@
-"""Trains networks, or takes up those that are trained, for several categories at a time."""
+"""Trains networks, or loads those that are trained, for several categories at a time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,17 +40,17 @@ def train_networks(
 ) -> list[Trained]:
     """Trains networks of several categories of one config.
 
-    Those whose data are of a kind are trained as one program. Each continues where it was left, and
-    what is done is not done again.
+    Categories whose data have the same form are trained as one program. Each training continues
+    where it stopped, and finished ones are not repeated.
 
     Args:
-      made: as `load_networks` makes them; at most as many as the mesh's `category` axis is wide.
-      networks: some of `NETWORKS`, in their order: one is trained with those before it.
-      train_on: whether networks that were trained with other settings or images are trained on,
-        from the parameters they have.
+      made: from `load_networks`; at most as many as the size of the mesh's `category` axis.
+      networks: some of `NETWORKS`, in that order: each is trained with those before it.
+      train_on: whether networks that were trained with other settings or images are trained
+        further, from the parameters they have.
 
     Raises:
-      Interrupted: a signal, with the states saved.
+      Interrupted: a signal came; the states are saved.
       UserError: a network was trained otherwise, or its loss stays non-finite.
     """
     for network in networks:
@@ -67,10 +67,10 @@ def train_networks(
             if record:
                 found[i] = _finished(found[i], network, record)
         todo = [i for i in todo if not done[i]]
-        # Images are encoded by all.
+        # All processes encode images.
         with together.dividing():
             tasks = {i: TASKS[network](found[i]) for i in todo}
-        # Augmented images are encoded at each step, others once: these are two programs.
+        # Augmented images are encoded at each step, others once, which makes two programs.
         for augmented in (False, True):
             alike = [i for i in todo if bool(found[i].subject.augmentations) == augmented]
             if alike:
@@ -81,7 +81,7 @@ def train_networks(
 
 
 def _with(made: Trained, network: str, params: PyTree) -> Trained:
-    """The same with a network whose training has ended."""
+    """Adds a network whose training has ended, and its record."""
     folder = made.subject.workdir / network
     with processes.first_then_others("finished"):
         if processes.is_first():
@@ -93,10 +93,10 @@ def _with(made: Trained, network: str, params: PyTree) -> Trained:
 
 
 def _taken_up(made: Trained, network: str, train_on: bool) -> Record | None:
-    """The record of a network that needs no training any more; else None, and one is begun.
+    """Returns the record of a network that is trained; else None, with a record begun.
 
     Raises:
-      UserError: it was trained otherwise; says with what, and what goes on.
+      UserError: it was trained otherwise; says with what, and how to continue.
     """
     subject, folder = made.subject, made.subject.workdir / network
     _complete_step(folder)
@@ -142,7 +142,7 @@ def _finished(made: Trained, network: str, record: Record) -> Trained:
     folder = made.subject.workdir / network
     params = read_parameters(folder / "checkpoints", _train_settings(record, network))
     if params is None:
-        # Nothing had to be learnt: no step was asked for.
+        # No step was asked for, so there is nothing to load.
         return replace(made, records={**made.records, network: record})
     statistics = made.pretrained_extractor if network == "extractor" else {}
     trained: dict[str, Any] = {network: {**statistics, "params": params}}
@@ -161,7 +161,7 @@ def _train_settings(record: Record, network: str) -> TrainSettings:
 
 
 def _read_by(made: Trained, network: str) -> dict[str, str]:
-    """Digests of what the training of a network reads and does not change."""
+    """Returns digests of what the training of a network reads and does not change."""
     read = {
         "autoencoder": ("pretrained_extractor",),
         "denoiser": ("autoencoder",),
@@ -171,9 +171,9 @@ def _read_by(made: Trained, network: str) -> dict[str, str]:
 
 
 def _step_on(folder: Path, record: Record, wanted: Record) -> None:
-    """Puts a training aside and begins one that starts from its parameters.
+    """Moves a training aside and begins one that starts from its parameters.
 
-    What is cut off in between, `_complete_step` completes.
+    If this is cut off halfway, `_complete_step` completes it.
     """
     number = 1
     while folder.with_name(f"{folder.name}-{number}").exists():
@@ -219,10 +219,10 @@ def _training(made: Trained, network: str, task: Task) -> Training:
 
 
 def _settings_of_training(subject: Subject, network: str) -> TrainSettings:
-    """Those of a network, whose epochs are so many steps of the category's images.
+    """Returns a network's training settings, with epochs as steps for the subject's images.
 
     Raises:
-      SettingError: they do not go with that number of steps.
+      SettingError: the settings do not fit that number of steps.
     """
     settings = getattr(subject.config, network).training
     try:
@@ -232,7 +232,7 @@ def _settings_of_training(subject: Subject, network: str) -> TrainSettings:
 
 
 def _start(folder: Path, network: str, params: PyTree) -> PyTree:
-    """The parameters that a training starts from: those given, or those of the one before it."""
+    """Returns the parameters to start from: those given, or those of the training before it."""
     record = begun_record(folder)
     if not record.start:
         return params

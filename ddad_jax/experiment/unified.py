@@ -1,4 +1,4 @@
-"""Several categories in one detector: networks and banks of all, a calibration of each."""
+"""Several categories in one detector: networks and banks of all, a calibration for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ class Unified(Subject):
     """Several categories in one detector.
 
     Attributes:
-      several: the categories, each divided as it would be alone; what is said of their test images
-        is in their folders, and the networks and the detector are above them.
+      several: the categories, each divided as it would be alone; the results on their test images
+        are in their folders, and the networks and the detector in the folder above.
     """
 
     several: tuple[Category, ...]
 
     @property
     def categories(self) -> Sequence[Category]:
-        """Those that it was made of."""
+        """The categories that it is made of."""
         return self.several
 
     @cached_property
     def division(self) -> tuple[ImageSet, ImageSet]:
-        """The images of all, category by category.
+        """The images of all categories, one category after the other.
 
         Raises:
           UserError: two categories have an image in common.

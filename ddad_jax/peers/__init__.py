@@ -1,1 +1,1 @@
-"""Timing against PyTorch: the same work, the same weights, alternating in one process."""
+"""Timing against PyTorch: the same work with the same weights, in turns."""

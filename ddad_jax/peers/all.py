@@ -1,9 +1,9 @@
-"""Everything for an accelerator, in one command of at most ten minutes.
+"""Runs every comparison on an accelerator, in one command of, by default, ten minutes.
 
     python -m ddad_jax.peers.all --results=docs/results/h100
 
-Writes the benchmark of the published networks and the comparison with PyTorch to one folder. What
-does not fit into the time is named at the end; what is measured by then is kept.
+Writes the benchmark of the networks and the comparison of detection with PyTorch to one folder; the
+training step is only printed. Names at the end what did not fit into the time.
 """
 
 import os
@@ -23,7 +23,7 @@ CONFIGS = {"published": "configs/mvtec.py", "small": "configs/mvtec_small.py"}
 
 
 def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
-    """What is run, by what it is called; the arguments of `python -m`."""
+    """Returns what to run, by name, as the arguments of `python -m`."""
     peers = ["ddad_jax.peers.detect", f"--size={size}", f"--results={output / 'pytorch'}"]
     one, many = "--batch_sizes=1", f"--batch_sizes={batch_size}"
     return {
@@ -53,7 +53,7 @@ def commands(output: Path, size: str, batch_size: int) -> dict[str, list[str]]:
 
 
 def main(argv: list[str]) -> None:
-    """Runs one after the other while there is time."""
+    """Runs one command after the other while there is time."""
     del argv
     output = Path(RESULTS.value)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Seconds of detection and of its stages, ours and PyTorch's, alternating.
+"""Times detection and its stages, ours and PyTorch's in turns.
 
     python -m ddad_jax.peers.detect --size=published --batch_sizes=1,8 --rounds=5
 
 The outputs are compared first. Preset "paper" does what PyTorch does; "full" and "fast" take fewer
-steps and add the nearest-patch distances, which the official code has not.
+steps and add the nearest-patch distances, which the official code does not have.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ PEERS = {
     "compiled bfloat16": {"compiled": True, "bfloat16": True},
 }
 STAGES = ["encode", "UNet step", "decode"]
-# Largest difference of two heat maps, as a share of their range.
+# Largest difference between two heat maps, as a share of their range.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 
 SIZE = flags.DEFINE_enum("size", "small", list(CONFIGS), "Whose networks.")
@@ -74,9 +74,9 @@ def require_agreement(
 
 
 def our_work(detector: Detector, work: str, batch_size: int) -> Callable[[], None]:
-    """A call that returns when its results are there; compiled already.
+    """Returns a compiled call that ends when its results are there.
 
-    The whole is detected as every command does it: on a CPU one by one, and side by side.
+    `detect` runs as in every command: on a CPU one image per call, with several calls in parallel.
     """
     at_a_time = 1 if work == WHOLE and jax.default_backend() == "cpu" else batch_size
     entries = {entry.name: entry for entry in detection_entries(detector, at_a_time)}
@@ -94,7 +94,7 @@ def our_work(detector: Detector, work: str, batch_size: int) -> Callable[[], Non
 
 
 def peer_work(peer: Pipeline, detector: Detector, work: str, batch_size: int) -> Callable[[], Any]:
-    """The same of PyTorch, on the same inputs."""
+    """Returns PyTorch's call, for the same work on the same inputs."""
     entries = {entry.name: entry for entry in detection_entries(detector, batch_size)}
     inputs = entries[work].make().arguments[1]
     if work == WHOLE:
@@ -121,7 +121,7 @@ def peer_work(peer: Pipeline, detector: Detector, work: str, batch_size: int) ->
 
 
 def main(argv: list[str]) -> None:
-    """Compares, then times."""
+    """Compares both, then times them."""
     del argv
     choose_cpu_kernels()
     device = "cuda" if torch.cuda.is_available() else "cpu"

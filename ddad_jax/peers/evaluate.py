@@ -1,11 +1,11 @@
-"""A whole evaluation of a trained model, from its checkpoint to metrics and pictures.
+"""Times a whole evaluation of a trained model, from its file to metrics and pictures.
 
     python -m ddad_jax.peers.evaluate --workdir=runs/bottle
 
-The run is one of `configs/mvtec_small.py` or `configs/mvtec.py`, made in the folder where this is
-called. Ours is `--mode=evaluate` in a fresh folder, with images decoded, programs compiled, 95 %
-intervals, metrics and the report; the official procedure is `ddad_jax.peers.torch_evaluation`. Each
-starts as a process of its own.
+The run must be one of `configs/mvtec_small.py` or `configs/mvtec.py`, made in the folder where this
+is called. Ours is `--mode=evaluate` in a fresh folder, including decoding, compilation, metrics,
+95 % intervals and the report; the official procedure is `ddad_jax.peers.torch_evaluation`. Each is
+started as a process of its own.
 """
 
 import json
@@ -78,12 +78,12 @@ def official(workdir: Path, config: Mapping[str, Any], folder: Path) -> dict[str
 
 
 def category_folder(config: Mapping[str, Any]) -> Path:
-    """Where the images of a run's category are."""
+    """Returns the folder with the images of a run's category."""
     return Path(config["data"]["root"]) / config["data"]["category"]
 
 
 def main(argv: list[str]) -> None:
-    """Times both, in turns."""
+    """Times both in turns."""
     del argv
     workdir = Path(WORKDIR.value).resolve()
     config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The networks and detectors of configs with drawn weights: no data set or download needed."""
+"""Networks and detectors of configs with random weights: no data set or download is needed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,18 +20,18 @@ CONFIGS = {"small": "mvtec_small", "published": "mvtec"}
 
 
 def config_of(size: str, dtype: str = "float32", preset: str = "full") -> Config:
-    """The settings of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
+    """Returns the settings of `configs/mvtec_small.py` ("small") or `mvtec.py` ("published")."""
     config = read_config(load_config(CONFIGS[size])).of_preset(preset)
     return changed(config, {"dtype": dtype})
 
 
 def networks(size: str, dtype: str = "float32") -> Networks:
-    """The modules of `configs/mvtec_small.py` ("small") or `configs/mvtec.py` ("published")."""
+    """Returns the modules of `configs/mvtec_small.py` ("small") or `mvtec.py` ("published")."""
     return config_of(size, dtype).networks()
 
 
 def make_detector(size: str, dtype: str, preset: str, bank_rows: int) -> Detector:
-    """A detector of drawn weights and banks, with a denoiser that does not give zeros."""
+    """Returns a detector with random weights and banks, whose denoiser does not output zeros."""
     config = config_of(size, dtype, preset)
     d = config.diffusion
     detector = seeded_detector(
@@ -46,7 +46,7 @@ def make_detector(size: str, dtype: str, preset: str, bank_rows: int) -> Detecto
 
 
 def drawn(network: nn.Module, seed: int) -> Mapping[str, Any]:
-    """Variables drawn at random, the kernels that start at zero too."""
+    """Draws variables at random, including the kernels that are initialised to zero."""
     flat = flax.traverse_util.flatten_dict(initialise(network, jax.random.key(seed)))
     key = jax.random.key(seed + 1)
     for number, (path, value) in enumerate(sorted(flat.items())):

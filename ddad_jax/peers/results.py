@@ -1,4 +1,4 @@
-"""Figures that are kept: JSON with the machine and the command, and a table beside it."""
+"""Stores measured figures: JSON with the machine and the command, and a table beside it."""
 
 import json
 import shlex
@@ -16,13 +16,13 @@ from ddad_jax.machine import description
 def rows(
     work: str, batch_size: int, seconds: Mapping[str, np.ndarray], reference: str
 ) -> list[dict[str, Any]]:
-    """A row a contender.
+    """Returns one row per contender.
 
     Args:
       work: what was done.
       batch_size: images in one call.
-      seconds: as `ddad_jax.peers.timing.alternate` makes them.
-      reference: the contender that the others are held against.
+      seconds: from `ddad_jax.peers.timing.alternate`.
+      reference: the contender that the others are compared with.
     """
     return [
         {
@@ -40,12 +40,12 @@ def rows(
 
 
 def keep(path: Path, found: list[dict[str, Any]], reference: str) -> None:
-    """Writes path.json and path.md; rows of other work that are there already stay.
+    """Writes path.json and path.md; rows of other work that are already there stay.
 
     Args:
-      path: without suffix.
-      found: as `rows` makes them.
-      reference: named in the table's head.
+      path: the path without suffix.
+      found: from `rows`.
+      reference: the contender that the table's header names.
     """
     stored = path.with_suffix(".json")
     kept = json.loads(stored.read_text(encoding="utf-8"))["rows"] if stored.exists() else []

@@ -9,13 +9,12 @@ import numpy as np
 def alternate(
     contenders: Mapping[str, Callable[[], None]], repeats: int, *, warm_up: bool = True
 ) -> dict[str, np.ndarray]:
-    """Seconds of each call, [repeats] by name.
+    """Returns the seconds of each call, [repeats] by name.
 
     Args:
       contenders: functions that return when their work is done.
-      repeats: rounds; in each every contender is called once, and the order is turned around
-        from round to round.
-      warm_up: whether each is called once before.
+      repeats: rounds; each calls every contender once, in the reverse order of the round before.
+      warm_up: whether each contender is called once before.
     """
     if warm_up:
         for run in contenders.values():
@@ -31,15 +30,15 @@ def alternate(
 
 
 def summary(seconds: Mapping[str, np.ndarray], reference: str, units: int, unit: str) -> str:
-    """One line a contender: median time of one unit, and the ratio to the reference.
+    """Returns one line per contender: median time of one unit, and the ratio to the reference.
 
-    The ratio is of the two medians; in brackets stand the quartiles of the rounds' own ratios.
+    The ratio is that of the two medians; in brackets are the quartiles of the rounds' own ratios.
 
     Args:
-      seconds: as `alternate` makes them.
-      reference: the contender that the others are held against.
+      seconds: from `alternate`.
+      reference: the contender that the others are compared with.
       units: images or steps in one call.
-      unit: what they are called.
+      unit: the word for a unit.
     """
     lines = []
     for name, values in seconds.items():

@@ -1,9 +1,9 @@
 """The evaluation of D3AD's official code in PyTorch, with the networks of one of our detectors.
 
-What it does and ours does not: it passes over the test set twice, once for the range of the maps
-and once for the maps themselves; it runs the extractor three times an image; and its overlap curve
-labels the regions of every mask anew for each of 200 thresholds. Written kindly: one copy of the
-autoencoder, no copies to the CPU between steps, no ranges over training images.
+Unlike ours, it passes over the test set twice, once for the range of the maps and once for the maps
+themselves; in each pass it runs the extractor three times per image; and its overlap curve labels
+the regions of every mask again for each of 200 thresholds. To be fair to it, it has one copy of the
+autoencoder, no copies to the CPU between steps, and no ranges over training images.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def evaluate(peer: Pipeline, category: Path, output: Path) -> dict[str, float]:
-    """From a folder of MVTec AD to metrics and pictures.
+    """Evaluates a folder of MVTec AD: returns metrics, and writes pictures.
 
     Args:
       peer: the pipeline.
-      category: holds `test` and `ground_truth`.
-      output: where a picture of every test image goes.
+      category: a folder that holds `test` and `ground_truth`.
+      output: the folder for a picture of every test image.
     """
     size = peer.settings.image_size
     lowest, highest = np.inf, -np.inf
@@ -59,7 +59,7 @@ def evaluate(peer: Pipeline, category: Path, output: Path) -> dict[str, float]:
 
 
 def _batches(category: Path, size: int) -> Iterator[Batch]:
-    """Images as uint8, masks in [0, 1] resized without being binarised, and labels."""
+    """Yields images as uint8, masks in [0, 1] resized without being binarised, and labels."""
     paths = sorted((category / "test").glob("*/*.png"))
     for start in range(0, len(paths), BATCH_SIZE):
         images, masks, labels = [], [], []
@@ -79,7 +79,7 @@ def _mask(path: Path, size: int) -> np.ndarray:
 
 
 def overlap(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The area under the per-region overlap, as the official code finds it."""
+    """Returns the area under the per-region overlap, as the official code computes it."""
     low, high = maps.min(), maps.max()
     overlaps, rates = [], []
     for threshold in np.arange(low, high, (high - low) / THRESHOLDS):

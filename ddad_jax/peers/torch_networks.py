@@ -1,6 +1,6 @@
 """The networks of `configs/mvtec_small.py` in PyTorch, with the names of the published weights.
 
-Written for comparison: what `ddad_jax.pretrained.to_state_dict` gives loads here as it is.
+Written for comparison: what `ddad_jax.pretrained.to_state_dict` returns can be loaded as it is.
 """
 
 import math
@@ -29,7 +29,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions with the timestep added between them."""
+    """Two normalised convolutions, with the timestep's embedding added between them."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, resample: str = "none"):
         super().__init__()
@@ -73,7 +73,7 @@ class AttentionBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """ε_θ(z_t, t); the arguments are those of `ddad_jax.models.UNet`."""
+    """ε_θ(z_t, t), with the arguments of `ddad_jax.models.UNet`."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class UNet(nn.Module):
 
 
 class TinyBlock(nn.Module):
-    """TAESD's residual block; at the smallest resolution TAEF2 adds a normalised branch first."""
+    """TAESD's residual block; at the smallest resolution, TAEF2 first adds a normalised branch."""
 
     def __init__(self, width: int, normalised: bool):
         super().__init__()
@@ -211,7 +211,7 @@ class TAEF2(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's padding, which may be uneven."""
+    """A convolution with TensorFlow's padding, which may differ between opposite sides."""
 
     def forward(self, x: Tensor) -> Tensor:
         size, stride = self.kernel_size[0], self.stride[0]
@@ -221,7 +221,7 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand, filter each channel, project."""
+    """Expands, filters each channel, and projects."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
         super().__init__()

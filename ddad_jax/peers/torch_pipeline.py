@@ -1,8 +1,8 @@
 """D3AD's inference in PyTorch, in the order and with the passes of the official code.
 
 The input goes through the extractor twice, for the noise level and for the feature map, and the
-reconstruction once. Latents are the posterior's mean, maps are scaled by the detector's
-calibration: so both sides compute the same figures.
+reconstruction once. Latents are the posterior's mean, and maps are scaled by the detector's
+calibration, so that both sides compute the same figures.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from ddad_jax.pretrained import to_state_dict
 
 
 def unet_like(network: FlaxUNet) -> UNet:
-    """The peer of a denoiser, its weights still to be loaded."""
+    """Returns the peer of a denoiser; its weights are not loaded yet."""
     return UNet(
         network.sample_size,
         network.in_channels,
@@ -32,17 +32,17 @@ def unet_like(network: FlaxUNet) -> UNet:
 
 
 def load(module: nn.Module, variables, network) -> nn.Module:
-    """Gives a peer the weights of our network."""
+    """Loads the weights of our network into its peer, and returns it."""
     weights = to_state_dict(variables, network)
     module.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     return module.eval()
 
 
 class Pipeline:
-    """Everything from pixels to heat map, with the weights of one of our detectors.
+    """Computes everything from pixels to heat map, with the weights of one of our detectors.
 
-    The detector is of `configs/mvtec_small.py` or `configs/mvtec.py` with scoring "paper" and the
-    scaled start.
+    The detector is that of `configs/mvtec_small.py` or `configs/mvtec.py`, with scoring "paper" and
+    the scaled start.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Pipeline:
         """Loads the networks.
 
         Args:
-          detector: whose weights, banks and calibration are taken.
-          device: PyTorch's name of it.
-          compiled: whether the networks go through `torch.compile`.
+          detector: its weights, banks and calibration are used.
+          device: PyTorch's name of the device.
+          compiled: whether the networks are compiled with `torch.compile`.
           bfloat16: whether they run under autocast to bfloat16.
         """
         networks, self.settings = detector.networks, detector.settings
@@ -100,26 +100,26 @@ class Pipeline:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16)
 
     def extract(self, pixels: Tensor) -> list[Tensor]:
-        """The feature stages, in float32, of images in [-1, 1]."""
+        """Returns the feature stages, in float32, of images in [-1, 1]."""
         with self._autocast():
             stages = self._extract(pixels)
         return [stage.float() for stage in stages]
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The scaled latent of images in [-1, 1]."""
+        """Returns the scaled latent of images in [-1, 1]."""
         with self._autocast():
             latent = self._encode(pixels)
         return (latent.float() - self.shift) * self.scale
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images in [-1, 1] of a scaled latent."""
+        """Returns images in [-1, 1] from a scaled latent."""
         with self._autocast():
             images = self._decode(latent / self.scale + self.shift)
         return images.float().clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def detect(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Noise level, heat map, score and reconstruction of uint8 images [b, h, w, 3]."""
+        """Returns noise level, heat map, score and reconstruction of uint8 images [b, h, w, 3]."""
         s = self.settings
         pixels = torch.tensor(images, device=self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         latent = self.encode(pixels)
@@ -150,7 +150,7 @@ class Pipeline:
         return (2 * index * s.max_noise_level + unit) // (2 * unit) * s.num_steps
 
     def reconstruct(self, latent: Tensor, level: Tensor, num_steps: int) -> Tensor:
-        """The latent denoised in so many steps from a noise level."""
+        """Returns the latent, denoised in `num_steps` steps from a noise level."""
         noisy = self._alpha_bar(level).sqrt() * latent
         stride = level // num_steps
         for step in range(num_steps - 1, -1, -1):

@@ -22,7 +22,7 @@ class StableDiffusion(nn.Module):
         )
 
     def load_state_dict(self, weights: dict[str, Tensor]):
-        """As a state dict of the published names."""
+        """Loads a state dict with the published names."""
         return self.network.load_state_dict(weights)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet34(nn.Module):
-    """The features of images in [-1, 1] at strides 4, 8 and 16; torchvision's network."""
+    """torchvision's network: the features of images in [-1, 1] at strides 4, 8 and 16."""
 
     def __init__(self):
         super().__init__()

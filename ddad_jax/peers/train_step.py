@@ -1,10 +1,10 @@
-"""Seconds of one training step of the denoiser, ours and PyTorch's, alternating.
+"""Times one training step of the denoiser, ours and PyTorch's in turns.
 
     python -m ddad_jax.peers.train_step --batch_size=30 --repeats=7
 
-The networks' outputs, losses and gradients are compared first. Both take the AdamW step of the
-published settings; ours also clips the gradient, skips steps that are not finite and keeps the
-moving average.
+The losses and the gradients' norms are compared first. Both take the AdamW step of the published
+settings; ours also clips the gradient, skips steps that are not finite and computes the moving
+average.
 """
 
 import jax
@@ -28,12 +28,12 @@ REPEATS = flags.DEFINE_integer("repeats", 7, "Rounds of the alternation.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Our compute type.")
 
 NUM_TIMESTEPS = 1000
-# Relative difference of the losses and of the gradients' norms.
+# Largest relative difference of the losses and of the gradients' norms.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
 class TorchStep:
-    """Training of the peer, one call a step."""
+    """Trains the peer, one step per call."""
 
     def __init__(self, network: torch.nn.Module, alpha_bar: np.ndarray, device: str):
         self.network = network.train().to(device)
@@ -42,7 +42,7 @@ class TorchStep:
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01)
 
     def loss(self, latent: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor):
-        """Mean squared error of the predicted noise."""
+        """Returns the mean squared error of the predicted noise."""
         a = self.alpha_bar[timestep][:, None, None, None]
         predicted = self.network(a.sqrt() * latent + (1.0 - a).sqrt() * noise, timestep)
         return torch.nn.functional.mse_loss(predicted, noise)
@@ -57,10 +57,10 @@ class TorchStep:
 
 
 def require_agreement(denoiser, params, peer: TorchStep, latent: np.ndarray, dtype: str) -> None:
-    """Checks that both sides have the same loss and gradient.
+    """Checks that both sides have the same loss and the same norm of the gradient.
 
     Raises:
-      SystemExit: they have not.
+      SystemExit: they do not.
     """
     rng = np.random.default_rng(1)
     noise = rng.normal(size=latent.shape).astype(np.float32)
@@ -89,12 +89,12 @@ def require_agreement(denoiser, params, peer: TorchStep, latent: np.ndarray, dty
 
 
 def channels_first(array: np.ndarray) -> torch.Tensor:
-    """As PyTorch has it."""
+    """Returns the array as a tensor with the channels first."""
     return torch.tensor(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
 
 
 def main(argv: list[str]) -> None:
-    """Compares, then times."""
+    """Compares both, then times them."""
     del argv
     choose_cpu_kernels()
     denoiser = networks(SIZE.value, DTYPE.value).denoiser

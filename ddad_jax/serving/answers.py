@@ -1,4 +1,4 @@
-"""What is answered of one photograph: its row, its map, its mask, its picture."""
+"""The answers about one photograph: its row, its map, its mask, its picture."""
 
 import base64
 import json
@@ -21,13 +21,13 @@ QUALITY = 85
 
 
 def json_response(content: Any, status: int = 200, **headers: str) -> Response:
-    """A response of JSON, in which what is no finite number is null."""
+    """Returns a JSON response in which numbers that are not finite are null."""
     text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False)
     return Response(text, status, headers, "application/json")
 
 
 def finite(content: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
+    """Returns the content with None for numbers that JSON does not have."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
@@ -38,11 +38,11 @@ def finite(content: Any) -> Any:
 
 
 def picture_of(prediction: Prediction) -> bytes:
-    """Photograph, reconstruction and heat map side by side, PNG."""
+    """Returns photograph, reconstruction and heat map side by side, as PNG."""
     return encoded(prediction.draw(), "png")
 
 
-# What a photograph may be answered by instead of its row: how it is made, and its media type.
+# Files that may be the answer instead of a row: how each is made, and its media type.
 FILES: dict[str, tuple[Callable[[Prediction], bytes], str]] = {
     "map": (lambda p: encoded(map_image(p, "png"), "png"), "image/png"),
     "tiff": (lambda p: encoded(map_image(p, "tiff"), "tiff"), "image/tiff"),
@@ -52,7 +52,7 @@ FILES: dict[str, tuple[Callable[[Prediction], bytes], str]] = {
         lambda p: encoded(Image.fromarray(p.image), "jpeg", quality=QUALITY), "image/jpeg"
     ),
 }  # fmt: skip
-# What a row may hold besides: one of these, or the map's values.
+# What may be added to a row: these files, or the map's values.
 VALUES = "values"
 ENCLOSED = (*FILES, VALUES)
 # These need the reconstruction.
@@ -60,11 +60,11 @@ DRAWN = ("picture",)
 
 
 def row_response(prediction: Prediction, detector: str, enclosed: Iterable[str]) -> Response:
-    """The row, with files in it as data URIs.
+    """Returns the row, with files in it as data URIs.
 
     Args:
       prediction: of the photograph.
-      detector: that judged it.
+      detector: the name of the one that judged it.
       enclosed: some of `ENCLOSED`.
     """
     row = {"detector": detector, **facts_of(prediction, with_outlines=False)}
@@ -78,13 +78,13 @@ def row_response(prediction: Prediction, detector: str, enclosed: Iterable[str])
 
 
 def file_response(prediction: Prediction, name: str) -> Response:
-    """One of `FILES`."""
+    """Returns one of `FILES`."""
     make, kind = FILES[name]
     return Response(make(prediction), media_type=kind)
 
 
 def _values(prediction: Prediction) -> dict[str, Any]:
-    """The map scaled down: row by row two bytes a pixel, the lower first, as a map's file has."""
+    """Returns the map, scaled down: two bytes per pixel, row by row, the lower byte first."""
     height, width = prediction.anomaly_map.shape
     scale = min(1.0, VALUES_SIDE / max(height, width))
     height, width = (max(1, round(side * scale)) for side in (height, width))

@@ -1,4 +1,4 @@
-"""The addresses that a server has, and who may ask for them."""
+"""The routes of the server, and who may use them."""
 
 import asyncio
 import hmac
@@ -35,9 +35,9 @@ from ddad_jax.serving.refusal import Refusal, busy
 from ddad_jax.serving.service import Service
 from ddad_jax.serving.settings import ServeSettings
 
-# Nobody reads it: the client is gone.
+# The status if the client is gone; nobody reads it.
 GONE = 499
-# Seconds after which a detector that is being compiled may be asked again.
+# Seconds after which to ask again for a detector that is being compiled.
 COMPILING_SECONDS = 5.0
 PAGE = files("ddad_jax.serving") / "page"
 PAGE_FILES = {
@@ -54,20 +54,20 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-# What needs no token: a page that says nothing before it has one, and what orchestrators ask.
+# Routes without a token: a page that shows nothing before it has one, and what orchestrators ask.
 OPEN = (*PAGE_FILES, "/v2/health/live", "/v2/health/ready")
-# The media types that a photograph may be sent as: those that no web page may send elsewhere
-# without being asked for.
+# The media type, besides image/*, that a photograph may be sent as. Pages of other sites cannot
+# send these types unless the server allows it.
 BINARY = "application/octet-stream"
 
 
 def create_app(service: Service, settings: ServeSettings, token: str) -> Starlette:
-    """The application.
+    """Returns the application.
 
     Args:
       service: is started and stopped with it.
       settings: of the server.
-      token: that requests must bear; empty: none.
+      token: what requests must carry; empty: nothing.
     """
 
     @asynccontextmanager
@@ -121,7 +121,7 @@ LENGTH = "inference-header-content-length"
 
 
 class Guarded:
-    """Answers those who bear the token alone."""
+    """Answers only requests that carry the token, and open routes."""
 
     def __init__(self, app: ASGIApp, token: str):
         self._app, self._expected = app, f"Bearer {token}".encode()
@@ -181,24 +181,24 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 async def page(request: Request) -> Response:
-    """The page, and what belongs to it."""
+    """Returns a file of the web page."""
     name, kind = PAGE_FILES[request.url.path]
     return Response((PAGE / name).read_bytes(), headers=PAGE_HEADERS, media_type=kind)
 
 
 async def detectors(request: Request) -> Response:
-    """Which detectors there are."""
+    """Returns the detectors that can be asked."""
     served = _service(request).detectors.served
     return json_response({"detectors": [each.about for each in served.values()]})
 
 
 async def about(request: Request) -> Response:
-    """What a detector says of itself."""
+    """Returns a detector's description."""
     return json_response(_detector(request).about)
 
 
 async def judge(request: Request) -> Response:
-    """What a detector says of a photograph, which is the body."""
+    """Returns what a detector says about the photograph in the body."""
     service, loaded = _service(request), _detector(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != BINARY and not kind.startswith("image/"):
@@ -228,13 +228,13 @@ async def judge(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Every figure, as Prometheus reads it."""
+    """Returns all metrics, as Prometheus reads them."""
     content = generate_latest(_service(request).metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 
 async def server(request: Request) -> Response:
-    """What the server says of itself, in the Open Inference Protocol as all that follows."""
+    """Returns the server's description; from here on by the Open Inference Protocol."""
     version = ddad_jax.__version__
     return json_response(
         {"name": "ddad_jax", "version": version, "extensions": ["binary_tensor_data"]}
@@ -242,28 +242,28 @@ async def server(request: Request) -> Response:
 
 
 async def live(request: Request) -> Response:
-    """That the server is alive."""
+    """Says that the server is alive."""
     return json_response({"live": True})
 
 
 async def ready(request: Request) -> Response:
-    """Whether all detectors can be asked."""
+    """Says whether all detectors can be asked; status 503 if not."""
     is_ready = _service(request).detectors.is_ready
     return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
 async def model(request: Request) -> Response:
-    """What a detector takes and gives."""
+    """Returns a detector's inputs and outputs."""
     return json_response(inference.metadata(_detector(request).name))
 
 
 async def model_ready(request: Request) -> Response:
-    """Whether a detector can be asked."""
+    """Says that a detector can be asked; refuses if it cannot."""
     return json_response({"name": _detector(request).name, "ready": True})
 
 
 async def infer(request: Request) -> Response:
-    """What a detector says of tensors."""
+    """Returns what a detector says about tensors."""
     service, loaded = _service(request), _detector(request)
     service.require_room()
     async with request.app.state.bodies.of(request) as body:
@@ -291,7 +291,7 @@ def _detector(request: Request) -> Loaded:
 
 
 async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
-    """What the work gives, which ends with the client's connection."""
+    """Returns the result of the work; cancels it if the client disconnects."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

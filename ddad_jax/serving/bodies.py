@@ -1,4 +1,4 @@
-"""The bodies of requests, within limits of size, time, and what all of them take together."""
+"""Reads the bodies of requests, within limits of size, time, and memory for all of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,13 +9,13 @@ from starlette.requests import Request
 from ddad_jax.serving.refusal import Refusal, busy
 from ddad_jax.serving.settings import ServeSettings
 
-# Bodies of the largest size that there may be at a time.
+# How many bodies of the largest size may be in memory at a time.
 AT_A_TIME = 16
 PAUSE_SECONDS = 1.0
 
 
 class Bodies:
-    """The bodies that are there."""
+    """The bodies that are in memory."""
 
     def __init__(self, settings: ServeSettings):
         self._most, self._seconds = settings.most_bytes, settings.receive_seconds
@@ -23,10 +23,10 @@ class Bodies:
 
     @asynccontextmanager
     async def of(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of a request, which counts as there until it is done with.
+        """Reads the body of a request, which counts as in memory inside the block.
 
         Raises:
-          Refusal: too large, compressed, too slow, or there is no room.
+          Refusal: it is too large, compressed or too slow, or there is no room.
           ClientDisconnect: the sender is gone.
         """
         encoding = request.headers.get("content-encoding", "identity")

@@ -1,7 +1,7 @@
-"""How long a client may take over what it sends before a request is whole, and over an answer.
+"""Limits how long a client may take to send a request, and to take its answer.
 
-uvicorn waits for the head of a request, the rest of a body that was refused, and whoever does not
-take an answer for as long as something of it comes; many such would be all it serves.
+By itself, uvicorn waits without limit for the head of a request, for the rest of a refused body,
+and for a client that does not take its answer. Many such clients would use all connections.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ LATE = "the request took too long to arrive"
 
 
 class ImpatientProtocol(H11Protocol):
-    """A connection that ends where the client keeps it waiting for `timeout_keep_alive`."""
+    """A connection that ends if the client keeps it waiting for `timeout_keep_alive`."""
 
     _patience: asyncio.TimerHandle | None = None
     _unsent = 0
-    # Whether it has been told all that it will be, and is heard out to the end.
+    # Whether the last answer was given; what still comes is then read and dropped.
     _is_over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -49,7 +49,7 @@ class ImpatientProtocol(H11Protocol):
             self._patience = self.loop.call_later(self.timeout_keep_alive, self._look)
 
     def _look(self) -> None:
-        """What becomes of the connection when its time is up."""
+        """Decides what happens to the connection when its time is up."""
         unsent = self.transport.get_write_buffer_size()
         if unsent:
             self._wait(begin=unsent < self._unsent)
@@ -57,7 +57,7 @@ class ImpatientProtocol(H11Protocol):
             if self._patience is None:
                 self.transport.abort()
         elif self.cycle is not None and not self.cycle.response_complete:
-            pass  # A request is being answered, and what it may take is not decided here.
+            pass  # A request is being answered; its time is limited elsewhere.
         elif self._is_over or self.conn.their_state is h11.SEND_BODY:
             self.transport.abort()
         elif self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
@@ -66,10 +66,10 @@ class ImpatientProtocol(H11Protocol):
             self.transport.close()
 
     def _end_with(self, status: int, reason: bytes, line: str) -> None:
-        """The last that a client is told.
+        """Sends the client its last answer.
 
-        What it still sends is read on and dropped: were the connection closed at once, its system
-        might throw away what it was told.
+        What the client still sends is read and dropped: if the connection were closed at once, the
+        client's system might discard the answer.
         """
         content = json.dumps({"error": line}).encode()
         headers = [
@@ -82,7 +82,7 @@ class ImpatientProtocol(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self._is_over = True
         if self.cycle is not None:
-            # What is at work on the beginning of a request that is none.
+            # Ends the work on the beginning of a request that is not valid.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write_eof()

@@ -1,8 +1,8 @@
-"""Which detectors are served: those of the files that are there, as they are now.
+"""The detectors that are served: those of the files that exist, as they are now.
 
-Files are looked at again and again. One that is new or replaced is loaded and compiled beside what
-is served, which goes on until then; photographs that it has by then it judges to the end. A file
-that cannot be used changes nothing, and one that is gone is served on.
+Files are checked again and again. A new or replaced one is loaded and compiled while the old
+detector is still served; the old one also judges the photographs that it already has. A file that
+cannot be used changes nothing, and the detector of a deleted file is still served.
 """
 
 import threading
@@ -18,16 +18,16 @@ from ddad_jax.serving.loaded import Loaded
 from ddad_jax.serving.metrics import Metrics
 
 SUFFIX = ".safetensors"
-# The stem of a detector's file that has the name of its folder.
+# The stem of a detector's file for which the detector is named after its folder.
 DETECTOR = "detector"
 
 
 def files_of(place: Path) -> dict[str, Path]:
-    """Name -> file of the detectors in a place.
+    """Returns the files of the detectors in a place, by name.
 
     Args:
-      place: a detector's file, or a folder of them: `<name>.safetensors`, or in a folder of that
-        name `detector.safetensors`, as a run over several categories leaves them.
+      place: a detector's file, or a folder of them: `<name>.safetensors`, or `detector.safetensors`
+        in a folder of that name, as a run over several categories leaves them.
 
     Raises:
       UserError: there is none, or two have the same name.
@@ -62,13 +62,13 @@ class Detectors:
         look_seconds: float,
         metrics: Metrics,
     ):
-        """Loads what is there.
+        """Loads the detectors that are there.
 
         Args:
-          place: as of `files_of`.
-          load: reads a file; what it gives is laid over its devices.
-          batch_size: photographs at a time, at most.
-          look_seconds: between two looks; 0: there is but this one.
+          place: see `files_of`.
+          load: reads a file and returns its detector on its devices.
+          batch_size: the most photographs at a time.
+          look_seconds: seconds between two checks of the files; 0: they are not checked again.
           metrics: what is counted.
 
         Raises:
@@ -76,12 +76,12 @@ class Detectors:
         """
         self._place, self._load, self._batch_size = place, load, batch_size
         self._look_seconds, self._metrics = look_seconds, metrics
-        # The stamps of files that were dealt with, and of those that were seen to change.
+        # Stamps of files that were dealt with, and of those that were seen to have changed.
         self._known: dict[str, Stamp | None] = {}
         self._seen: dict[str, Stamp | None] = {}
         self._said = ""
         self._stopped = threading.Event()
-        # Replaced, never changed: others read it without a lock.
+        # Replaced, never changed, since others read it without a lock.
         self._served: dict[str, Loaded] = {}
         self._not_compiled: list[Loaded] = []
         for name, path in files_of(place).items():
@@ -91,23 +91,23 @@ class Detectors:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all that were there at first can be asked."""
+        """Whether all detectors that were there at first can be asked."""
         return len(self._served) >= len(self.names)
 
     @property
     def served(self) -> dict[str, Loaded]:
-        """Name -> detector, of those that can be asked."""
+        """The detectors that can be asked, by name."""
         return self._served
 
     def keep(self) -> None:
-        """Compiles what is there, and then looks for more, until `stop` is called."""
+        """Compiles what is there, then looks for more until `stop` is called."""
         while self._not_compiled and not self._stopped.is_set():
             self._serve(self._not_compiled.pop(0))
         while self._look_seconds and not self._stopped.wait(self._look_seconds):
             self.look()
 
     def stop(self) -> None:
-        """Ends `keep`, from whichever thread, when it has done what it is at."""
+        """Ends `keep` after its current work; may be called from any thread."""
         self._stopped.set()
 
     def _serve(self, loaded: Loaded) -> None:
@@ -117,7 +117,7 @@ class Detectors:
         logging.info("%s: ready, threshold %.3f", loaded.name, loaded.threshold)
 
     def look(self) -> None:
-        """Takes in what is new or replaced, once two looks have found it the same."""
+        """Loads files that are new or replaced, once two checks have found them the same."""
         try:
             files = files_of(self._place)
         except UserError as error:
@@ -135,5 +135,5 @@ class Detectors:
             self._known[name] = stamp
             try:
                 self._serve(Loaded(name, path, self._load(path), self._batch_size))
-            except Exception as error:  # Whatever it is, what is served stays.
+            except Exception as error:  # Whatever the error, what is served stays.
                 logging.warning("%s: is not taken in (%s)", path, error)

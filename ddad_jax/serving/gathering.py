@@ -1,7 +1,7 @@
-"""Photographs of many requests gathered into batches, for the one thread that asks detectors.
+"""Gathers photographs of many requests into batches, for the one thread that asks detectors.
 
-A batch is of one detector: that of the photograph that came first. It is judged when it is full,
-or when that photograph has waited for as long as it may. While one is judged, all others wait.
+A batch is for one detector: that of the photograph that came first. It is judged when it is full,
+or when that photograph has waited as long as it may. While a batch is judged, all others wait.
 """
 
 import threading
@@ -23,11 +23,11 @@ class Waiting:
     """A photograph that is to be judged.
 
     Attributes:
-      loaded: by which detector.
-      photograph: as it was read.
-      with_reconstruction: whether that is needed too.
-      since: when it came, of the monotonic clock.
-      found: what the detector says; cancelled where nobody waits for it any more.
+      loaded: the detector that is to judge it.
+      photograph: the photograph, read.
+      with_reconstruction: whether the reconstruction is needed too.
+      since: when it came, by the monotonic clock.
+      found: what the detector says; cancelled if nobody waits for it any more.
     """
 
     loaded: Loaded
@@ -38,14 +38,14 @@ class Waiting:
 
 
 class Gatherer:
-    """The thread, and what waits for it."""
+    """The thread that asks detectors, and the photographs that wait for it."""
 
     def __init__(self, batch_size: int, longest_wait: float, metrics: Metrics):
-        """Nothing is judged before `start`.
+        """Judges nothing before `start`.
 
         Args:
-          batch_size: photographs at a time, at most.
-          longest_wait: seconds that one waits for others, at most.
+          batch_size: the most photographs at a time.
+          longest_wait: the most seconds that a photograph waits for others.
           metrics: what is counted.
         """
         self._batch_size, self._longest_wait = batch_size, longest_wait
@@ -56,18 +56,18 @@ class Gatherer:
         self._thread = threading.Thread(target=self._run, name="detectors", daemon=True)
 
     def start(self) -> None:
-        """Begins to judge."""
+        """Begins to judge photographs."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends when all that waits is judged."""
+        """Stops when everything that waits is judged."""
         with self._changed:
             self._ended = True
             self._changed.notify()
         self._thread.join()
 
     def add(self, loaded: Loaded, photograph: Read, with_reconstruction: bool) -> Future[Found]:
-        """What the detector will say of a photograph; to be cancelled if nobody waits for it."""
+        """Returns what the detector will say about a photograph; cancel it if nobody waits."""
         waiting = Waiting(loaded, photograph, with_reconstruction)
         with self._changed:
             self._waiting.append(waiting)
@@ -81,13 +81,13 @@ class Gatherer:
                 self._judge(wanted)
 
     def _next(self) -> list[Waiting] | None:
-        """The next batch; None at the end."""
+        """Returns the next batch; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended)
             if not self._waiting:
                 return None
             first = self._waiting[0]
-            # Of a photograph in tiles the squares fill batches by themselves.
+            # The squares of a tiled photograph fill batches by themselves.
             most = 1 if first.loaded.is_tiled else self._batch_size
             left = first.since + self._longest_wait - time.monotonic()
             self._changed.wait_for(
@@ -113,7 +113,7 @@ class Gatherer:
                 if each.with_reconstruction:
                     found = loaded.with_reconstruction(each.photograph, found)
                 each.found.set_result(found)
-        except Exception as error:  # Of whatever kind: the next batch may be judged again.
+        except Exception as error:  # Whatever the error, the next batch may succeed.
             logging.exception("%s: %d photographs could not be judged", loaded.name, len(batch))
             for each in batch:
                 if not each.found.done():

@@ -3,7 +3,7 @@
 https://github.com/kserve/open-inference-protocol, with Triton's extension for binary tensors.
 
 A request has one input, "image": photographs of one size as numbers [n h w 3] or [n h w 1], or
-files of any size and kind as BYTES [n]. In JSON, BYTES are base64.
+files of any kind, with images of any size, as BYTES [n]. In JSON, BYTES are base64.
 """
 
 import base64
@@ -24,7 +24,7 @@ from ddad_jax.serving.refusal import Refusal
 
 INPUT = "image"
 NUMBERS = {"UINT8": "<u1", "UINT16": "<u2", "FP32": "<f4", "FP64": "<f8"}
-# Outputs: their types and shapes, -1 what differs from one request to the next.
+# Outputs: types and shapes; a size of -1 differs between requests.
 OUTPUTS = {
     "score": ("FP32", [-1]),
     "calibrated_score": ("FP32", [-1]),
@@ -35,7 +35,7 @@ OUTPUTS = {
     "mask": ("BOOL", [-1, -1, -1]),
     "picture": ("BYTES", [-1]),
 }
-# Those of a request that names none.
+# The outputs of a request that names none.
 USUAL = ("score", "calibrated_score", "decision", "threshold", "regions")
 # These need the reconstruction.
 DRAWN = ("picture",)
@@ -47,10 +47,10 @@ class Asked:
     """A request for inference.
 
     Attributes:
-      id: the sender's own, None without.
-      photographs: by what errors call them.
-      outputs: name -> whether it is wanted binary.
-      threshold: of the score, None for the detector's own.
+      id: the sender's id; None if there is none.
+      photographs: by the name that errors use.
+      outputs: by name, whether binary values are wanted.
+      threshold: of the score; None for the detector's own.
     """
 
     id: str | None
@@ -60,7 +60,7 @@ class Asked:
 
 
 def metadata(name: str) -> dict[str, Any]:
-    """What a detector takes and gives, as the protocol says it."""
+    """Returns a detector's inputs and outputs, as the protocol describes them."""
     return {
         "name": name,
         "platform": "ddad_jax",
@@ -73,10 +73,10 @@ def metadata(name: str) -> dict[str, Any]:
 
 
 def threshold_of(value: Any) -> float:
-    """A threshold as a request names it.
+    """Reads a threshold from a request.
 
     Raises:
-      Refusal: it is no finite number above 0.
+      Refusal: it is not a finite number above 0.
     """
     try:
         threshold = float(value)
@@ -88,14 +88,14 @@ def threshold_of(value: Any) -> float:
 
 
 def parse(body: bytes, header_length: str | None) -> Asked:
-    """What a request asks for.
+    """Reads what a request asks for.
 
     Args:
-      body: JSON, and binary tensors behind it.
-      header_length: bytes of the JSON, where binary tensors follow.
+      body: JSON, followed by binary tensors.
+      header_length: the length of the JSON in bytes, as text; None if nothing follows it.
 
     Raises:
-      Refusal: the body is not of the protocol; says what is wrong.
+      Refusal: the body does not follow the protocol; says what is wrong.
     """
     length = len(body)
     if header_length is not None:
@@ -190,7 +190,7 @@ def _shape(shape: Any, kind: str) -> list[int]:
 
 
 def _is_binary(tensor: Mapping[str, Any], length: int) -> bool:
-    """Whether a tensor's values are the bytes behind the JSON, of which there are so many."""
+    """Whether a tensor's values are the `length` bytes after the JSON; else they are in it."""
     parameters = _table(tensor.get("parameters", {}), f"{INPUT}: parameters")
     for parameter in parameters:
         if parameter != "binary_data_size":
@@ -244,16 +244,16 @@ def _listed(data: Any, kind: str) -> np.ndarray:
         raise Refusal(400, f"{INPUT}: data of {kind} is a list of such numbers")
     if kept.kind == "u" and not np.array_equal(values, values.astype(kept)):
         raise Refusal(400, f"{INPUT}: has numbers that are no {kind}")
-    # What is too large becomes infinite, and is no photograph then.
+    # A number that is too large becomes infinite, and is refused later.
     with np.errstate(over="ignore"):
         return values.astype(kept)
 
 
 def respond(name: str, asked: Asked, predictions: Sequence[Prediction]) -> tuple[bytes, int | None]:
-    """The body of a response, and how many bytes of it are JSON where binary tensors follow.
+    """Returns the body of a response and, if binary tensors follow, the length of its JSON.
 
     Raises:
-      Refusal: maps or masks of photographs of different sizes do not make a tensor.
+      Refusal: maps or masks of photographs of different sizes do not form a tensor.
     """
     described, binaries = [], []
     for output, is_binary in asked.outputs.items():
@@ -297,7 +297,7 @@ def _binary(values: Sequence[Any], kind: str) -> bytes:
 
 def _plain(values: Sequence[Any], kind: str) -> list[Any]:
     if kind == "BYTES":
-        # Regions are text of ASCII; a picture is not.
+        # Regions are ASCII text; a picture is not.
         is_text = all(each[:1] == b"[" for each in values)
         return [(each if is_text else base64.b64encode(each)).decode() for each in values]
     return finite(np.asarray(values).ravel().tolist())

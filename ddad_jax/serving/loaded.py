@@ -13,7 +13,7 @@ from ddad_jax.deploy.prediction import Prediction
 from ddad_jax.deploy.predictor import Predictor, Read
 from ddad_jax.evaluation.find import Found
 
-# A batch is filled up to the next of so many times one photograph, so that few programs serve all.
+# Batch sizes differ by about this factor, so that few programs serve any number of photographs.
 STEP = 4
 
 
@@ -21,20 +21,20 @@ class Loaded:
     """A detector ready to be asked.
 
     Attributes:
-      name: by which requests ask for it.
-      threshold: its own, of the score.
+      name: the name by which requests ask for it.
+      threshold: its own threshold, of the score.
       is_tiled: whether it cuts photographs into squares.
-      about: what it says of itself, serialisable.
+      about: its description, serialisable.
     """
 
     def __init__(self, name: str, path: Path, fitted: FittedDetector, batch_size: int):
-        """Nothing is compiled before `compile`.
+        """Compiles nothing before `compile`.
 
         Args:
           name: see above.
           path: of its file.
-          fitted: laid over its devices; reconstructions are made where they are asked for alone.
-          batch_size: photographs at a time, at most.
+          fitted: on its devices, without `Settings.reconstruct`.
+          batch_size: the most photographs at a time.
         """
         how = fitted.preprocessing
         self.name, self.threshold, self.is_tiled = name, fitted.threshold, bool(how.tile)
@@ -42,7 +42,7 @@ class Loaded:
         while not self.is_tiled and sizes[0] > 1:
             sizes.insert(0, -(-sizes[0] // STEP))
         made = [Predictor(fitted.detector, how, size) for size in sizes]
-        # On a CPU one program serves all.
+        # On a CPU one program serves all batch sizes.
         self._predictors = {each.batch_size: each for each in made}
         self._first = next(iter(self._predictors.values()))
         self._side = how.tile or how.size
@@ -66,18 +66,18 @@ class Loaded:
         self.with_reconstruction(photograph, found)
 
     def read(self, photograph: Photograph, name: str) -> Read:
-        """As of `Predictor`; from whichever thread."""
+        """See `Predictor.read`; may be called from any thread."""
         return self._first.read(photograph, name)
 
     def find(self, photographs: Sequence[Read]) -> Iterator[Found]:
-        """As of `Predictor`, by the smallest program that holds all of them."""
+        """See `Predictor.find`; uses the smallest program that holds all photographs."""
         fitting = (size for size in self._predictors if size >= len(photographs))
         return self._predictors[next(fitting, max(self._predictors))].find(photographs)
 
     def with_reconstruction(self, photograph: Read, found: Found) -> Found:
-        """As of `Predictor`."""
+        """See `Predictor.with_reconstruction`."""
         return self._first.with_reconstruction(photograph, found)
 
     def prediction(self, photograph: Read, found: Found, threshold: float | None) -> Prediction:
-        """As of `Predictor`; from whichever thread."""
+        """See `Predictor.prediction`; may be called from any thread."""
         return self._first.prediction(photograph, found, threshold)

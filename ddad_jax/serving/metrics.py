@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The metrics of a server, for Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -8,11 +8,11 @@ SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 class Metrics:
-    """Every figure, in a registry of its own.
+    """All metrics, in a registry of their own.
 
     Attributes:
-      registry: for whoever writes them.
-      here: photographs that are there, waiting or being judged.
+      registry: holds all metrics.
+      here: the number of photographs that are waiting or being judged.
     """
 
     def __init__(self):
@@ -61,6 +61,6 @@ class Metrics:
         self._judging.labels(detector).observe(seconds)
 
     def loaded(self, detector: str, threshold: float) -> None:
-        """Counts a detector that can be asked from now on."""
+        """Counts a detector that can now be asked."""
         self._loaded.labels(detector).inc()
         self._threshold.labels(detector).set(threshold)

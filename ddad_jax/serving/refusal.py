@@ -1,13 +1,13 @@
-"""What a request is told that gets no answer."""
+"""What a request is told if it is refused."""
 
 
 class Refusal(Exception):
-    """A request that is not answered, and why.
+    """A request is refused; says why.
 
     Attributes:
-      status: of HTTP.
-      line: one line for whoever sent it.
-      headers: that the response has besides.
+      status: the HTTP status.
+      line: one line for the sender.
+      headers: further headers of the response.
     """
 
     def __init__(self, status: int, line: str, **headers: str):
@@ -17,5 +17,5 @@ class Refusal(Exception):
 
 
 def busy(line: str, seconds: float) -> Refusal:
-    """One for want of room; the same request may be sent again after that many seconds."""
+    """Returns a refusal for lack of room, with the seconds after which to try again."""
     return Refusal(503, line, Retry_After=str(max(1, round(seconds))))

@@ -1,4 +1,4 @@
-"""A server from its first to its last request."""
+"""Runs a server from its first to its last request."""
 
 import asyncio
 import socket
@@ -17,16 +17,16 @@ from ddad_jax.serving.service import Service
 from ddad_jax.serving.settings import ServeSettings
 from ddad_jax.settings import SettingError
 
-# Connections at a time: each takes one of the 1024 files that a process usually may open.
+# The most connections at a time; each takes one of the 1024 files that a process may usually open.
 CONNECTIONS = 900
 LEAST_TOKEN = 16
 
 
 def token_of(settings: ServeSettings) -> str:
-    """The token that requests must bear; empty without.
+    """Returns the token that requests must carry; "" if there is no file.
 
     Raises:
-      SettingError: its file cannot be read, or holds none.
+      SettingError: the file cannot be read, or holds no token.
     """
     if not settings.token_file:
         return ""
@@ -46,10 +46,10 @@ def token_of(settings: ServeSettings) -> str:
 
 
 def listen(settings: ServeSettings) -> socket.socket:
-    """A socket at the address; connections wait until they are accepted.
+    """Returns a socket that listens at the address; connections wait until they are accepted.
 
     Raises:
-      SettingError: there is no such address here, or somebody else listens at it.
+      SettingError: there is no such address here, or another process listens at it.
     """
     host, port = settings.host, settings.port
     try:
@@ -68,11 +68,11 @@ def serve(
     metrics: Metrics,
     token: str,
 ) -> None:
-    """Answers until SIGINT or SIGTERM, then all that is there, and returns.
+    """Answers until SIGINT or SIGTERM, finishes the requests that are there, and raises the signal.
 
     Args:
-      listener: by `listen`; is closed.
-      detectors: what there was at first is compiled while liveness is answered already.
+      listener: from `listen`; is closed.
+      detectors: the first ones are compiled while liveness is already answered.
       settings: of the server.
       metrics: of the detectors and the server.
       token: see `create_app`.
@@ -102,7 +102,7 @@ def serve(
     def keep() -> None:
         try:
             detectors.keep()
-        except Exception as error:  # To be raised by whom it concerns.
+        except Exception as error:  # Raised again below, in the main thread.
             failed.append(error)
             server.should_exit = True
 

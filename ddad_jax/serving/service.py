@@ -1,4 +1,4 @@
-"""Photographs in, predictions out: who is let in, what is done in which thread, and for how long.
+"""Turns photographs into predictions, within limits of room and time.
 
 Photographs are decoded, and predictions made and drawn, in a pool of threads; detectors are asked
 in another thread (see `gathering`). The event loop only waits.
@@ -25,36 +25,36 @@ from ddad_jax.serving.metrics import Metrics
 from ddad_jax.serving.refusal import Refusal, busy
 from ddad_jax.serving.settings import ServeSettings
 
-# Threads that decode: of the largest photographs each takes some gigabyte.
+# The most threads that decode: with the largest photographs, each takes about a gigabyte.
 MOST_THREADS = 8
-# How much the newest photograph counts in what one takes, on average.
+# The weight of the newest photograph in the average time that one takes.
 NEWEST = 0.1
 
 
 class Service:
-    """What answers for photographs.
+    """Answers requests about photographs.
 
     Attributes:
-      detectors: those that can be asked.
+      detectors: the detectors that can be asked.
       metrics: what is counted.
     """
 
     def __init__(self, detectors: Detectors, settings: ServeSettings, metrics: Metrics):
-        """Nothing is answered before `start`."""
+        """Answers nothing before `start`."""
         self.detectors, self.metrics, self._settings = detectors, metrics, settings
         self._gatherer = Gatherer(settings.batch_size, settings.longest_wait, metrics)
         threads = min(os.cpu_count() or 1, MOST_THREADS)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="photographs")
-        # Of photographs in tiles no more than are worked at have all their squares in memory.
+        # Only so many tiled photographs have all their squares in memory.
         self._tiled = asyncio.Semaphore(threads)
         self._here, self._seconds_each, self._last = 0, 0.0, 0.0
 
     def start(self) -> None:
-        """Begins to judge."""
+        """Begins to judge photographs."""
         self._gatherer.start()
 
     def stop(self) -> None:
-        """Ends when all that is there has been judged."""
+        """Stops when every photograph that is there has been judged."""
         self._gatherer.stop()
         self._pool.shutdown()
 
@@ -65,13 +65,13 @@ class Service:
         threshold: float | None,
         with_reconstruction: bool,
     ) -> list[Prediction]:
-        """What a detector says of photographs that came together.
+        """Returns what a detector says about photographs that came together.
 
         Args:
           loaded: the detector.
-          photographs: by what errors call them.
-          threshold: as of `Predictor.prediction`.
-          with_reconstruction: whether that is needed too.
+          photographs: by the name that errors use.
+          threshold: see `Predictor.prediction`.
+          with_reconstruction: whether the reconstruction is needed too.
 
         Raises:
           Refusal: one cannot be read, there is no room, or it takes too long.
@@ -94,17 +94,17 @@ class Service:
                     task.cancel()
 
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """What the work gives, in a thread of the pool."""
+        """Runs the work in a thread of the pool, and returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def require_room(self) -> None:
-        """Raises Refusal: there is no room for one photograph more."""
+        """Raises Refusal if there is no room for one more photograph."""
         with self._room(1):
             pass
 
     @property
     def seconds_to_wait(self) -> float:
-        """After how many seconds what is here now will have been judged, about."""
+        """About how many seconds it takes to judge the photographs that are here now."""
         return self._here * self._seconds_each
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What can be set of a server."""
+"""The settings of a server."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ class ServeSettings(Checked):
     """How --mode=serve answers.
 
     Attributes:
-      host: the address that it listens at; by default this machine alone can reach it, "0.0.0.0"
-        is every address.
-      port: the port that it listens at; 0: a free one, which the log names.
-      batch_size: photographs that are judged at a time, at most.
-      longest_wait: seconds that a photograph waits, at most, for others to be judged with where
-        nothing else keeps it.
-      queue: photographs that may be there at a time, waiting or being judged; a request for more is
-        answered with 503 and when to try again.
-      most_bytes: of the body of a request.
-      most_pixels: of a photograph.
+      host: the address to listen at; by default only this machine can reach it, and "0.0.0.0" is
+        every address.
+      port: the port to listen at; 0: a free port, which the log names.
+      batch_size: the most photographs that are judged at a time.
+      longest_wait: the most seconds that a photograph waits for others to be judged with it, while
+        the detector is free.
+      queue: the most photographs that may be waiting or being judged; a request for more is
+        answered with 503 and a time to try again.
+      most_bytes: the most bytes in the body of a request.
+      most_pixels: the most pixels of a photograph that is sent as a file.
       receive_seconds: how long a request may take to arrive.
-      answer_seconds: how long it may wait to be judged, from then on.
-      token_file: a file that holds the token that requests must bear; empty: none is needed.
-      origins: web sites, such as https://line.example, whose pages may ask it; "*": all.
-      reload_seconds: how often it looks for detectors that are new or replaced; 0: never.
+      answer_seconds: how long it may then wait to be judged.
+      token_file: a file with the token that requests must carry; empty: none is needed.
+      origins: web sites, such as https://line.example, whose pages may send requests; "*": all.
+      reload_seconds: seconds between checks for new or replaced detectors; 0: never.
     """
 
     host: str = setting("127.0.0.1", changes="nothing")
