@@ -78,7 +78,7 @@ def _read_row(root: Path, place: str, row: dict[str, str]) -> Sample:
             f"{place}: '{row['image']}' is labelled '{row['label']}' and in train, but only good "
             "images are trained on; move it to test"
         )
-    mask = root / row["mask"] if row["mask"] else None
+    mask = root / row["mask"] if row["mask"] and label != NORMAL else None
     for path in (root / row["image"], mask):
         if path is not None and not path.is_file():
             raise UserError(f"{place} names '{path}', which does not exist")

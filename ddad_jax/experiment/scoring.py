@@ -96,8 +96,8 @@ def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
         logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)
     if restored:
         logging.info(
-            "restored: inside a defect %.2f of its difference is left, in the features %.2f (of the "
-            "autoencoder alone %.2f); outside %.1f dB (%.1f dB)", restored["inside"],
+            "restored: inside a defect %.2f of its difference is left, in the features %.2f (the "
+            "autoencoder alone: %.2f); outside %.1f dB (%.1f dB)", restored["inside"],
             restored["features"], restored["features_autoencoder"], restored["outside"],
             restored["outside_autoencoder"],
         )  # fmt: skip

@@ -142,8 +142,10 @@ def _finished(made: Trained, network: str, record: Record) -> Trained:
     folder = made.subject.workdir / network
     params = read_parameters(folder / "checkpoints", _train_settings(record, network))
     if params is None:
-        # No step was asked for, so there is nothing to load.
-        return replace(made, records={**made.records, network: record})
+        raise UserError(
+            f"{folder / 'checkpoints'}: no checkpoint is there, but the training of the {network} "
+            f"is finished; put it back, or remove {folder} to train it again"
+        )
     statistics = made.pretrained_extractor if network == "extractor" else {}
     trained: dict[str, Any] = {network: {**statistics, "params": params}}
     return replace(made, records={**made.records, network: record}, **trained)
@@ -222,13 +224,20 @@ def _settings_of_training(subject: Subject, network: str) -> TrainSettings:
     """Returns a network's training settings, with epochs as steps for the subject's images.
 
     Raises:
-      SettingError: the settings do not fit that number of steps.
+      SettingError: the settings do not fit that number of steps, or there are none.
     """
     settings = getattr(subject.config, network).training
     try:
-        return settings.for_images(len(subject.division[0].squares))
+        found = settings.for_images(len(subject.division[0].squares))
     except SettingError as error:
         raise error.within(f"{network}.training") from error
+    if not found.steps:
+        raise SettingError(
+            f"{network}.training.steps",
+            f"is 0, and so is {network}.training.epochs, while {network}.weights names no weights "
+            "to use instead; set one of the three",
+        )
+    return found
 
 
 def _start(folder: Path, network: str, params: PyTree) -> PyTree:

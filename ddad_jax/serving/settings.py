@@ -16,8 +16,8 @@ class ServeSettings(Checked):
       batch_size: the most photographs that are judged at a time.
       longest_wait: the most seconds that a photograph waits for others to be judged with it, while
         the detector is free.
-      queue: the most photographs that may be waiting or being judged; a request for more is
-        answered with 503 and a time to try again.
+      queue: the most photographs that may be waiting or being judged. A request that finds too
+        little room is answered with 503 and a time to try again, one for more than that with 413.
       most_bytes: the most bytes in the body of a request.
       most_pixels: the most pixels of a photograph that is sent as a file.
       receive_seconds: how long a request may take to arrive.

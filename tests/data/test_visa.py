@@ -43,6 +43,16 @@ def test_both_layouts_hold_the_same(tmp_path):
     assert content(released) == content(rearranged)
 
 
+def test_a_good_image_has_no_mask_whatever_the_table_names(tmp_path):
+    root = make_visa(tmp_path)
+    table = root / "split_csv/1cls.csv"
+    text = table.read_text()
+    good, marked = "pcb1/Data/Images/Normal/0003.JPG,", "pcb1/Data/Masks/Anomaly/000.png"
+    assert f"{good}\n" in text
+    table.write_text(text.replace(good, good + marked))
+    assert visa_source(root, "pcb1").samples[-1].mask is None
+
+
 def test_categories(tmp_path):
     make_rearranged_visa(make_visa(tmp_path), "fryum")
     assert find_categories("visa", tmp_path) == ["candle", "fryum", "pcb1"]
