@@ -210,6 +210,18 @@ class FittedDetector:
         kinds = [*made_of.get("kinds", ()), *made_of.get("extensions", ())]
         return [np.array(each["scores"]) for each in kinds]
 
+    def sigma_threshold_of(self, category: str) -> float:
+        """Returns `Calibration.sigma_threshold` of one of the categories of a unified detector.
+
+        It applies to the anomaly maps as they are, scaled by `Kind.factor`; infinite if an older
+        file lacks it.
+        """
+        number = self.detector.kind_names.index(category)
+        if not number:
+            return float(self.detector.calibration.sigma_threshold)
+        own = self.made_of["kinds"][number - 1].get("sigma_threshold", np.inf)
+        return own * float(self.detector.kinds[number - 1].factor)
+
     def with_false_alarm_rate(self, rate: float) -> "FittedDetector":
         """Returns the same detector with the threshold for another rate, from the same good images.
 

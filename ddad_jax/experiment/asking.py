@@ -35,7 +35,7 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
                 f"{sample.name}: is a test image, but the detector was made of it; take it out of "
                 "the test images"
             )
-    return evaluate(
+    predictions = evaluate(
         shard_detector(fitted.detector, category.mesh.local_mesh),
         fitted.preprocessing,
         category.source,
@@ -44,6 +44,7 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
         protocol=config.evaluation.protocol,
         at_original=config.at_original,
     )
+    return _by_own_pixels(predictions, category, fitted)
 
 
 def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
@@ -70,10 +71,20 @@ def validate_detector(category: Category, fitted: FittedDetector, images: ImageS
       images: from `plant_defects`.
     """
     fitted = reconstructing(fitted, category)
-    return evaluate(
+    predictions = evaluate(
         shard_detector(fitted.detector, category.mesh.local_mesh),
         replace(fitted.preprocessing, tile=0),
         category.source,
         images,
         category.config.build.batch_size,
     )
+    return _by_own_pixels(predictions, category, fitted)
+
+
+def _by_own_pixels(
+    predictions: Predictions, category: Category, fitted: FittedDetector
+) -> Predictions:
+    """Takes the threshold from the category's own good pixels if the detector is of several."""
+    if not fitted.detector.kind_names:
+        return predictions
+    return replace(predictions, sigma_threshold=fitted.sigma_threshold_of(category.name))

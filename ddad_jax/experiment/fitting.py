@@ -252,9 +252,15 @@ def _with_kinds(fitted: FittedDetector, others: Sequence[Calibration]) -> Fitted
     """Adds the other categories' calibrations to a detector calibrated for the first."""
     names = tuple(fitted.made_of["categories"])
     kinds = tuple(map(Kind.of, others))
-    scores = [{"scores": np.asarray(each.scores, np.float64).tolist()} for each in others]
+    records = [
+        {
+            "scores": np.asarray(each.scores, np.float64).tolist(),
+            "sigma_threshold": float(each.sigma_threshold),
+        }
+        for each in others
+    ]
     detector = fitted.detector.replace(kinds=kinds, kind_names=names)
-    made_of = {**fitted.made_of, "kinds": scores}
+    made_of = {**fitted.made_of, "kinds": records}
     return replace(fitted, detector=detector, made_of=made_of).recalibrated()
 
 

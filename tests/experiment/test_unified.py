@@ -10,6 +10,7 @@ from ddad_jax.deploy.fitted import load_detector
 from ddad_jax.detection.detect import detect
 from ddad_jax.detection.threshold import fit_threshold
 from ddad_jax.errors import UserError
+from ddad_jax.experiment.asking import validate_detector
 from ddad_jax.experiment.category import SPLIT
 from ddad_jax.experiment.fitting import build, detector_to_evaluate, fitted_detector
 from ddad_jax.experiment.scoring import score
@@ -104,6 +105,16 @@ def test_each_category_is_calibrated_on_what_is_held_out_of_it(unified, fitted):
         threshold = factor * fit_threshold(own, rate)[0]
         assert threshold == pytest.approx(fitted.threshold, rel=1e-4)
     assert len({round(factor, 4) for factor in factors}) == 3
+
+
+@pytest.mark.slow
+def test_each_category_has_the_pixel_threshold_of_its_own_good_pixels(unified, fitted):
+    for category in unified.categories:
+        maps = np.float64(detect(fitted.detector, category.heldout_images).anomaly_map)
+        expected = maps.mean() + 3.0 * maps.std()
+        assert fitted.sigma_threshold_of(category.name) == pytest.approx(expected, rel=1e-4)
+        found = validate_detector(category, fitted, category.division[1])
+        assert found.sigma_threshold == fitted.sigma_threshold_of(category.name)
 
 
 @pytest.mark.slow
