@@ -56,8 +56,8 @@ WORKDIR = _text("workdir", "folder for everything that the run writes; may be gs
 IMAGES = _text("images", "predict: a folder of images, or one image; extend, export: good images")
 DETECTOR = _text(
     "detector",
-    "predict, serve, extend, threshold, export: a detector's file, not --workdir's; serve: or a "
-    "folder",
+    "predict, serve, extend, threshold, export: a detector's file, instead of --workdir's; "
+    "serve: or a folder of them",
 )
 OUTPUT = _text(
     "output",
@@ -67,14 +67,12 @@ WATCH = flags.DEFINE_bool(
     "watch", False, "predict: continue with images that appear in the folder, until it is stopped",
     flag_values=FLAGS,
 )  # fmt: skip
-UNDO = flags.DEFINE_bool("undo", False, "extend: take away what was added last", flag_values=FLAGS)
-BRIEF = flags.DEFINE_bool(
-    "brief", False, "export: leave out the image without its defect", flag_values=FLAGS
-)
+UNDO = flags.DEFINE_bool("undo", False, "extend: remove what was added last", flag_values=FLAGS)
+BRIEF = flags.DEFINE_bool("brief", False, "export: leave out the reconstruction", flag_values=FLAGS)
 RATE = flags.DEFINE_float(
-    "rate", None, "threshold: that of this false-alarm rate, such as 0.05", flag_values=FLAGS
+    "rate", None, "threshold: the false-alarm rate to set it for, such as 0.05", flag_values=FLAGS
 )
-VALUE = flags.DEFINE_float("value", None, "threshold: this one", flag_values=FLAGS)
+VALUE = flags.DEFINE_float("value", None, "threshold: the value to set", flag_values=FLAGS)
 VARY = flags.DEFINE_multi_string(
     "vary", [], "ablate: a setting and its values, such as detection.blur=2,4; may be repeated",
     flag_values=FLAGS,
@@ -83,9 +81,11 @@ NETWORK = flags.DEFINE_enum(
     "network", "denoiser", NETWORKS, "convert: autoencoder, denoiser or extractor",
     flag_values=FLAGS,
 )  # fmt: skip
-SCRATCH = _text("scratch", "folder on this machine for what is read from a bucket or goes to one")
+SCRATCH = _text(
+    "scratch", "folder on this machine for files that are read from a bucket or go to one"
+)
 TRAIN_ON = flags.DEFINE_bool(
-    "train_on", False, "fit, train, adapt: train further with the images and settings of now",
+    "train_on", False, "fit, train, adapt: train further with the current images and settings",
     flag_values=FLAGS,
 )  # fmt: skip
 COORDINATOR = _text("coordinator", "several processes: address and port of process 0")
@@ -93,7 +93,7 @@ NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "several processes: how many", flag_values=FLAGS
 )
 PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "several processes: which this is, from 0", flag_values=FLAGS
+    "process_id", None, "several processes: the number of this one, from 0", flag_values=FLAGS
 )
 SHOWN = (WORKDIR, IMAGES, DETECTOR, OUTPUT, WATCH, UNDO, BRIEF, RATE, VALUE, VARY, NETWORK,
          TRAIN_ON, SCRATCH, COORDINATOR, NUM_PROCESSES, PROCESS_ID)  # fmt: skip
@@ -127,7 +127,7 @@ def help_text() -> str:
     """Returns what --help prints."""
     rows = {f"--mode={name}": text for name, text in modes.MODES.items()}
     described = {f"--{each.name}": FLAGS[each.name].help for each in SHOWN}
-    config = {"--config": "a config's name or file; --config.<setting>=<value> changes it"}
+    config = {"--config": "a config's name or file; --config.<setting>=<value> changes a setting"}
     last = {"--help": "this", "--version": "the version"}
     return HELP.format(
         version=ddad_jax.__version__,
@@ -138,7 +138,7 @@ def help_text() -> str:
             width=100,
             subsequent_indent="  ",
         ),
-        settings="--config=<name> --help lists every setting with its value there",
+        settings="--config=<name> --help lists every setting with its value in that config",
     )
 
 
@@ -259,8 +259,8 @@ def _with_detector(
         return
     if given:
         raise UserError(
-            f"--config.{given[0]}: does nothing with --mode={mode}; the detector has its settings; "
-            "leave it out"
+            f"--config.{given[0]}: does nothing with --mode={mode}, as the detector has its own "
+            "settings; leave it out"
         )
     if mode == "export":
         _export(path)
@@ -386,8 +386,8 @@ def _images() -> str | None:
         return str(copies.readable_path(url, "--images")) if url else url
     if WATCH.value:
         raise UserError(
-            f"--images={url}: is in a bucket, and --watch sees what appears in a folder here; "
-            "leave out --watch"
+            f"--images={url}: is in a bucket, but --watch sees only what appears in a folder on "
+            "this machine; leave out --watch"
         )
     number, count = jax.process_index(), jax.process_count()
     own = share_of_images(copies.names_of(url, "--images"), number, count) if count > 1 else set()

@@ -139,7 +139,7 @@ def test_killed_five_times_two_processes_with_a_bucket_in_common_end_as_one_with
     # Twice: what has its row is not scored again.
     for again in (("--mode=evaluate",), predict, predict):
         *_, last = succeeded(begin(*again))
-    assert "photographs have their row already" in last.stderr
+    assert "photographs already have their row" in last.stderr
     ended = ddad(
         "--mode=predict", f"--workdir={tmp_path}/one", f"--images={here}/data/plate/test", *outputs,
         environment=THREADS,

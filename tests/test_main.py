@@ -526,7 +526,7 @@ def test_another_rate_in_the_settings_counts_and_nothing_is_built(run):
     path = home / "run/detector.safetensors"
     expected = ddad_jax.load(path).with_false_alarm_rate(0.3).threshold
     rated = ddad(*arguments, "--config.build.false_alarm_rate=0.3")
-    assert_done(rated, "another rate gives it the threshold")
+    assert_done(rated, "the new rate gives it the threshold")
     assert "built again" not in rated.stderr
     assert ddad_jax.load(path).threshold == pytest.approx(expected)
 
@@ -601,7 +601,7 @@ def test_a_killed_prediction_goes_on_and_ctrl_c_says_so(run):
         assert process.wait(600) == code
     last = ddad("--mode=predict", f"--workdir={home}/run", f"--images={photographs}")
     assert_done(last)
-    assert "photographs have their row already" in last.stderr
+    assert "photographs already have their row" in last.stderr
     names = [json.loads(line)["path"] for line in rows()]
     assert sorted(names) == sorted(each.name for each in photographs.iterdir())
 

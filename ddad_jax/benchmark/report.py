@@ -21,13 +21,13 @@ def markdown(document: Document) -> str:
     parts = [_machine(document["machine"]), _limits(document), _programs(document["rows"])]
     parts += [_latency(document["rows"]), _scaling(document["scaling"])]
     parts.append(
-        "Times are of one call, in milliseconds, over all calls of all rounds; a round takes "
-        f"every program in turn. “{WIDE}”: p90 - p10, or what the rounds' medians differ by, is "
+        "Times are of one call, in milliseconds, over all calls of all rounds; each round runs "
+        f"every program in turn. “{WIDE}”: p90 - p10, or the spread of the rounds' medians, is "
         "more than a tenth of the median. Operations are those of the program as written for the "
-        "platform, loops counted as often as they run. Of peak: of the data sheet's, or of the "
-        "measured matrix product where the device is not listed. Of roof: of the lesser of that "
-        "peak and what the memory's bandwidth allows at the stage's intensity; above 100 % where "
-        "caches serve what the analysis takes for traffic."
+        "platform; each loop counts as often as it runs. “Of peak” is relative to the data sheet's "
+        "peak, or to the measured matrix product if the device is not listed. “Of roof” is "
+        "relative to the lesser of that peak and what the memory's bandwidth allows at the stage's "
+        "intensity; it exceeds 100 % where caches serve what the analysis counts as traffic."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -97,7 +97,7 @@ def _latency(rows: Sequence[Row]) -> str:
         lines.append(
             f"- {whole['dtype']}, batch {whole['batch_size']}: "
             f"{_milliseconds(whole['median'])} ms, {whole['images_per_second']:.4g} images/s; "
-            f"its {len(stages)} stages by themselves {_milliseconds(seconds)} ms"
+            f"its {len(stages)} stages, timed separately: {_milliseconds(seconds)} ms"
         )
     return "\n".join(["`detect`:", "", *lines]) if lines else ""
 
@@ -191,7 +191,7 @@ def compare_benchmarks(first_path: Path, second_path: Path) -> str:
         markdown_table(header, rows),
     ]
     if unlike:
-        parts.append(f"{unlike} measurements are in one of the two only.")
+        parts.append(f"{unlike} measurements are in only one of the two.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -79,11 +79,15 @@ class BenchmarkSettings(Checked):
             if self.scaling_batch_size % count:
                 raise SettingError(
                     "scaling_batch_size",
-                    f"{self.scaling_batch_size} is not a multiple of {count}, one of devices",
+                    f"{self.scaling_batch_size} is not a multiple of {count}, from "
+                    "benchmark.devices",
                 )
         for count in self.model:
             if all(devices % count for devices in self.devices):
-                raise SettingError("model", f"{count} divides none of devices, {self.devices}")
+                raise SettingError(
+                    "model",
+                    f"{count} divides none of the counts in benchmark.devices, {self.devices}",
+                )
 
     def check_devices(self, present: int, each: int) -> None:
         """Raises SettingError for more devices than there are, or a part of a process's devices.
@@ -99,7 +103,7 @@ class BenchmarkSettings(Checked):
         for name in ("devices", "model"):
             most = max(getattr(self, name))
             if most > present:
-                problem = f"{most} must be at most {present}, the devices there are"
+                problem = f"{most} must be at most {present}, the number of devices here"
                 raise SettingError(f"benchmark.{name}", problem)
 
 

@@ -97,7 +97,8 @@ def topology_devices(name: str) -> list[Any]:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{setting} is no TPU slice ({reason}); name generation and shape, such as v5e:4x4"
+            f"{setting} is not a TPU slice ({reason}); name a generation and a shape, such as "
+            "v5e:4x4"
         ) from error
     return sorted(found.devices, key=lambda device: device.id)
 
@@ -137,8 +138,8 @@ def compile_for_topology(
     ]:
         if size % sharing:
             raise UserError(
-                f"benchmark.{name}: {size} is no multiple of the {sharing} chips that share a "
-                "batch; choose another, or other mesh.data and mesh.model"
+                f"benchmark.{name}: {size} is not a multiple of the {sharing} chips that share a "
+                "batch; change it, or mesh.data or mesh.model"
             )
     kind = devices[0].device_kind
     about = {

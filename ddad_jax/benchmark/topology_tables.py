@@ -7,11 +7,12 @@ from ddad_jax.evaluation.tables import markdown_table
 
 # Observed with libtpu 0.0.52; each was tried by itself.
 WHY_CHIPS_WAIT = (
-    "Why a chip waits: the compiler lets all-gathers run beside computation on TPU v5e alone, and "
-    "there the larger ones; for v5p and v6e it refuses that form "
-    "(`xla_tpu_enable_async_collective_fusion_fuse_all_gather`). Gradients it joins into few "
-    "all-reduces at the end of the backward pass, where nothing is left to do beside them; among "
-    "sixteen chips it makes an all-reduce even of `jax.lax.psum_scatter`, among eight it does not."
+    "Why a chip waits: the compiler overlaps all-gathers with computation only on TPU v5e, and "
+    "there only the larger ones; for v5p and v6e it refuses that form "
+    "(`xla_tpu_enable_async_collective_fusion_fuse_all_gather`). It merges gradients into a few "
+    "all-reduces at the end of the backward pass, where no computation is left to overlap with; "
+    "among sixteen chips it turns even `jax.lax.psum_scatter` into an all-reduce, among eight it "
+    "does not."
 )
 
 
@@ -22,16 +23,17 @@ def topology_markdown(document: Mapping[str, Any]) -> str:
     sizes = " × ".join(f"{name} {size}" for name, size in shape.items())
     parts = [
         f"Compiled for {chip['kind']} ({memory} a chip), mesh {sizes}; nothing was run. All "
-        "figures are of one chip.",
+        "figures are per chip.",
         _programs(document["rows"]),
         _exchanges(document["rows"]),
-        "Memory: arguments, results that take no argument's place, temporaries and the program. "
-        "Gathered: the most that is held at a time of what all-gathers bring, among the "
-        "temporaries. Operations are those of the program as written for a TPU; traffic is what "
-        "the compiled one reads and writes of main memory; of both, loops count as often as they "
-        "run. The bound is no measurement: no step takes less than operations at the data sheet's "
-        "peak, or traffic at its bandwidth; waiting for collectives is not in it. Waiting: bytes "
-        "of collectives that are not asynchronous, during which the chip does nothing else.",
+        "Memory: arguments, results that do not reuse an argument's memory, temporaries and the "
+        "program. Gathered: the most that is held at any time of what all-gathers bring; it is "
+        "part of the temporaries. Operations are those of the program as written for a TPU; "
+        "traffic is what the compiled program reads and writes in main memory; in both, each loop "
+        "counts as often as it runs. The bound is not a measurement: no step takes less time than "
+        "its operations at the data sheet's peak, or its traffic at the data sheet's bandwidth; "
+        "waiting for collectives is not included. Waiting: bytes of collectives that are not "
+        "asynchronous, during which the chip does nothing else.",
         WHY_CHIPS_WAIT if _waits(document["rows"]) else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -48,7 +48,7 @@ class FileSource:
             return None
         masks = [read.read_mask(path, self.mask_rule) for path in mask_files(sample.mask)]
         if len({mask.shape for mask in masks}) > 1:
-            raise UserError(f"{sample.mask}: its masks differ in size; save them in the image's")
+            raise UserError(f"{sample.mask}: its masks differ in size; save them at the image's")
         return np.logical_or.reduce(masks)
 
     def digest(self, sample: Sample) -> str:
@@ -89,7 +89,7 @@ def find_images(folder: Path, recursive: bool = False) -> list[Path]:
     """
     images, masks, others = _divided(_walk(folder, set()) if recursive else _entries(folder))
     for passed_over, why in (
-        (others, "that have no suffix of an image"),
+        (others, "without an image suffix"),
         (masks, "that are masks of images beside them"),
     ):
         if passed_over:
@@ -248,7 +248,7 @@ def check_masks(samples: Sequence[Sample], setting: str) -> None:
         if other is not sample:
             raise UserError(
                 f"{setting}: '{sample.mask}' would be the mask of several images, '{other.name}' "
-                f"and '{sample.name}'; put it into a folder named as its image's"
+                f"and '{sample.name}'; put it into a folder with the name of its image's folder"
             )
     bare = [s for s in samples if s.label == ANOMALOUS and s.mask is None]
     if owner and bare:

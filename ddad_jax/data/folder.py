@@ -148,7 +148,7 @@ def _test_samples(test: Path, masks: str, category: str, group_pattern: str) -> 
     if masks and not any(sample.label == ANOMALOUS for sample in samples):
         raise UserError(
             f"data.settings.masks: no image in '{test}' is known to have a defect; put those that "
-            f"have one into a folder of its name, such as '{test / 'scratch'}'"
+            f"have one into a folder named after it, such as '{test / 'scratch'}'"
         )
     if masks and all(sample.mask is None for sample in samples):
         raise UserError(

@@ -51,8 +51,8 @@ class Preprocessing(Checked):
         if self.reading != read.VERSION:
             raise SettingError(
                 "preprocessing.reading",
-                f"images were read by rules of version {self.reading}, this ddad_jax knows those "
-                f"of version {read.VERSION}; install the one that the detector was made with",
+                f"images were read by rules of version {self.reading}, but this ddad_jax has those "
+                f"of version {read.VERSION}; install the release that made the detector",
             )
 
     def read(self, photograph: Photograph, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:

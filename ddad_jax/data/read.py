@@ -100,8 +100,8 @@ def to_rgb(image: Image.Image, name: str, white_level: int) -> UInt8[np.ndarray,
         )
     if image.info.get(DEEP_COLOUR) and white_level != FULL_RANGE:
         raise UserError(
-            f"{name}: is 16-bit colour, of which the upper byte alone is read, and white_level "
-            f"{white_level} is of grey images; scale it to the full range, or save it as 8 bit"
+            f"{name}: is 16-bit colour, of which only the upper byte is read, but white_level "
+            f"{white_level} is for grey images; scale it to the full range, or save it as 8 bit"
         )
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
@@ -204,7 +204,7 @@ def require_pixels(encoded: bytes, name: str, most: int) -> None:
     with _opened(encoded, name) as image:
         if image.width * image.height > most:
             raise UserError(
-                f"{name}: is {image.width}×{image.height} pixels; at most {most:,} are taken"
+                f"{name}: is {image.width}×{image.height} pixels; at most {most:,} are accepted"
             )
 
 
@@ -230,7 +230,7 @@ def _opened(encoded: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
-            f"{name}: is larger than Pillow is told to read; call "
+            f"{name}: is larger than Pillow is set to read; call "
             f"ddad_jax.data.read.allow_large_images, or set PIL.Image.MAX_IMAGE_PIXELS ({error})"
         ) from error
     except Image.UnidentifiedImageError as error:

@@ -82,7 +82,7 @@ def _sample(root: Path, home: Path, category: str, split: str, row: dict[str, An
             raise UserError(f"{each}: does not exist, but the split of '{category}' names it")
     if split == "train" and kind != _NORMAL:
         raise UserError(
-            f"{image}: has the defect {kind} and is a training image, but only good ones may be; "
+            f"{image}: has the defect {kind} and is a training image, but those must be good; "
             "choose another data.settings.split"
         )
     return Sample(

@@ -71,8 +71,8 @@ def split_normals(
         )
     if len(heldout) == len(samples):
         raise UserError(
-            f"data: all {len(samples)} good images are held out in this --workdir, those that "
-            "were trained on are gone; put some back, or choose another --workdir"
+            f"data: all {len(samples)} good images are held out in this --workdir, and those "
+            "that were trained on are gone; put some back, or choose another --workdir"
         )
     chosen = np.zeros(len(samples), bool)
     chosen[heldout] = True

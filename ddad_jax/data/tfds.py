@@ -83,7 +83,7 @@ def tfds_source(
     encoded = {name: tfds.decode.SkipDecoding() for name in ("image", "mask")}
     if not {*encoded, "has_mask", "label", "defect", "name"} <= set(builder.info.features or ()):
         raise UserError(
-            f"{folder}: was not written by ddad_jax.data.tfds_builders, "
+            f"{folder}: was not written by ddad_jax.data.tfds_builders; "
             f"its features are {', '.join(builder.info.features or ())}"
         )
     records = {split: builder.as_data_source(split, decoders=encoded) for split in _SPLITS}

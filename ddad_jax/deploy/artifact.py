@@ -161,7 +161,7 @@ def _shared(path: Path, network: str, file: str, checksum: str) -> dict[str, np.
             f"{path}: its {network} is in {place}, which cannot be read ({error.strerror}); {hint}"
         ) from error
     if _checksum(content) != checksum:
-        raise UserError(f"{path}: its {network} is in {place}, which is another file now; {hint}")
+        raise UserError(f"{path}: its {network} is in {place}, which has changed since; {hint}")
     return load(content)
 
 
@@ -176,8 +176,8 @@ def _format(path: Path, name: str) -> int:
         )
     if int(number) < 3:
         raise UserError(
-            f"{path}: is of format {number}, of before 0.1, whose calibration is another; make it "
-            "anew with --mode=fit"
+            f"{path}: is of format {number}, from before 0.1, which calibrated differently; make "
+            "it again with --mode=fit"
         )
     return int(number)
 
@@ -189,7 +189,7 @@ def _asked_for(path: Path, lacking: Mapping[str, Any], **known: Any) -> Preproce
         usual = " ".join(f"--config.{setting}={value}" for setting, value in missing)
         raise UserError(
             f"{path}: is of format 3, which does not say how photographs were prepared; give "
-            f"{asked} as it was fitted, by default {usual}"
+            f"{asked} as when it was fitted (by default {usual})"
         )
     return Preprocessing(**known, **lacking)
 

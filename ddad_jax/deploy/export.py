@@ -77,7 +77,7 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"of {self.photographs} photographs {self.other_decisions} are decided otherwise; "
+            f"of {self.photographs} photographs, {self.other_decisions} are decided differently; "
             f"scores differ by at most {self.score:.1e} of their range (allowed: {TOLERANCE:.0e}), "
             f"anomaly maps by {self.anomaly_map:.1e} (allowed: {TOLERANCE_OF_MAPS:.0e}), masks in "
             f"{100 * self.mask:.2g} % of the pixels, reconstructions by {self.reconstruction:.2g} "
@@ -102,7 +102,7 @@ def require_exportable(fitted: "FittedDetector", path: Path) -> None:
     lacking = [name for name in NEEDED[path.suffix] if importlib.util.find_spec(name) is None]
     if lacking:
         raise UserError(
-            f"--output={path}: takes {', '.join(lacking)} to write it; install what export needs "
+            f"--output={path}: needs {', '.join(lacking)} to be written; install what export needs "
             "with pip install 'ddad_jax[export]'"
         )
     if fitted.preprocessing.tile:
@@ -115,8 +115,8 @@ def require_exportable(fitted: "FittedDetector", path: Path) -> None:
         raise UserError("the detector is laid over several devices; load it from its file")
     if path.suffix == ".onnx" and fitted.detector.settings.draws:
         raise UserError(
-            "detection.start, detection.stochasticity: the detector takes random numbers, of which "
-            "ONNX has others; export it as .stablehlo"
+            "detection.start, detection.stochasticity: the detector draws random numbers, but ONNX "
+            "would draw others; export it as .stablehlo"
         )
 
 

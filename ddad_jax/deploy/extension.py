@@ -50,10 +50,10 @@ class Change:
     def __str__(self) -> str:
         new = self.new_alarms
         return (
-            f"{self.added} good photographs added. Threshold: {self.threshold:.3f} as before, "
-            f"which {self.known_alarms} of the {self.known} good images known before exceed; that "
-            f"of the new kind is {self.new_threshold:.3f} on a scale of its own. Of the "
-            f"{self.added} added {new[0]} were called anomalous, and now {new[1]}"
+            f"{self.added} good photographs added. The threshold is {self.threshold:.3f} as "
+            f"before; {self.known_alarms} of the {self.known} earlier good images exceed it. The "
+            f"new kind's is {self.new_threshold:.3f}, on a scale of its own. Of the {self.added} "
+            f"photographs, {new[0]} were called anomalous before, and {new[1]} are now"
         )
 
 
@@ -93,9 +93,9 @@ def extend(
     """
     if detector.settings.score_share:
         raise UserError(
-            f"detection.score_share: the detector's is {detector.settings.score_share:g}; one that "
-            "can be extended has 0, since the factor of a kind brings either its scores or its "
-            "pixels to the detector's thresholds; fit one with it"
+            f"detection.score_share: the detector has {detector.settings.score_share:g}, but only "
+            "one with 0 can be extended, since the factor of a kind brings either its scores or "
+            "its pixels to the detector's thresholds; fit one with 0"
         )
     new = _new_ones(preprocessing, made_of, photographs)
     settings = made_of["settings"]
@@ -155,8 +155,8 @@ def _new_ones(
     """Returns size and squares of each photograph that the detector does not know, by content."""
     if not made_of:
         raise UserError(
-            "the detector does not say what it was made of, as those made by older versions do "
-            "not; make it again with --mode=fit"
+            "the detector does not say what it was made of, because an older version made it; "
+            "make it again with --mode=fit"
         )
     known = {content for contents in made_of["images"].values() for content in contents}
     known |= {content for each in made_of.get("extensions", ()) for content in each["images"]}
@@ -170,7 +170,7 @@ def _new_ones(
     if len(new) < 2:
         raise UserError(
             f"{len(new)} of {count} photographs are new to the detector; at least 2 are "
-            "needed, so that each can be measured without itself"
+            "needed, so that each can be measured against the others"
         )
     return new
 

@@ -26,9 +26,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.machine.copies import readable_path
 
 RATE, VALUE, BEFORE = "false_alarm_rate", "threshold", "before"
-WITHOUT_SCORES = (
-    "does not hold the scores of its good images, as those made by older versions do not"
-)
+WITHOUT_SCORES = "does not hold the scores of its good images, because an older version made it"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -367,7 +365,9 @@ def load_detector(path: str | Path, **lacking: Any) -> FittedDetector:
 
 def _named(photographs: Iterable[Photograph]) -> Iterator[tuple[str, Photograph]]:
     if isinstance(photographs, str | Path | bytes):
-        raise UserError("photographs: is one, or a folder; give several, such as a list of paths")
+        raise UserError(
+            "photographs: expected several, such as a list of paths; found one, or a folder"
+        )
     for number, photograph in enumerate(photographs):
         is_path = isinstance(photograph, str | Path)
         yield str(photograph) if is_path else f"photograph {number}", photograph

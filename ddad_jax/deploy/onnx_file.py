@@ -58,7 +58,7 @@ def encode(program: Program, threshold: float, smallest_side: int) -> bytes:
     if model.ByteSize() > LARGEST:
         raise UserError(
             f"--output: the detector takes {model.ByteSize() / 1e9:.1f} GB, more than an ONNX file "
-            "may have; export it as .stablehlo"
+            "may hold; export it as .stablehlo"
         )
     return model.SerializeToString()
 

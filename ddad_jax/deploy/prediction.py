@@ -129,7 +129,7 @@ class Prediction:
             for each in self.regions[:LISTED]
         ]
         if len(self.regions) > LISTED:
-            lines.append(f"  and {len(self.regions) - LISTED} regions more")
+            lines.append(f"  and {len(self.regions) - LISTED} more regions")
         return "\n".join(lines)
 
     def _repr_png_(self) -> bytes:

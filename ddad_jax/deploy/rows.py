@@ -65,7 +65,11 @@ class Rows:
         was_watched = before_this.pop("watched", False)
         same = before_this == about
         if was_watched and not (same and there is None):
-            what = "are of a watched folder" if same else "are of another detector or other outputs"
+            what = (
+                "are of a watched folder"
+                if same
+                else "are by another detector or for other outputs"
+            )
             raise UserError(
                 f"--output={folder}: its rows {what}, and would be lost; "
                 + ("go on with --watch, or " if same else "")
@@ -75,7 +79,7 @@ class Rows:
             before = names_in(folder / CSV)
             if before:
                 logging.info(
-                    "%s: its %d rows are of another detector, other images or other outputs, and "
+                    "%s: its %d rows are by another detector, or for other images or outputs, and "
                     "are replaced", folder, len(before),
                 )  # fmt: skip
             for name in before:

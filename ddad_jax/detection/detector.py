@@ -125,8 +125,8 @@ class Settings(Checked):
         if self.max_noise_level % self.num_steps:
             raise SettingError(
                 "max_noise_level",
-                f"{self.max_noise_level} is not a multiple of num_steps, {self.num_steps}; each "
-                "step spans the same timesteps",
+                f"{self.max_noise_level} is not a multiple of num_steps, {self.num_steps}; all "
+                "steps must span equally many timesteps",
             )
         for name in ("feature_stages", "patch_stages"):
             if not getattr(self, name):

@@ -83,14 +83,14 @@ def promise(count: int, false_alarm_rate: float) -> str:
     if count < FEW:
         return (
             f"{source}, too few to promise {asked} false alarms or any other rate; it is set high, "
-            f"and weak defects may be missed; add good images, {FEW} at the least"
+            f"and weak defects may be missed; use at least {FEW} good images"
         )
     if promised <= false_alarm_rate:
         return f"{source}: {asked} false alarms on average, as asked for"
     needed = math.ceil(MOST_ODD / false_alarm_rate) - 1
     return (
         f"{source}: at most {100 * promised:.2g} % false alarms on average; "
-        f"to promise the {asked} asked for takes {needed}"
+        f"promising the {asked} asked for takes {needed} good images"
     )
 
 

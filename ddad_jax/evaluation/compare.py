@@ -37,7 +37,8 @@ def compare_runs(first: Path, second: Path) -> str:
     if folders[0].keys() != folders[1].keys():
         names = [", ".join(sorted(found)) or "one category" for found in folders]
         raise UserError(
-            f"{second}: holds {names[1]}, but {first} holds {names[0]}; compare runs of the same"
+            f"{second}: holds {names[1]}, but {first} holds {names[0]}; compare runs of the "
+            "same categories"
         )
     tables, all_resampled, all_figures, fewest = [], [], [], []
     for name in folders[0]:
@@ -74,8 +75,8 @@ def _require_same_images(first: Path, second: Path) -> None:
             rows.append([(row["path"], row["label"]) for row in csv.DictReader(file)])
     if rows[0] != rows[1]:
         raise UserError(
-            f"{second}/scores.csv: is not of the images in {first}/scores.csv, or labels or order "
-            "differ; compare runs over the same test images"
+            f"{second}/scores.csv: differs from {first}/scores.csv in images, labels or order; "
+            "compare runs over the same test images"
         )
 
 

@@ -82,8 +82,8 @@ class Predictions:
         if not finite.all():
             name = self.samples[int(np.argmin(finite))].name
             raise UserError(
-                f"{name}: its score is not a finite number, as those of {int((~finite).sum())} "
-                "images are not; the detector is broken, train it again with a lower learning rate"
+                f"{name}: its score is not a finite number ({int((~finite).sum())} images "
+                "in all); the detector is broken, train it again with a lower learning rate"
             )
 
     @classmethod

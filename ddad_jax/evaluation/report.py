@@ -26,10 +26,10 @@ from ddad_jax.machine.storage import write_atomically
 PAGE = files("ddad_jax.evaluation") / "page"
 # Choices by planted defects that a reader must know: the choice, whether it was taken, in words.
 CHOICES = (
-    ("adapted_extractor", True, "The adapted extractor{} counts"),
-    ("adapted_extractor", False, "The adapted extractor{} does not count, the published one does"),
+    ("adapted_extractor", True, "The adapted extractor{} is used"),
+    ("adapted_extractor", False, "The published extractor{} is used instead of the adapted one"),
     ("cosine_of_patches", True, "Patches{} are compared by their cosine"),
-    ("patch_map_alone", True, "The reconstruction's maps{} do not count"),
+    ("patch_map_alone", True, "The reconstruction's maps{} are not used"),
 )
 
 
@@ -134,18 +134,18 @@ def _provenance(parts: Sequence[ReportPart]) -> str:
     if worth:
         fewest = min(worth, key=lambda each: each["images"])
         promised = promise(fewest["images"], fewest["false_alarm_rate"])
-        whose = "The threshold is" if len(parts) == 1 else "That of the fewest images is"
+        whose = "The threshold is" if len(parts) == 1 else "The one with the fewest images is"
         where += f". {whose} {promised}"
     taken_for = [part.metrics["taken_for"] for part in parts if "taken_for" in part.metrics]
     if taken_for:
         mistaken = sum(count for others in taken_for for count in others.values())
-        where += f". {mistaken} of them are taken for parts of another category"
+        where += f". {mistaken} images are taken for parts of another category"
     for what, taken, said in CHOICES:
         of_parts = {part.name: part.metrics.get("choice", {}).get(what) for part in parts}
         chosen = [name for name, choice in of_parts.items() if choice and choice["taken"] == taken]
         if chosen:
             of = f" of {', '.join(chosen)}" if len(parts) > 1 else ""
-            where += f". {said.format(of)}: planted defects decided so"
+            where += f". {said.format(of)}, as planted defects decided"
     judged = any(image["label"] >= 0 for part in parts for image in part.images)
     note = PROTOCOL_NOTES[parts[0].metrics["protocol"]] if judged else ""
     return f"{count} images; {where}. {note}".rstrip()

@@ -8,9 +8,9 @@ from ddad_jax.evaluation.published import ALL_IN_ONE, ONE_EACH, Benchmark
 
 MARK = "†"
 NOTE = (
-    "PRO by the code of D3AD and DDAD: masks not binarised, thresholds at equal distances of "
-    "score, rescaled. Not MVTec AD's AUPRO and not comparable with it. Protocol paper also "
-    "normalises the maps by their extremes over the test set."
+    "PRO as the code of D3AD and DDAD computes it: masks are not binarised, thresholds are equally "
+    "spaced, and the curve is rescaled. It is not MVTec AD's AUPRO and not comparable with it. "
+    "Protocol paper also normalises the maps by their extremes over the test set."
 )
 Row = Sequence[str]
 # The metrics that papers report: by definition, and by D3AD's code.
@@ -83,7 +83,7 @@ def _notes(categories: int, mean: dict[str, Any], benchmark: Benchmark | None) -
     if benchmark and categories != benchmark.categories:
         notes.append(
             f"The published means are over all {benchmark.categories} categories of "
-            f"{benchmark.name}, this run's over {categories}: they do not compare."
+            f"{benchmark.name}, this run's over {categories}: they are not comparable."
         )
     return notes
 

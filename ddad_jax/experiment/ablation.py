@@ -80,7 +80,7 @@ def _parse(config: Config, text: str) -> tuple[str, list[Any]]:
     if name not in variable:
         raise UserError(
             f"--vary={text}: '{name}' cannot be varied without training other networks; "
-            f"what can is {', '.join(variable)}"
+            f"these can: {', '.join(variable)}"
         )
     values = [parse(variable[name].type, f"--vary={name}", each) for each in _split(listed)]
     if not values:

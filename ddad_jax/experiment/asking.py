@@ -25,7 +25,7 @@ def evaluate_detector(category: Category, fitted: FittedDetector) -> Predictions
     weights = evidence_weights(fitted.detector.settings)
     if config.evaluation.protocol == "paper" and not weights.keys() - {"patch"}:
         raise UserError(
-            "evaluation.protocol: 'paper' is of the reconstruction's maps, which do not count in "
+            "evaluation.protocol: 'paper' needs the reconstruction's maps, which are not used in "
             f"{category.name}, as planted defects decided; fit it with --config.build.planted=0"
         )
     seen = contents_of(fitted)
@@ -56,8 +56,8 @@ def plant_defects(category: Category) -> tuple[ImageSet, list[Planted]]:
     config, heldout = category.config, category.division[1]
     if not len(heldout):
         raise UserError(
-            f"data.heldout_fraction: {config.data.heldout_fraction} holds no good image out that "
-            "defects could be planted in; choose another, and another --workdir"
+            f"data.heldout_fraction: {config.data.heldout_fraction} holds out no good image to "
+            "plant defects in; choose a larger one, and another --workdir"
         )
     return plant_in_set(heldout, config.evaluation.planted, config.seed)
 

@@ -147,7 +147,7 @@ class Subject(ABC):
                 if any((self.workdir / name).glob("checkpoints/*")):
                     raise UserError(
                         f"--workdir={self.workdir}: its {name} was trained by ddad_jax 0.1, which "
-                        "did not write down on which images; its detector can be used with "
+                        "did not record its training images; its detector can be used with "
                         "--mode=predict; to train, choose another --workdir"
                     )
                 continue
@@ -246,7 +246,7 @@ class Category(Subject):
         if found:
             original, copy = found[0]
             logging.warning(
-                "%s: %d of %d good images are copies of others, and left out; %s is one of %s",
+                "%s: %d of %d good images are copies of others, and left out; %s is a copy of %s",
                 self.name, len(found), len(images), copy, original,
             )  # fmt: skip
         copies = {copy for _, copy in found}
@@ -256,10 +256,10 @@ class Category(Subject):
     def undecided(self) -> str:
         """See `Subject`."""
         if self.preprocessing.tile:
-            return "planted defects say nothing of tiled photographs"
+            return "planted defects cannot decide for tiled photographs"
         count = len(self.division[1])
         if count < LEAST_PHOTOGRAPHS:
-            return f"{count} held-out photographs are too few, {LEAST_PHOTOGRAPHS} decide"
+            return f"{count} held-out photographs are too few ({LEAST_PHOTOGRAPHS} are needed)"
         return ""
 
     @property

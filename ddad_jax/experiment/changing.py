@@ -52,7 +52,7 @@ def set_threshold(path: Path, output: Path, rate: float | None, value: float | N
       UserError: both are given, or one is not allowed.
     """
     if rate is not None and value is not None:
-        raise UserError("--rate and --value: give one of them")
+        raise UserError("--rate and --value: give only one of them")
     before = load_detector(path)
     if rate is not None:
         changed = before.with_false_alarm_rate(rate)

@@ -50,8 +50,8 @@ class Choice:
 
     def __str__(self) -> str:
         return (
-            f"{'counts' if self.taken else 'does not count'}: image AUROC of {self.defects} "
-            f"planted defects {self.with_it:.3f} with it, {self.without:.3f} without"
+            f"{'is used' if self.taken else 'is not used'}: image AUROC of {self.defects} "
+            f"planted defects is {self.with_it:.3f} with it, {self.without:.3f} without"
         )
 
 

@@ -86,18 +86,22 @@ def fitted_detector(made: Trained) -> FittedDetector:
         fitting = reconstructing(rated, subject)
         difference = first_difference(_as_fitted(fitting), wanted)
         if not difference and fitting is stored:
-            logging.info("%s: its detector is of these settings and images, used as it is%s",
-                         subject.workdir, _since_then(stored))  # fmt: skip
+            logging.info(
+                "%s: its detector was made with these settings and images, and is used as it is%s",
+                subject.workdir, _since_then(stored),
+            )  # fmt: skip
             return stored
         if not difference:
-            changed = "detection.reconstruct alone is another"
+            changed = "only detection.reconstruct has changed"
             if rated is not stored:
-                changed = f"another rate gives it the threshold {fitting.threshold:.3f}"
-            logging.info("%s: its detector is of these images; %s", subject.workdir, changed)
+                changed = f"the new rate gives it the threshold {fitting.threshold:.3f}"
+            logging.info(
+                "%s: its detector was made with these images; %s", subject.workdir, changed
+            )
             _save(fitting, subject)
             return fitting
         logging.info("%s: its detector is built again: %s%s", subject.workdir, difference,
-                     _since_then(stored, "; this is lost: it "))  # fmt: skip
+                     _since_then(stored, "; this is lost: the old one "))  # fmt: skip
     with together.dividing():
         built = build(made, subject.config.detector, subject.config.build)
     _say_what_it_is_made_of(subject, wanted)
@@ -419,8 +423,8 @@ def detector_to_evaluate(subject: Subject) -> FittedDetector:
     difference = first_difference(made_with, wanted)
     if difference:
         raise UserError(
-            f"--workdir={subject.workdir}: its detector is of other settings: {difference}; give "
-            "those it was made with, or make another with --mode=fit"
+            f"--workdir={subject.workdir}: its detector was made with other settings: "
+            f"{difference}; give those, or make another detector with --mode=fit"
         )
     here = {content for each in subject.categories for content in each.images["train"].contents}
     images = stored.made_of["images"]
@@ -429,7 +433,7 @@ def detector_to_evaluate(subject: Subject) -> FittedDetector:
     if gone or new:
         logging.warning(
             "%s: since its detector was made, %d good images were added and %d removed; --mode=fit "
-            "makes one of the images of now",
+            "makes one from the current images",
             subject.workdir, new, gone,
         )  # fmt: skip
     return stored

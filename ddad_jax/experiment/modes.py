@@ -41,20 +41,20 @@ TRAINED = {"fit": NETWORKS, "train": NETWORKS[:2], "adapt": NETWORKS}
 # What each mode does, in one line for --help.
 MODES = {
     "fit": "train, build a detector, score the test images, write the report (the default)",
-    "prepare": "check the data set, say what is in it and what would spoil a result, decode it",
-    "train": "train autoencoder and denoiser alone",
-    "adapt": "the same, and adapt the extractor",
-    "evaluate": "score the test images with the detector that is there",
+    "prepare": "check and decode the data set; say what is in it and what would spoil a result",
+    "train": "train only the autoencoder and the denoiser",
+    "adapt": "train as --mode=train does, and adapt the extractor",
+    "evaluate": "score the test images with the detector in --workdir",
     "validate": "plant defects in good images that were held out, and say which are found",
     "predict": "score the images of --images with the detector of --workdir or --detector",
-    "serve": "answer for photographs over HTTP with the detectors of --detector or --workdir",
-    "submit": "write what MVTec AD 2's server takes of its private images, to --output",
-    "extend": "teach a detector a new kind of good part by --images, without training; --undo",
-    "export": "write a detector as ONNX or StableHLO to --output, compared by --images; --brief",
-    "threshold": "give a detector the threshold of --rate or --value, or its own again",
-    "ablate": "one table of every combination of what --vary names, on the same networks",
-    "compare": "how two runs differ: --mode=compare runs/a runs/b; or two benchmark.json",
-    "benchmark": "how fast the config's networks train and detect here; needs no data",
+    "serve": "judge photographs sent over HTTP with the detectors of --detector or --workdir",
+    "submit": "write results for MVTec AD 2's private images to --output, for its server",
+    "extend": "add a kind of good part to a detector from --images, without training; or --undo",
+    "export": "write a detector as ONNX or StableHLO to --output, checked on --images; --brief",
+    "threshold": "set a detector's threshold by --rate or --value; without either, restore its own",
+    "ablate": "make one table of all combinations of what --vary names, on the same networks",
+    "compare": "show how two runs differ: --mode=compare runs/a runs/b; or two benchmark.json",
+    "benchmark": "measure how fast the config's networks train and detect here; needs no data",
     "convert": "write a network (--network) as a PyTorch state dict to --output",
 }
 
@@ -140,7 +140,7 @@ def _prepare(categories: Sequence[Category]) -> None:
     spoiled = [category.name for category in categories if category.report.is_spoiled]
     if spoiled:
         raise UserError(
-            f"data: {', '.join(spoiled)}: would spoil a result, as listed above; correct it first"
+            f"data: {', '.join(spoiled)}: what is listed above would spoil a result; correct it"
         )
 
 

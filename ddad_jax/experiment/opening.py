@@ -33,8 +33,8 @@ def open_subjects(config: Config, workdir: Path) -> list[Subject]:
     if not config.data.unified:
         if several and (workdir / DETECTOR).exists():
             raise UserError(
-                f"--workdir={workdir}: holds one detector, where {len(categories)} categories get "
-                "one each in folders of their own; choose another --workdir"
+                f"--workdir={workdir}: holds one detector, but {len(categories)} categories get "
+                "one each, in folders of their own; choose another --workdir"
             )
         return [*categories]
     if not several:
@@ -45,8 +45,8 @@ def open_subjects(config: Config, workdir: Path) -> list[Subject]:
     alone = [each for each in categories if each.detector_path.exists()]
     if alone:
         raise UserError(
-            f"--workdir={workdir}: holds a detector of {alone[0].name} alone, and with "
-            "data.unified all categories have one together; choose another --workdir"
+            f"--workdir={workdir}: holds a detector of {alone[0].name} alone, but with "
+            "data.unified all categories share one; choose another --workdir"
         )
     preprocessing = preprocessing_of(config)
     name = workdir.resolve().name
@@ -122,7 +122,7 @@ def check_batches(config: Config) -> None:
             raise UserError(
                 f"{network}.training.batch_size: {settings.batch_size} is not a multiple of "
                 f"{sharing * settings.accumulate}, the {sharing} devices that share a batch times "
-                f"{network}.training.accumulate; choose one, or other mesh.data and mesh.model"
+                f"{network}.training.accumulate; change it, or mesh.data or mesh.model"
             )
 
 

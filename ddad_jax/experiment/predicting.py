@@ -82,7 +82,9 @@ def predict(
       KeyboardInterrupt: asked to end, without `watch`; the same call continues.
     """
     if not images:
-        raise UserError("--images is missing; with --mode=predict name a folder of images, or one")
+        raise UserError(
+            "--images is missing; with --mode=predict name a folder of images, or an image"
+        )
     asked = settings_of(config, "detector")
     fitted = load_detector(path, **_lacking(asked, given))
     _require_agreement(path, fitted.made_of.get("settings", {}), asked, given)
@@ -115,7 +117,7 @@ def predict(
             "what is written; choose another"
         )
     if len(set(exchange(digest_of(fitted.detector)))) > 1:
-        raise UserError(f"{path}: is another detector in another process; give all the same")
+        raise UserError(f"{path}: differs between processes; give all of them the same detector")
     output.mkdir(parents=True, exist_ok=True)
     # With this file the folder is left out when photographs are looked for.
     (output / LOCK).touch()
@@ -160,7 +162,7 @@ class _Run:
         """Scores every photograph without a row, and writes the summary."""
         began = time.monotonic()
         if self._before:
-            logging.info("%d photographs have their row already", self._before)
+            logging.info("%d photographs already have their row", self._before)
         if self._watch:
             logging.info("watching %s; Ctrl-C or SIGTERM ends it", self._images)
             photographs: Iterator[tuple[str, Photograph]] = self._watch.appearing()
@@ -267,7 +269,7 @@ class _Run:
         if settings.parquet:
             write_parquet(output, rows)
         if shown:
-            shown_of = f"; shown are the {len(shown)} with the highest scores"
+            shown_of = f"; the {len(shown)} with the highest scores are shown"
             whole = verdict + (shown_of if count > len(shown) else "") + "."
             write_prediction_report(
                 output / "report.html", readable(self._images.resolve().name), shown,

@@ -114,12 +114,12 @@ class DataSettings(Checked):
         names = self.categories
         if "" in names or len({*names}) < len(names):
             raise SettingError(
-                "category", f"'{self.category}' names nothing, or the same, between two commas"
+                "category", f"'{self.category}' has an empty or a repeated name between commas"
             )
         if self.unified and self.category_augmentation:
             raise SettingError(
                 "category_augmentation",
-                "is for networks of one category, and data.unified trains them on all; use "
+                "is for networks of one category, but data.unified trains them on all; use "
                 "data.augmentation",
             )
 
@@ -291,19 +291,19 @@ class Config(Checked):
         if self.evaluation.protocol == "paper" and self.data.tiling.tile:
             raise SettingError(
                 "evaluation.protocol",
-                "'paper' is of whole images; use 'exact', or data.tiling.tile=0",
+                "'paper' is for whole images; use 'exact', or data.tiling.tile=0",
             )
         if self.data.unified and self.detection.score_share:
             raise SettingError(
                 "detection.score_share",
-                f"{self.detection.score_share:g}: with data.unified it is 0, since one factor "
-                "brings a category's scores and its pixels to the thresholds of all",
+                f"{self.detection.score_share:g} must be 0 with data.unified, since one factor "
+                "brings both a category's scores and its pixels to the thresholds of all",
             )
         patches_alone = self.detection.scoring == "fused" and self.detection.patch_weight == 1
         if self.evaluation.protocol == "paper" and patches_alone:
             raise SettingError(
                 "evaluation.protocol",
-                "'paper' is of the reconstruction's maps; use a detection.patch_weight below 1",
+                "'paper' needs the reconstruction's maps; use a detection.patch_weight below 1",
             )
         for network in NETWORKS:
             for name in getattr(self, network).network:
@@ -363,8 +363,8 @@ class Config(Checked):
         if len({*found}) > 1:
             raise SettingError(
                 "detection.patch_stages",
-                f"the stages {d.patch_stages} of {self.extractor.name} have {found} channels, and "
-                "only stages of as many each can be averaged; name such, or use "
+                f"the stages {d.patch_stages} of {self.extractor.name} have {found} channels, but "
+                "only stages with equally many can be averaged; name such stages, or use "
                 "detection.patch_layers=joined",
             )
 

@@ -96,8 +96,8 @@ def _validate(category: Category, fitted: FittedDetector) -> list[ReportPart]:
         logging.info("%s: %d of %d found", kind, round(of["recall"] * count), count)
     if restored:
         logging.info(
-            "restored: inside a defect %.2f of its difference is left, in the features %.2f (the "
-            "autoencoder alone: %.2f); outside %.1f dB (%.1f dB)", restored["inside"],
+            "restored: inside defects, %.2f of the difference is left, %.2f in the features (%.2f "
+            "with the autoencoder alone); outside, PSNR %.1f dB (%.1f dB)", restored["inside"],
             restored["features"], restored["features_autoencoder"], restored["outside"],
             restored["outside_autoencoder"],
         )  # fmt: skip
@@ -126,7 +126,7 @@ def _write_results(
     if lost:
         logging.warning(
             "%s: %d of %d masks mark nothing at the working size; their images count in no pixel "
-            "metric; take a larger data.size, data.tiling, or evaluation.resolution='original'",
+            "metric; use a larger data.size, data.tiling, or evaluation.resolution='original'",
             name, lost, lost + metrics["counts"]["with_mask"],
         )  # fmt: skip
     curves = compute_curves(predictions)

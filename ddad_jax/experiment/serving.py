@@ -32,8 +32,8 @@ def serve(place: Path, config: Config, given: Sequence[str]) -> None:
     for name in given:
         if not name.startswith(SERVING):
             raise UserError(
-                f"--config.{name}: does nothing with --mode=serve; the detector has its settings; "
-                "leave it out"
+                f"--config.{name}: does nothing with --mode=serve, as the detector has its own "
+                "settings; leave it out"
             )
     try:
         from ddad_jax.serving.detectors import Detectors
@@ -55,7 +55,8 @@ def serve(place: Path, config: Config, given: Sequence[str]) -> None:
     token = token_of(settings)
     if not token and not _is_loopback(settings.host):
         logging.warning(
-            "serve.host: whoever reaches %s may ask; serve.token_file limits that", settings.host
+            "serve.host: anyone who reaches %s can send requests; serve.token_file limits that",
+            settings.host,
         )
     with listen(settings) as listener:
         metrics = Metrics()
@@ -65,7 +66,7 @@ def serve(place: Path, config: Config, given: Sequence[str]) -> None:
         except KeyboardInterrupt:
             # By now all requests are answered.
             interrupts.forget()
-    logging.info("all requests are answered; the end")
+    logging.info("all requests are answered; the server ends")
 
 
 def _is_loopback(host: str) -> bool:

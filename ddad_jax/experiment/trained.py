@@ -111,6 +111,6 @@ def load_networks(subject: Subject) -> Trained:
     if training.steps or training.epochs:
         logging.warning(
             "%s: the extractor is not adapted, since nothing could tell whether that helps: %s; "
-            "--config.build.planted=0 adapts it all the same", subject.name, made.undecided,
+            "--config.build.planted=0 adapts it anyway", subject.name, made.undecided,
         )  # fmt: skip
     return replace(made, extractor=made.pretrained_extractor)

@@ -176,8 +176,8 @@ class Copy:
         for name in wrong:
             if (self._folder / name).exists():
                 raise UserError(
-                    f"{self._store.setting}={self._store.url}: {name} is damaged: its checksum is "
-                    "another; remove it there, and what it was made from is used again"
+                    f"{self._store.setting}={self._store.url}: {name} is damaged: its checksum "
+                    "differs; remove it there, and what it was made from is used again"
                 )
             logging.warning("%s: %s was removed there", self._store.url, name)
             del wanted[name], needed[name]
@@ -200,7 +200,7 @@ class Copy:
         aside = tempfile.mkdtemp(prefix=f"gone-{self._folder.name}-", dir=self._folder.parent)
         self._folder.replace(aside)
         logging.warning(
-            "%s: holds nothing any more; what this machine had of it is in %s",
+            "%s: holds nothing any more; what this machine had copied of it is in %s",
             self._store.url, aside,
         )  # fmt: skip
 
@@ -391,7 +391,7 @@ def fetched(
         Copy(Store(home, setting), folder, lambda other: other != name).refresh()
         return folder / name
     if not Copy(store, folder, leaves_out, clears).refresh():
-        raise UserError(f"{setting}={url}: there is nothing; name a file or a folder in a bucket")
+        raise UserError(f"{setting}={url}: nothing is there; name a file or a folder in a bucket")
     return folder
 
 

@@ -187,8 +187,8 @@ class Store:
     def _failed(self, what: str, error: Exception) -> UserError:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         return UserError(
-            f"{self.setting}={self.url}: cannot be {what} ({reason}); check that the bucket is "
-            "there, that it may be read and written, and the network; the same command continues"
+            f"{self.setting}={self.url}: cannot be {what} ({reason}); check the network, and that "
+            "the bucket exists and may be read and written; the same command continues"
         )
 
 

@@ -21,7 +21,7 @@ LONGEST_WAIT = 7 * 24 * 3600
 
 GONE = (
     "interrupted: another process has ended or cannot be reached; start all with the same "
-    "commands, they continue from what was written last"
+    "commands, and they continue from what was written last"
 )
 
 
@@ -42,7 +42,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given) and None in given:
         raise UserError(
-            "--coordinator, --num_processes, --process_id: only together, such as "
+            "--coordinator, --num_processes, --process_id: give all three or none, such as "
             "--coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0"
         )
     try:
@@ -56,8 +56,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"--coordinator={coordinator}: process 0 is not reached ({reason}); check the address, "
-            "and that all processes are started"
+            f"--coordinator={coordinator}: process 0 cannot be reached ({reason}); check the "
+            "address, and that all processes are started"
         ) from error
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # JAX aborts a process that has lost another; instead, it shall end with a message and a code.

@@ -47,8 +47,8 @@ PRESET = flags.DEFINE_list("presets", list(PRESETS), "Ours, where the whole is t
 flags.register_validator(
     "presets", lambda given: {*given} <= {*PRESETS}, f"must be some of {', '.join(PRESETS)}"
 )
-PEER = flags.DEFINE_list("peers", ["eager"], f"PyTorch's: {', '.join(PEERS)}; the first is held "
-                         "against.")  # fmt: skip
+PEER = flags.DEFINE_list("peers", ["eager"], f"PyTorch's: {', '.join(PEERS)}; the first is the "
+                         "reference.")  # fmt: skip
 BANK = flags.DEFINE_integer("bank", 200, "Training images of the k-NN bank.")
 CHECK = flags.DEFINE_bool("check", True, "Whether the outputs are compared first.")
 WARM_UP = flags.DEFINE_bool("warm_up", True, "Whether each is called once before it is timed.")

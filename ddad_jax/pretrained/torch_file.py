@@ -121,7 +121,7 @@ def _read_legacy(stream: io.BufferedReader, name: str) -> dict[str, np.ndarray]:
         or any(type(key) is not str for key in keys)
         or sorted(keys) != sorted(contents.storages)
     ):
-        raise UserError(f"{name}: its list of storages is not that of its tensors; it is broken")
+        raise UserError(f"{name}: its list of storages does not fit its tensors; it is broken")
     used = {tensor.storage.key for tensor in tensors.values()}
     end = os.fstat(stream.fileno()).st_size
     arrays = {}
@@ -151,12 +151,12 @@ def _state_dict(contents: Contents, name: str) -> dict[str, Tensor]:
         value = next((value[key] for key in WRAPPERS if key in value), value)
     if type(value) is not dict or not value:
         raise UserError(
-            f"{name}: holds no state dict but a {type(value).__name__}; expected a dict of tensors"
+            f"{name}: holds a {type(value).__name__}, not a state dict; expected a dict of tensors"
         )
     for key, tensor in value.items():
         if type(key) is not str or not isinstance(tensor, Tensor):
             raise UserError(
-                f"{name}: key {key!r} holds no tensor but a {type(tensor).__name__}; expected a "
+                f"{name}: key {key!r} holds a {type(tensor).__name__}, not a tensor; expected a "
                 "state dict"
             )
     return value

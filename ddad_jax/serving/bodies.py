@@ -31,10 +31,10 @@ class Bodies:
         """
         encoding = request.headers.get("content-encoding", "identity")
         if encoding != "identity":
-            raise Refusal(415, f"Content-Encoding: {encoding} is not taken; send it as it is")
+            raise Refusal(415, f"Content-Encoding: {encoding} is not accepted; send the plain body")
         length = request.headers.get("content-length", "0")
         if int(length) > self._most:
-            raise Refusal(413, f"the body is {length} bytes; at most {self._most} are taken")
+            raise Refusal(413, f"the body is {length} bytes; at most {self._most} are accepted")
         parts: list[bytes] = []
         size = 0
         try:

@@ -123,7 +123,7 @@ class Detectors:
         except UserError as error:
             if str(error) != self._said:
                 self._said = str(error)
-                logging.warning("%s; what is loaded is served on", error)
+                logging.warning("%s; the detectors that are loaded stay in service", error)
             return
         for name, path in files.items():
             stamp = stamp_of(path)
@@ -136,4 +136,4 @@ class Detectors:
             try:
                 self._serve(Loaded(name, path, self._load(path), self._batch_size))
             except Exception as error:  # Whatever the error, what is served stays.
-                logging.warning("%s: is not taken in (%s)", path, error)
+                logging.warning("%s: is not loaded (%s)", path, error)

@@ -83,7 +83,7 @@ def threshold_of(value: Any) -> float:
     except (TypeError, ValueError):
         threshold = math.nan
     if isinstance(value, bool) or not 0 < threshold < math.inf:
-        raise Refusal(400, f"threshold: {_short(value)} is no finite number above 0")
+        raise Refusal(400, f"threshold: {_short(value)} is not a finite number above 0")
     return threshold
 
 
@@ -125,17 +125,17 @@ def parse(body: bytes, header_length: str | None) -> Asked:
 
 def _parsed(text: bytes) -> Any:
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number of JSON")
+        raise ValueError(f"{constant} is not a number of JSON")
 
     try:
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the request is no JSON ({error})") from error
+        raise Refusal(400, f"the request is not JSON ({error})") from error
 
 
 def _table(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise Refusal(400, f"{name}: expected an object of JSON")
+        raise Refusal(400, f"{name}: expected a JSON object")
     return value
 
 
@@ -199,18 +199,18 @@ def _is_binary(tensor: Mapping[str, Any], length: int) -> bool:
     if (size is None) != ("data" in tensor):
         raise Refusal(400, f"{INPUT}: expected either data or binary_data_size")
     if (size or 0) != length or isinstance(size, bool):
-        line = f"{INPUT}: binary_data_size is {_short(size)}, and {length} bytes follow"
+        line = f"{INPUT}: binary_data_size is {_short(size)}, but {length} bytes follow"
         raise Refusal(400, line)
     return size is not None
 
 
 def _texts(data: Any) -> list[bytes]:
     if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
-        raise Refusal(400, f"{INPUT}: data of BYTES is a list of base64 texts")
+        raise Refusal(400, f"{INPUT}: data of BYTES must be a list of base64 texts")
     try:
         return [base64.b64decode(each, validate=True) for each in data]
     except (binascii.Error, ValueError) as error:
-        raise Refusal(400, f"{INPUT}: is no base64 ({error})") from error
+        raise Refusal(400, f"{INPUT}: is not base64 ({error})") from error
 
 
 def _split(binary: memoryview) -> list[bytes]:
@@ -221,7 +221,7 @@ def _split(binary: memoryview) -> list[bytes]:
         (length,) = struct.unpack_from("<I", binary, place)
         place += 4
         if place + length > len(binary):
-            raise Refusal(400, f"{INPUT}: says a file of {length} bytes, more than follow")
+            raise Refusal(400, f"{INPUT}: says a file of {length} bytes, but fewer follow")
         files.append(bytes(binary[place : place + length]))
         place += length
     return files
@@ -230,7 +230,7 @@ def _split(binary: memoryview) -> list[bytes]:
 def _raw(binary: memoryview, kind: str) -> np.ndarray:
     kept = np.dtype(NUMBERS[kind])
     if len(binary) % kept.itemsize:
-        raise Refusal(400, f"{INPUT}: {len(binary)} bytes are no {kind} numbers")
+        raise Refusal(400, f"{INPUT}: {len(binary)} bytes are not whole {kind} numbers")
     return np.frombuffer(binary, kept)
 
 
@@ -241,9 +241,9 @@ def _listed(data: Any, kind: str) -> np.ndarray:
     except ValueError as error:
         raise Refusal(400, f"{INPUT}: its rows differ in length") from error
     if values.dtype.kind not in ("iu" if kept.kind == "u" else "iuf"):
-        raise Refusal(400, f"{INPUT}: data of {kind} is a list of such numbers")
+        raise Refusal(400, f"{INPUT}: data of {kind} must be a list of such numbers")
     if kept.kind == "u" and not np.array_equal(values, values.astype(kept)):
-        raise Refusal(400, f"{INPUT}: has numbers that are no {kind}")
+        raise Refusal(400, f"{INPUT}: has numbers that are not {kind}")
     # A number that is too large becomes infinite, and is refused later.
     with np.errstate(over="ignore"):
         return values.astype(kept)

@@ -22,28 +22,32 @@ class Metrics:
         def of(kind, name, text, *labels, **more):
             return kind(f"ddad_jax_{name}", text, labels, registry=self.registry, **more)
 
-        self.here: Gauge = of(Gauge, "photographs_here", "Waiting or being judged.")
+        self.here: Gauge = of(
+            Gauge, "photographs_here", "Photographs that are waiting or being judged."
+        )
         self._requests = of(Counter, "requests", "Requests that were answered.", "route", "status")
         self._seconds = of(
-            Histogram, "request_seconds", "From a request's head to its answer.", "route",
+            Histogram, "request_seconds", "Seconds from a request's head to its answer.", "route",
             buckets=SECONDS,
         )  # fmt: skip
         self._decisions = of(
             Counter, "photographs", "Photographs that were judged.", "detector", "decision"
         )
         self._scores = of(
-            Histogram, "calibrated_score", "Of photographs; 0.5 is the threshold.", "detector",
+            Histogram, "calibrated_score", "Calibrated scores; 0.5 is the threshold.", "detector",
             buckets=SHARES,
         )  # fmt: skip
         self._batches = of(
-            Histogram, "batch_photographs", "Photographs judged at a time.", "detector",
+            Histogram, "batch_photographs", "Photographs judged in one batch.", "detector",
             buckets=PHOTOGRAPHS,
         )  # fmt: skip
         self._judging = of(
-            Histogram, "batch_seconds", "How long a batch takes.", "detector", buckets=SECONDS
+            Histogram, "batch_seconds", "Seconds that a batch takes.", "detector", buckets=SECONDS
         )
-        self._threshold = of(Gauge, "threshold", "Of the score.", "detector")
-        self._loaded = of(Counter, "loads", "How often a detector was taken in.", "detector")
+        self._threshold = of(
+            Gauge, "threshold", "The score above which a photograph is anomalous.", "detector"
+        )
+        self._loaded = of(Counter, "loads", "How often a detector was loaded.", "detector")
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Counts a request."""

@@ -57,7 +57,7 @@ def listen(settings: ServeSettings) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=CONNECTIONS)
     except OSError as error:
         raise SettingError(
-            "serve.host", f"{host}:{port} cannot be listened at ({error.strerror}); choose another"
+            "serve.host", f"{host}:{port} cannot be listened on ({error.strerror}); choose another"
         ) from error
 
 

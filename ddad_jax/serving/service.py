@@ -111,7 +111,7 @@ class Service:
     def _room(self, count: int) -> Iterator[None]:
         most = self._settings.queue
         if count > most:
-            raise Refusal(413, f"{count} photographs at a time; at most {most} are taken")
+            raise Refusal(413, f"{count} photographs at a time; at most {most} are accepted")
         if self._here + count > most:
             line = f"{self._here} photographs are waiting; try again later"
             raise busy(line, self.seconds_to_wait)

@@ -123,7 +123,7 @@ class Checkpoints:
                 ),
             )
             if int(_checksum(restored["state"])) != restored["data"]["checksum"]:
-                raise ValueError("its checksum is another")
+                raise ValueError("its checksum differs")
         except Exception as error:  # Orbax and TensorStore have no common type of error.
             raise UserError(
                 f"{self.folder / str(step)}: cannot be read ({_reason(error)}); remove the folder "
@@ -141,7 +141,7 @@ class Checkpoints:
         )
         state, data = restored["state"], restored["data"]
         if int(_checksum(state)) != data["checksum"]:
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum differs")
         return state, data["iterator"]
 
     def _set_aside(self, damaged: dict[int, Exception], whole: int) -> None:
@@ -152,7 +152,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(step)).rename(aside)
                 logging.warning(
-                    "%s: cannot be read (%s), moved to %s; the checkpoint of step %d is taken",
+                    "%s: cannot be read (%s), moved to %s; the checkpoint of step %d is used",
                     self.folder / str(step), _reason(error), aside, whole,
                 )  # fmt: skip
         self._manager.reload()
@@ -164,9 +164,9 @@ class Checkpoints:
             if found.get(name) != expected:
                 what = f"has {name} of shape {found[name]}" if name in found else f"lacks {name}"
                 raise UserError(
-                    f"{self.folder}: the checkpoint is of another architecture: it {what}, the "
-                    f"settings give shape {expected}; use the settings that it was trained with, "
-                    "or another --workdir"
+                    f"{self.folder}: the checkpoint is of another architecture: it {what}, but "
+                    f"the settings give shape {expected}; use the settings that it was trained "
+                    "with, or another --workdir"
                 )
 
     @contextmanager
@@ -175,8 +175,8 @@ class Checkpoints:
             yield
         except Exception as error:
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); those from "
-                "before are kept; with room on the disk, the same command continues"
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); earlier "
+                "ones are kept; with room on the disk, the same command continues"
             ) from error
 
     def __enter__(self) -> "Checkpoints":

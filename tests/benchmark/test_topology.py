@@ -123,13 +123,14 @@ def test_weights_of_attention_never_leave_the_chip(gradient):
 
 @needs_libtpu
 def test_a_slice_that_cannot_be_is_refused(outlined, tmp_path):
-    with pytest.raises(UserError, match="'v5e:3x5' is no TPU slice"):
+    with pytest.raises(UserError, match="'v5e:3x5' is not a TPU slice"):
         compiled(outlined, tmp_path, replace(SETTINGS, topology="v5e:3x5"))
 
 
 @needs_libtpu
 def test_batches_that_chips_cannot_share_are_refused(outlined, tmp_path):
-    with pytest.raises(UserError, match="benchmark.batch_sizes: 6 is no multiple of the 4 chips"):
+    said = "benchmark.batch_sizes: 6 is not a multiple of the 4 chips"
+    with pytest.raises(UserError, match=said):
         compiled(outlined, tmp_path, replace(SETTINGS, batch_sizes=(6,)))
 
 

@@ -134,7 +134,7 @@ def test_what_is_passed_over_is_counted_with_examples(tmp_path, caplog):
         (tmp_path / name).touch()
     assert names(tmp_path) == ["a.png"]
     (line,) = (record.getMessage() for record in caplog.records)
-    assert line.endswith("4 files that have no suffix of an image are passed over: "
+    assert line.endswith("4 files without an image suffix are passed over: "
                          "b.svg, c.txt, d.txt and 1 more")  # fmt: skip
 
 

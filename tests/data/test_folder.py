@@ -159,7 +159,7 @@ def test_images_without_mask_where_others_have_one_are_named(good, tmp_path, cap
 def test_masks_of_images_that_lie_in_no_folder_of_a_defect(good, tmp_path):
     save(picture(), tmp_path / "test/1.png")
     save(square_mask(), tmp_path / "masks/1.png")
-    with pytest.raises(UserError, match="put those that have one into a folder of its name"):
+    with pytest.raises(UserError, match="put those that have one into a folder named after it"):
         folder_source(good, test=tmp_path / "test", masks=tmp_path / "masks")
 
 

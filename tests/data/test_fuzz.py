@@ -208,7 +208,7 @@ def assert_all_told(home, made, build, cache, skip, caplog):
     for path in made.broken:
         assert f"{path}: " in reasons
     assert len(report.unreadable) == len(made.broken)
-    counted = sum(map(int, re.findall(r"(\d+) files that have no suffix of an image", said)))
+    counted = sum(map(int, re.findall(r"(\d+) files without an image suffix", said)))
     assert counted == len(made.bystanders)
     for name in made.passed_folders:
         assert f"({name}" in said

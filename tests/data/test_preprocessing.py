@@ -114,7 +114,7 @@ def test_tiles_of_another_size_than_the_networks():
     [
         ({"size": 0}, "size: 0 must be at least 1"),
         ({"white_level": 70000}, "white_level: 70000 must be .*at most 65535"),
-        ({"reading": 2}, "rules of version 2, this ddad_jax knows those of version 1"),
+        ({"reading": 2}, "rules of version 2, but this ddad_jax has those of version 1"),
     ],
 )
 def test_settings_are_checked(settings, message):

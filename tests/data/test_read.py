@@ -184,7 +184,7 @@ def test_too_small_to_show_anything(tmp_path):
 def test_what_pillow_takes_for_an_attack_is_refused_unless_it_is_allowed(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.new("1", (20_000, 10_000)).save(path)
-    with pytest.raises(UserError, match=r"a\.png: is larger than Pillow is told to read"):
+    with pytest.raises(UserError, match=r"a\.png: is larger than Pillow is set to read"):
         read_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     read.allow_large_images()
@@ -257,5 +257,5 @@ def test_16_bit_colour_has_no_white_level(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     assert read_image(path).max() == 1000 // 256
-    with pytest.raises(UserError, match="a.png: is 16-bit colour, .* white_level 4095 is of grey"):
+    with pytest.raises(UserError, match="a.png: is 16-bit colour, .* white_level 4095 is for grey"):
         read_image(path, 4095)

@@ -154,7 +154,7 @@ def test_where_the_score_is_of_a_share_the_pixel_threshold_is_that_of_the_peaks(
     assert float(own.detector.calibration.pixel_threshold) == pytest.approx(of_fitted)
     found = own.predict(part_images[0])
     assert found.decision and found.regions[0].peak == found.anomaly_map.max()
-    with pytest.raises(UserError, match="detection.score_share: the detector's is 0.01"):
+    with pytest.raises(UserError, match="detection.score_share: the detector has 0.01"):
         other.extend(blue_parts)
 
 
@@ -188,7 +188,7 @@ def test_a_detector_of_an_older_format_says_that_it_has_no_scores(fitted):
 
 
 def test_several_are_given_as_several(fitted):
-    with pytest.raises(UserError, match="give several"):
+    with pytest.raises(UserError, match="expected several, such as a list of paths"):
         next(fitted.predict_iter("a.png"))
 
 

@@ -104,8 +104,8 @@ def test_equal_scores_are_not_called_anomalous():
 
 def test_the_promise_in_words():
     assert promise(12, 0.01) == (
-        "from 12 good images: at most 2 % false alarms on average; to promise the 1 % asked for "
-        "takes 999"
+        "from 12 good images: at most 2 % false alarms on average; promising the 1 % asked for "
+        "takes 999 good images"
     )
     assert promise(1200, 0.01) == (
         "from 1200 good images: 1 % false alarms on average, as asked for"

@@ -75,7 +75,7 @@ def test_the_page_says_whose_reconstruction_does_not_count(make_part, tmp_path, 
     parts[1].metrics["choice"] = {"patch_map_alone": {"taken": dropped}}
     write_report(tmp_path / "report.html", "both", parts)
     page = (tmp_path / "report.html").read_text()
-    said = "The reconstruction's maps of screw do not count: planted defects decided so"
+    said = "The reconstruction's maps of screw are not used, as planted defects decided"
     assert (said in html.unescape(page)) == dropped
 
 
@@ -85,8 +85,8 @@ def test_the_page_says_whose_adapted_extractor_counts(make_part, tmp_path, taken
     parts[1].metrics["choice"] = {"adapted_extractor": {"taken": taken}}
     write_report(tmp_path / "report.html", "both", parts)
     page = html.unescape((tmp_path / "report.html").read_text())
-    assert ("The adapted extractor of screw counts: planted defects decided so" in page) == taken
-    said = "of screw does not count, the published one does: planted defects decided so"
+    assert ("The adapted extractor of screw is used, as planted defects decided" in page) == taken
+    said = "extractor of screw is used instead of the adapted one, as planted defects decided"
     assert (said in page) != taken
 
 

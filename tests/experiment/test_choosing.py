@@ -71,7 +71,7 @@ def test_a_map_that_only_copies_does_not_count(seed):
     found = of_patches_alone(good, planted, seed)
     assert found.taken and found.record["taken"]
     assert found.with_it > found.without + 0.05
-    assert str(found).startswith("counts: image AUROC of 160 planted defects")
+    assert str(found).startswith("is used: image AUROC of 160 planted defects")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -81,7 +81,7 @@ def test_a_map_that_sees_what_the_other_misses_counts(seed):
     assert not found.taken and not found.record["taken"]
     assert found.without > found.with_it + 0.05
     assert found.gain[1] < 0
-    assert "does not count" in str(found)
+    assert "is not used" in str(found)
 
 
 def test_what_may_be_chance_changes_nothing():
@@ -221,7 +221,7 @@ def test_the_papers_protocol_needs_the_maps_that_were_dropped(planting, monkeypa
     fitted = build(planting, config.detector, config.build)
     paper = replace(config, evaluation=replace(config.evaluation, protocol="paper"))
     category = planting.subject.variant(paper, planting.subject.workdir)
-    with pytest.raises(UserError, match=r"do not count in .*--config.build.planted=0"):
+    with pytest.raises(UserError, match=r"are not used in .*--config.build.planted=0"):
         evaluate_detector(category, fitted)
 
 
@@ -278,7 +278,7 @@ def test_an_adaptation_counts_where_it_helps(adapting, helps, caplog, monkeypatc
     # Nothing is told apart where all look the same.
     assert choice["without" if helps else "with_it"] == 0.5
     assert choice["with_it" if helps else "without"] > 0.7
-    said = "counts" if helps else "does not count"
+    said = "is used" if helps else "is not used"
     assert f"the adapted extractor {said}: image AUROC of {choice['defects']}" in caplog.text
     # Either way the detector is that of the extractor which is taken, as if there were no other.
     alone = replace(made, pretrained_extractor=seeing, extractor=seeing)
@@ -328,8 +328,8 @@ STEPS = ("extractor.training.steps=2", "extractor.training.batch_size=2")
 @pytest.mark.parametrize(
     ("assignments", "reason"),
     [
-        (("build.planted=8",), "3 held-out photographs are too few, 5 decide"),
-        (("build.planted=8", "data.tiling.tile=16"), "say nothing of tiled photographs"),
+        (("build.planted=8",), "3 held-out photographs are too few (5 are needed)"),
+        (("build.planted=8", "data.tiling.tile=16"), "cannot decide for tiled photographs"),
         (("build.planted=8", "data.heldout_fraction=0.5"), ""),
         (("build.planted=0",), ""),
         (("build.planted=8", "detection.scoring=paper"), ""),

@@ -253,7 +253,7 @@ def test_values_of_every_type():
         ("benchmark.dtypes=()", "benchmark.dtypes: is empty"),
         ("benchmark.dtypes=float16", "benchmark.dtypes: 'float16' is not one of"),
         ("benchmark.repeats=0", "benchmark.repeats: 0 must be at least 1"),
-        ("benchmark.model=2", "benchmark.model: 2 divides none of devices"),
+        ("benchmark.model=2", "benchmark.model: 2 divides none of the counts in benchmark.devices"),
         ("data.root=https://host/data", "data.root: 'https://host/data' is a URL"),
         ("data.cache=gs://bucket", "data.cache: 'gs://bucket' is a URL"),
     ],

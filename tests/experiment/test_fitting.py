@@ -22,7 +22,7 @@ def test_defects_are_planted_in_held_out_images_alone(tmp_path):
     config = read_config(load_config("demo"))
     category = Category(config, "part", tmp_path, preprocessing_of(config), "", synthetic_source())
     vars(category)["division"] = ((), ())
-    with pytest.raises(UserError, match="data.heldout_fraction: 0.2 holds no good image out"):
+    with pytest.raises(UserError, match="data.heldout_fraction: 0.2 holds out no good image"):
         plant_defects(category)
 
 

@@ -93,7 +93,7 @@ def test_what_is_asked_for_is_written(run, tmp_path, path):
         assert (np.asarray(image) > 0).mean() == pytest.approx(bad["defective_share"])
     assert [each.name for each in (out / "pictures").rglob("*.png")] == ["bad.png.png"]
     page = (out / "report.html").read_text()
-    assert "1 of 9 images are anomalous; shown are the 3 with the highest scores." in page
+    assert "1 of 9 images are anomalous; the 3 with the highest scores are shown." in page
     annotations = json.loads((out / "regions.json").read_text())["annotations"]
     assert len(annotations) == len(bad["regions"])
 
@@ -257,7 +257,7 @@ def test_a_threshold_by_wish_and_back(path, tmp_path):
     assert load_detector(other).threshold not in (1.25, load_detector(path).threshold)
     changing.set_threshold(other, other, None, None)
     assert load_detector(other).threshold > load_detector(path).threshold
-    with pytest.raises(UserError, match="--rate and --value: give one"):
+    with pytest.raises(UserError, match="--rate and --value: give only one"):
         changing.set_threshold(path, other, 0.2, 1.0)
 
 

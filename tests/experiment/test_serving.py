@@ -103,7 +103,7 @@ def test_what_cannot_be_served_is_said(path, tmp_path):
         serve(tmp_path / "none", config_of(port=0), [])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"serve.host: 127.0.0.1:{port} cannot be listened at"):
+        with pytest.raises(UserError, match=f"serve.host: 127.0.0.1:{port} cannot be listened on"):
             serve(path, config_of(port=port), [])
     with pytest.raises(UserError, match="serve.token_file: nowhere cannot be read"):
         serve(path, config_of(token_file="nowhere"), [])

@@ -193,7 +193,7 @@ def test_a_stored_detector_is_used_as_it_is_unless_it_is_of_other_categories(
     later = replace(networks, subject=unified.variant(config, workdir))
     assert fitted_detector(later).made_of == first.made_of
     (two,) = open_colours(workdir, "data.unified=True", "data.category=green,red")
-    with pytest.raises(UserError, match="of other settings: categories differ: 1 gone"):
+    with pytest.raises(UserError, match="made with other settings: categories differ: 1 gone"):
         detector_to_evaluate(two)
 
 
@@ -235,8 +235,8 @@ def test_evidence_of_a_category_alone_is_as_by_the_same_banks(networks, fitted):
     "assignments, message",
     [
         (["data.category=red"], "data.unified: is for several categories, but there is only 'red'"),
-        (["data.category=red,red"], "data.category: 'red,red' names nothing, or the same"),
-        (["data.category=red,"], "data.category: 'red,' names nothing"),
+        (["data.category=red,red"], "data.category: 'red,red' has an empty or a repeated name"),
+        (["data.category=red,"], "data.category: 'red,' has an empty or a repeated name"),
         (["data.category=red,pink"], "data.category: 'pink' is not in .*; there are blue, green"),
         (
             ["data.category_augmentation={'red': {'max_rotation': 5.0}}"],
@@ -258,11 +258,11 @@ def test_several_may_be_named_one_after_the_other(open_colours, tmp_path):
 def test_one_folder_holds_detectors_of_one_way_alone(open_colours, tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red/detector.safetensors").touch()
-    with pytest.raises(UserError, match="holds a detector of red alone, and with data.unified"):
+    with pytest.raises(UserError, match="holds a detector of red alone, but with data.unified"):
         open_colours(tmp_path, "data.unified=True")
     (tmp_path / "red/detector.safetensors").rename(tmp_path / "detector.safetensors")
     open_colours(tmp_path, "data.unified=True")
-    with pytest.raises(UserError, match="holds one detector, where 3 categories get one each"):
+    with pytest.raises(UserError, match="holds one detector, but 3 categories get one each"):
         open_colours(tmp_path)
 
 

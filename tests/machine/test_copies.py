@@ -237,7 +237,7 @@ def test_what_lies_beside_a_copy_is_read_from_where_it_lies(bucket, tmp_path):
 
 
 def test_nothing_there_is_one_line(bucket):
-    with pytest.raises(UserError, match=r"^data.root=.*/none: there is nothing; name a file or"):
+    with pytest.raises(UserError, match=r"^data.root=.*/none: nothing is there; name a file or"):
         fetched(f"{bucket}/none", "data.root")
 
 

@@ -165,7 +165,7 @@ def test_processes_that_compile_at_different_speeds_meet():
 
 
 def test_an_incomplete_choice_of_processes_is_refused():
-    with pytest.raises(UserError, match="only together"):
+    with pytest.raises(UserError, match="give all three or none"):
         start("127.0.0.1:1", 2, None)
 
 

@@ -118,7 +118,7 @@ HOSTILE = {
     ),
     "nests a hundred thousand tuples": (
         repacked(GOOD, with_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".")),
-        "no state dict",
+        "not a state dict",
     ),
     "a compressed bomb": (
         repacked(
@@ -150,8 +150,8 @@ HOSTILE = {
         "TorchScript",
     ),
     "bytes after the end": (OLD + b"surplus", "7 bytes after its last storage"),
-    "a list instead of a dict": (saved([torch.ones(1)]), "holds no state dict but a list"),
-    "a dict of numbers": (saved({"lr": 0.1}), "key 'lr' holds no tensor but a float"),
+    "a list instead of a dict": (saved([torch.ones(1)]), "holds a list, not a state dict"),
+    "a dict of numbers": (saved({"lr": 0.1}), "key 'lr' holds a float, not a tensor"),
     "text": (b"weights, honestly", "is not a PyTorch file"),
     "nothing": (b"", "is not a PyTorch file"),
 }

@@ -228,7 +228,7 @@ def test_a_new_file_is_taken_in_and_no_request_is_lost(
         fitted.with_threshold(2 * before).save(path)
         until(lambda: served_threshold() == pytest.approx(2 * before))
         path.write_bytes(b"half a detector")
-        until(lambda: "is not taken in" in caplog.text)
+        until(lambda: "is not loaded" in caplog.text)
         fitted.with_threshold(3 * before).save(path)
         until(lambda: served_threshold() == pytest.approx(3 * before))
         fitted.save(tmp_path / "another.safetensors")

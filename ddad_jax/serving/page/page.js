@@ -255,7 +255,7 @@ async function openCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
   } catch (error) {
-    return say(`No camera: ${error.message}. A browser grants it to https and to this machine alone.`, true);
+    return say(`No camera: ${error.message}. Browsers allow it only over https or on this machine.`, true);
   }
   byId("video").srcObject = stream;
   await byId("video").play();
