@@ -1,4 +1,4 @@
-"""What a run takes as images, their size, the bank and the categories become more.
+"""How time and memory grow with images, their size, the bank and the categories.
 
 python -m tests.benchmark.growth runs/growth --figure=docs/growth.svg
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from ddad_jax.data.synthetic import synthetic_source, write_mvtec
 from ddad_jax.machine.storage import write_json
@@ -45,12 +46,14 @@ class Axis:
       unit: of its counts.
       counts: that are measured, the least first.
       measure: command of a count, and what it takes: seconds and gigabytes at most.
+      power: the work grows as the count to this power.
     """
 
     title: str
     unit: str
     counts: tuple[int, ...]
     measure: Callable[[Path, int], tuple[float, float]]
+    power: int = 1
 
 
 def ran(folder: Path, *arguments: str) -> tuple[float, float]:
@@ -146,7 +149,7 @@ AXES = {
     ),
     "size": Axis(
         f"predict of {PHOTOGRAPHS} photographs in tiles, by side", "pixels",
-        (256, 512, 1024, 2048), predict_size,
+        (256, 512, 1024, 2048), predict_size, power=2,
     ),
     "bank": Axis(
         "detect of an image, by patches in the bank", "patches",
@@ -159,7 +162,7 @@ AXES = {
 
 
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """A column an axis: seconds above, memory below, and what linear growth would be."""
+    """A column an axis: seconds above, memory below, and what growth with the work would be."""
     figure, panels = plt.subplots(
         2, len(found), figsize=(3.2 * len(found), 5.6), sharex="col", squeeze=False
     )
@@ -170,11 +173,15 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
             panel = panels[row][column]
             values = [point[row] for point in points.values()]
             panel.loglog(counts, values, "o-", color="#1f5fa8")
-            linear = [values[-1] * count / counts[-1] for count in counts]
-            panel.loglog(counts, linear, ":", color="0.5", label="linear")
+            linear = [values[-1] * (count / counts[-1]) ** axis.power for count in counts]
+            panel.loglog(counts, linear, ":", color="0.5", label="proportional")
             panel.set_ylim(min(values) / 2, max(values) * 2)
             panel.set_ylabel(unit)
-            panel.grid(which="major", color="0.9")
+            panel.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=7)
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.minorticks_off()
+            panel.grid(color="0.9")
         panels[0][column].set_title(axis.title, fontsize=9)
         panels[1][column].set_xlabel(axis.unit)
     panels[0][0].legend(frameon=False)

@@ -25,7 +25,7 @@ def encode(tmp_path, images):
 
 
 def test_latents_are_kept_and_found_again(encode, tmp_path):
-    latents = encode()
+    latents = np.array(encode())
     (kept,) = tmp_path.iterdir()
     np.save(kept, latents + 1.0)
     np.testing.assert_array_equal(encode(), latents + 1.0)
