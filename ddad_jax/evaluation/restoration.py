@@ -56,18 +56,21 @@ def restoration_figures(
     defective, sound, left, copied = (
         of_all(_described, each) for each in (images, originals, reconstructions, copies)
     )
+
+    def features(found: np.ndarray) -> float:
+        return float(np.median(list(map(_features_left, defective, sound, found, masks))))
+
+    def outside(seen: np.ndarray, found: np.ndarray) -> float:
+        return float(np.nanmedian(list(map(noise_outside, seen, found, masks))))
+
     inside = list(map(left_inside, images, originals, reconstructions, masks))
     names = np.array([each.kind for each in defects])
     return {
         "inside": float(np.median(inside)),
-        "features": float(np.median(list(map(_features_left, defective, sound, left, masks)))),
-        "features_autoencoder": float(
-            np.median(list(map(_features_left, defective, sound, copied, masks)))
-        ),
-        "outside": float(np.nanmedian(list(map(noise_outside, images, reconstructions, masks)))),
-        "outside_autoencoder": float(
-            np.nanmedian(list(map(noise_outside, originals, copies, masks)))
-        ),
+        "features": features(left),
+        "features_autoencoder": features(copied),
+        "outside": outside(images, reconstructions),
+        "outside_autoencoder": outside(originals, copies),
         "per_kind": {
             str(name): float(np.median(np.array(inside)[names == name]))
             for name in np.unique(names)

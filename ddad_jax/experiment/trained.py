@@ -65,9 +65,7 @@ class Trained:
     def latents(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
         """Returns what the denoiser works on: the frozen autoencoder's latents, scaled."""
         shift, scale = (np.asarray(part) for part in self.latent_scaling)
-        latents = self._encoded(images) - shift
-        latents *= scale
-        return latents
+        return (self._encoded(images) - shift) * scale
 
     def _encoded(self, images: UInt8[np.ndarray, "n size size 3"]) -> Float[np.ndarray, "n h w c"]:
         network, c = self.subject.networks.autoencoder, self.subject

@@ -1,20 +1,20 @@
 """Latents of a frozen autoencoder: encoded once, cached on disk, and scaled."""
 
 import hashlib
-from collections.abc import Iterator
+import io
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from ddad_jax.detection.batching import batched, fitted_batch_size
 from ddad_jax.detection.detector import Variables
 from ddad_jax.detection.reconstruction import encode_unscaled, to_network_range
 from ddad_jax.machine import together
-from ddad_jax.machine.storage import whole_file
+from ddad_jax.machine.storage import write_atomically
 from ddad_jax.models import ImageNetwork
 
 
@@ -38,29 +38,22 @@ def encode_images(
     for array in (*jax.tree.leaves(variables), images):
         key.update(np.ascontiguousarray(array).view(np.uint8).data)
     path = cache / f"latents-{key.hexdigest()}.npy"
-    if not together.everywhere(path.exists()):
+    if together.everywhere(path.exists()):
+        return np.load(path)
 
-        @jax.jit
-        def encode(variables: Variables, images: Array) -> Array:
-            return encode_unscaled(network, variables, to_network_range(images, images.shape[1]))
+    @jax.jit
+    def encode(variables: Variables, images: Array) -> Array:
+        return encode_unscaled(network, variables, to_network_range(images, images.shape[1]))
 
-        size = fitted_batch_size(batch_size, len(images))
-        parts = batched(partial(encode, jax.device_put(variables)), images, size, "encode")
-        cache.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as unfinished:
-            _write(unfinished, parts, len(images))
-    return np.load(path, mmap_mode="r")
-
-
-def _write(path: Path, parts: Iterator[Shaped[np.ndarray, "_ ..."]], count: int) -> None:
-    """Writes an array of `count` rows to an .npy file, part by part, so that one is in memory."""
-    with open(path, "wb") as file:
-        for number, part in enumerate(parts):
-            if not number:
-                shape = (count, *part.shape[1:])
-                header = {"descr": part.dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(part).data)
+    size = fitted_batch_size(batch_size, len(images))
+    parts = batched(partial(encode, jax.device_put(variables)), images, size, "encode")
+    latents = np.concatenate(list(parts))
+    # Through a buffer: the error that NumPy raises on a full disk does not say that it is full.
+    buffer = io.BytesIO()
+    np.save(buffer, latents)
+    cache.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return latents
 
 
 def channel_scaling(
