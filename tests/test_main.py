@@ -159,6 +159,10 @@ def test_alpha_and_sixteen_bits_are_read_by_rule(config, data, tmp_path):
             ["--config.evaluation.protocol=paper", "--config.data.tiling.tile=32"],
             ["evaluation.protocol", "data.tiling.tile=0"],
         ),
+        *(
+            (["--config.detection.score_metric=cosine", each], ["detection.score_metric", "'map'"])
+            for each in ("--config.data.tiling.tile=32", "--config.data.unified=True")
+        ),
         (["--mode=ablate", "--vary=denoiser.weighting=plain"], ["--vary", "denoiser.weighting"]),
     ],
 )

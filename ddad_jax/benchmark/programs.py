@@ -266,10 +266,12 @@ def _maps(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size 
     return {kind: anomaly_map.gaussian_blur(each, d.settings.blur) for kind, each in maps.items()}
 
 
-def _patch_map(d: Detector, state: dict[str, Any]) -> Float[Array, "b size size"]:
-    distances = evidence.patch_distances(d, state["features"])
-    whole = anomaly_map.resize(distances, d.settings.image_size)
-    return anomaly_map.gaussian_blur(whole, d.settings.blur)
+def _patch_map(d: Detector, state: dict[str, Any]) -> dict[str, Float[Array, "b size size"]]:
+    found = {}
+    for name, distances in evidence.patch_distances(d, state["features"]).items():
+        whole = anomaly_map.resize(distances, d.settings.image_size)
+        found[name] = anomaly_map.gaussian_blur(whole, d.settings.blur)
+    return found
 
 
 def _restore(d: Detector, state: dict[str, Any]) -> Float[Array, "b h w c"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, UInt8
 from ddad_jax.detection import noise_level, patches
 from ddad_jax.detection.build import BuildSettings
 from ddad_jax.detection.detector import Calibration, Detector, Networks, Settings
-from ddad_jax.detection.evidence import evidence_weights
+from ddad_jax.detection.evidence import evidence_kinds
 from ddad_jax.detection.reconstruction import extract
 from ddad_jax.models import Extractor, initialise
 
@@ -41,7 +41,7 @@ def seeded_detector(
     pooled, described, compared = _feature_sizes(networks.extractor, drawn["extractor"], settings)
     fused = settings.scoring == "fused"
     channels = networks.autoencoder.latent_channels
-    kinds, one = evidence_weights(settings), jnp.float32(1.0)
+    kinds, one = evidence_kinds(settings), jnp.float32(1.0)
     side = networks.denoiser.sample_size
     latents = min(bank_rows, BuildSettings.latent_bank_size), side, side, channels
     if not settings.restores:

@@ -1,6 +1,6 @@
 """A fitted detector as a file: arrays in safetensors, everything else in its JSON header.
 
-The header of format 11 holds as JSON: "networks", the arguments that build them; "settings" of
+The header of format 12 holds as JSON: "networks", the arguments that build them; "settings" of
 detection; "kinds", the names of the kinds of good parts, if it was fitted to several;
 "preprocessing"; "made_of", the settings, images and weights that it was made of; "wish", a
 threshold that a user chose instead of the calibrated one; and "shared", for each network whose
@@ -30,7 +30,7 @@ from ddad_jax.errors import UserError
 from ddad_jax.machine.copies import obtain_beside
 from ddad_jax.machine.storage import write_atomically
 
-FORMAT = 11
+FORMAT = 12
 NAME = "ddad_jax detector"
 NOT_ARRAYS = ("networks", "settings", "kind_names", "mesh")
 # Fields of the preprocessing that files of format 3 lack: the setting for each, and its default.

@@ -89,13 +89,16 @@ def extend(
 
     Raises:
       UserError: fewer than two photographs are new, it is not known what the detector was made of,
-        or its score is a mean over several pixels.
+        or its score is not the highest pixel of its map.
     """
-    if detector.settings.score_share:
+    if not detector.settings.score_is_peak:
+        name, value, usual = "score_share", f"{detector.settings.score_share:g}", "0"
+        if detector.settings.scores_by_cosine:
+            name, value, usual = "score_metric", "cosine", "map"
         raise UserError(
-            f"detection.score_share: the detector has {detector.settings.score_share:g}, but only "
-            "one with 0 can be extended, since the factor of a kind brings either its scores or "
-            "its pixels to the detector's thresholds; fit one with 0"
+            f"detection.{name}: the detector has {value}, but only one with {usual} can be "
+            "extended, since the factor of a kind brings either its scores or its pixels to the "
+            f"detector's thresholds; fit one with --config.detection.{name}={usual}"
         )
     new = _new_ones(preprocessing, made_of, photographs)
     settings = made_of["settings"]

@@ -41,15 +41,16 @@ class BuildSettings(Checked):
         them; each is measured against banks without the fifth of the parts that it belongs to.
       false_alarm_rate: share of normal images that may be called anomalous.
       pixel_alarm_rate: share of normal images that may have any defective pixel; 0: as many as may
-        be called anomalous. Then, without detection.score_share, an image has a defective region
-        exactly if it is anomalous.
+        be called anomalous. Then, if the score is the highest pixel of the anomaly map, an image
+        has a defective region exactly if it is anomalous.
       latent_bank_size: most training latents that are kept to restore images from.
       planted: defects planted in held-out images. They decide whether an adapted extractor counts
         (if it separates them from good images clearly better than the one before), whether the
-        reconstruction's maps count (unless the patch map alone is clearly better), and how patches
-        are compared if detection.patch_metric is "planted". 0, or paper scoring: the settings alone
-        decide. With tiled photographs, fewer than five held out, or data.unified, they cannot
-        decide: the maps count, distances are Euclidean, and the extractor is not adapted.
+        reconstruction's maps count (unless the patch map alone is clearly better), and how the
+        score compares patches if detection.score_metric is "planted". 0, or paper scoring: the
+        settings alone decide. With tiled photographs, fewer than five held out, or data.unified,
+        they cannot decide: the maps count, the score is from the anomaly map, and the extractor is
+        not adapted.
       batch_size: images at a time.
       share_networks: whether the detectors of several categories share files, in the folder
         `networks`, for networks that were not trained with them; else each detector is one file.

@@ -1,6 +1,6 @@
 """Calibration: common scales and thresholds, from normal images that are no test images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,12 @@ from jaxtyping import Array, Float, Int
 
 from ddad_jax.detection.anomaly_map import gaussian_blur, image_scores
 from ddad_jax.detection.detector import Calibration, Settings
-from ddad_jax.detection.evidence import Evidence, evidence_weights
+from ddad_jax.detection.evidence import (
+    Evidence,
+    evidence_kinds,
+    evidence_weights,
+    score_weights,
+)
 from ddad_jax.detection.threshold import fit_threshold
 
 # Stored with each detector. Raise it whenever the calibration comes out differently.
@@ -40,21 +45,25 @@ def calibrate(
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
       pixel_alarm_rate: see `with_thresholds`.
     """
-    location, scale = {}, {}
-    heat: Float[Array, "n h w"] | float = 0.0
-    for kind, weight in evidence_weights(settings).items():
+    location, scale, calibrated = {}, {}, {}
+    for kind in evidence_kinds(settings):
         maps = evidence.maps[kind]
         lines = kind in RECONSTRUCTED and settings.scoring == "fused"
         if lines and len(maps) >= LEAST_IMAGES:
             fitted = _lines(maps, evidence.noise_level, settings)
         else:
             fitted = _constants(maps)
-        location[kind], scale[kind], calibrated = fitted
-        heat += weight * calibrated
-    assert isinstance(heat, Array)  # There is evidence of at least one kind.
-    scores, peaks = (
-        np.asarray(image_scores(heat, share), np.float64) for share in (settings.score_share, 0.0)
-    )
+        location[kind], scale[kind], calibrated[kind] = fitted
+
+    def weighed(weights: Mapping[str, float]) -> Float[Array, "n h w"]:
+        heat = sum(weight * calibrated[kind] for kind, weight in weights.items())
+        assert isinstance(heat, Array)  # There is evidence of at least one kind.
+        return heat
+
+    heat = weighed(evidence_weights(settings))
+    scored = weighed(score_weights(settings)) if settings.scores_by_cosine else heat
+    scores = np.asarray(image_scores(scored, settings.score_share), np.float64)
+    peaks = np.asarray(image_scores(heat, 0.0), np.float64)
     sigma_threshold = three_sigma(np.asarray(heat))
     of_patches = evidence.extremes["patch"][:, 1] if "patch" in evidence.extremes else jnp.inf
     calibration = Calibration(
@@ -83,8 +92,8 @@ def with_thresholds(
     Args:
       calibration: of the maps.
       scores: of normal images.
-      peaks: the highest pixel of each of their anomaly maps; equal to the scores unless
-        `Settings.score_share` is set.
+      peaks: the highest pixel of each of their anomaly maps; equal to the scores, unless
+        the score is something else (`Settings.score_is_peak`).
       false_alarm_rate: the share of normal images to be called anomalous, in (0, 1).
       pixel_alarm_rate: the share of normal images that may have any defective pixel, in (0, 1); 0:
         as many as may be called anomalous.

@@ -12,8 +12,8 @@ class Detections(Evidence):
     """What `detect` returns for each image, together with the evidence for it.
 
     Attributes:
-      score: the maximum of the anomaly map, or the mean of its highest `Settings.score_share`,
-        unbounded, [b].
+      score: the maximum of the anomaly map, or the mean of its highest `Settings.score_share`;
+        with `Settings.scores_by_cosine` the same of a second map; unbounded, [b].
       calibrated_score: in [0, 1]; 0.5 at the threshold, [b].
       decision: whether the image is called anomalous, bool [b].
       anomaly_map: per pixel, on the scale of the score, [b, h, w].

@@ -70,15 +70,17 @@ class Settings(Checked):
       patch_layers: whether these stages are "joined" into one long vector, or "averaged", which
         needs stages with the same number of channels. Each is first divided by its usual norm.
       patch_metric: how far a patch is from a normal one: "l2", the Euclidean distance, or "cosine",
-        1 - the cosine of the angle between them; "planted": whichever of the two separates planted
-        defects better from good images (build.planted), or "l2" if they cannot decide.
+        1 - the cosine of the angle between them.
       foreground: whether patches of the background are left out of the bank and of the patch map.
         They are found by the sign of the first principal component of good images' patches, which
         counts only if it clearly separates the middle of these images from their edge. Where a
         piece of the part is missing, the background shows, and the patch map does not see it.
       patch_weight: weight in [0, 1] of the patch map if scoring is "fused".
-      score_share: the score is the mean of this share of the anomaly map's pixels, the highest
-        ones; 0.01, for example. 0: the score is the highest pixel.
+      score_metric: how the score compares patches: "map", as the anomaly map does, or "cosine", so
+        that the score comes from a second map; "planted": whichever of the two separates planted
+        defects better from good images (build.planted), or "map" if they cannot decide.
+      score_share: the score is the mean of this share of the map's pixels, the highest ones; 0.01,
+        for example. 0: the score is the highest pixel.
       smallest_region: share of a photograph; smaller defective regions are left out as specks.
       reconstruction: what the image without its defect is. "denoised": the paper's, whose latent
         the maps compare. "restored": the image's own latent, replaced by training latents where
@@ -110,9 +112,10 @@ class Settings(Checked):
     scoring: Literal["fused", "paper"] = setting("fused", changes="detector")
     patch_stages: tuple[Stage, ...] = setting((2, 3), changes="detector")
     patch_layers: Literal["joined", "averaged"] = setting("joined", changes="detector")
-    patch_metric: Literal["planted", "l2", "cosine"] = setting("l2", changes="detector")
+    patch_metric: Literal["l2", "cosine"] = setting("l2", changes="detector")
     foreground: bool = setting(False, changes="detector")
     patch_weight: float = setting(0.65, changes="detector", low=0, high=1)
+    score_metric: Literal["map", "cosine", "planted"] = setting("map", changes="detector")
     score_share: float = setting(0.0, changes="detector", low=0, high=1)
     smallest_region: float = setting(0.0001, changes="detector", low=0, below=1)
     reconstruction: Literal["denoised", "restored"] = setting("denoised", changes="detector")
@@ -140,8 +143,23 @@ class Settings(Checked):
     @property
     def restores(self) -> bool:
         """Whether the image without its defect is restored, where the patch map says so."""
-        patches_count = self.scoring == "fused" and self.patch_weight > 0
-        return self.reconstruction == "restored" and patches_count
+        return self.reconstruction == "restored" and self.patches_count
+
+    @property
+    def patches_count(self) -> bool:
+        """Whether the patch map has a weight."""
+        return self.scoring == "fused" and self.patch_weight > 0
+
+    @property
+    def scores_by_cosine(self) -> bool:
+        """Whether the score compares patches by the cosine, but the anomaly map does not."""
+        by_cosine = self.score_metric == "cosine" and self.patch_metric != "cosine"
+        return self.patches_count and by_cosine
+
+    @property
+    def score_is_peak(self) -> bool:
+        """Whether the score is the highest pixel of the anomaly map."""
+        return not self.score_share and not self.scores_by_cosine
 
     @property
     def leaves_background_out(self) -> bool:

@@ -1,6 +1,7 @@
 """From pixels to evidence: noise level, reconstruction and maps, before calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import flax.struct
@@ -34,8 +35,8 @@ class Evidence(flax.struct.PyTreeNode):
     """What is known of each image before calibration.
 
     Attributes:
-      maps: for each kind with a weight ("latent", "feature", "patch"), how far each pixel is from
-        normal, [b, h, w].
+      maps: for each kind with a weight ("latent", "feature", "patch", and "cosine", the patch map
+        of the score), how far each pixel is from normal, [b, h, w].
       extremes: by kind, the smallest and the largest value before the maps were blurred, [b, 2].
       noise_level: T̂ used, int [b].
       knn_distance: d(x), the distance that T̂ was chosen by, float [b].
@@ -109,11 +110,11 @@ def _evidence_of(
     reconstruction, reconstructed_features = decoded(denoised)
     maps = reconstruction_maps(s, latent, denoised, features, reconstructed_features)
     kind = nearest_kind(d, features) if d.kinds else None
-    if "patch" in evidence_weights(s):
+    if s.patches_count:
         distances = patch_distances(d, features)
-        maps["patch"] = anomaly_map.resize(distances, s.image_size)
+        maps |= {name: anomaly_map.resize(each, s.image_size) for name, each in distances.items()}
         if s.restores:
-            places = places_to_restore(distances, _patch_limit(d, kind), latent.shape[1])
+            places = places_to_restore(distances["patch"], _patch_limit(d, kind), latent.shape[1])
             restored = restore(latent, places, d.latent_bank)
             reconstruction, reconstructed_features = decoded(restored)
     return Evidence(
@@ -193,15 +194,24 @@ def _compared(
 
 def patch_distances(
     detector: Detector, features: Sequence[Float[Array, "b _h _w _c"]]
-) -> Float[Array, "b _rows _columns"]:
-    """Returns how far each patch is from the nearest normal one; 0 for left-out background."""
+) -> dict[str, Float[Array, "b _rows _columns"]]:
+    """Returns how far each patch is from the nearest normal one; 0 for left-out background.
+
+    Returns:
+      "patch": by `Settings.patch_metric`; "cosine": by the cosine, if only the score has it.
+    """
     d, s = detector, detector.settings
     described = patches.describe([features[stage - 1] for stage in s.patch_stages])
     compared = patches.compared(described, d.patch_scale, s)
-    distances = patches.distance_map(compared, d.patch_bank, s, d.axes)
+    found = {"patch": patches.distance_map(compared, d.patch_bank, s, d.axes)}
+    if s.scores_by_cosine:
+        both = patches.directions(compared), patches.directions(d.patch_bank)
+        by_cosine = replace(s, patch_metric="cosine")
+        found["cosine"] = patches.distance_map(*both, by_cosine, d.axes)
     if s.leaves_background_out:
-        distances = jnp.where(is_in_foreground(described, d.foreground), distances, 0.0)
-    return distances
+        counts = is_in_foreground(described, d.foreground)
+        found = {name: jnp.where(counts, each, 0.0) for name, each in found.items()}
+    return found
 
 
 def _patch_limit(
@@ -225,30 +235,53 @@ def evidence_weights(settings: Settings) -> dict[str, float]:
     return {kind: weight for kind, weight in weights.items() if weight}
 
 
+def score_weights(settings: Settings) -> dict[str, float]:
+    """Returns the weights of the kinds of evidence in the score; they sum to 1."""
+    weights = evidence_weights(settings)
+    if settings.scores_by_cosine:
+        weights["cosine"] = weights.pop("patch")
+    return weights
+
+
+def evidence_kinds(settings: Settings) -> list[str]:
+    """Returns every kind of evidence that counts, in the map or in the score."""
+    return [*evidence_weights(settings) | score_weights(settings)]
+
+
 def score_evidence(
     evidence: Evidence,
     calibration: Calibration,
     settings: Settings,
     kinds: Sequence[Kind] = (),
 ) -> tuple[Float[Array, "b size size"], Float[Array, " b"]]:
-    """Returns the anomaly map, a weighted sum of calibrated evidence, and the score from it."""
+    """Returns the anomaly map, a weighted sum of calibrated evidence, and the score.
 
-    def calibrated(by: Calibration | Kind) -> Float[Array, "b size size"]:
+    The score is from the same map, or from one whose patches are compared by the cosine.
+    """
+
+    def calibrated(
+        by: Calibration | Kind, weights: Mapping[str, float]
+    ) -> Float[Array, "b size size"]:
         total = sum(
             weight
             * anomaly_map.normalise(
                 evidence.maps[name], evidence.noise_level, by.location[name], by.scale[name]
             )
-            for name, weight in evidence_weights(settings).items()
+            for name, weight in weights.items()
         )
         assert isinstance(total, Array)  # The weights sum to 1.
         return total
 
-    heat = calibrated(calibration)
-    for number, kind in enumerate(kinds, start=1):
-        assert evidence.kind is not None  # There are several kinds.
-        is_of_it = jnp.equal(evidence.kind, number)[:, None, None]
-        heat = jnp.where(is_of_it, kind.factor * calibrated(kind), heat)
+    def weighed(weights: Mapping[str, float]) -> Float[Array, "b size size"]:
+        heat = calibrated(calibration, weights)
+        for number, kind in enumerate(kinds, start=1):
+            assert evidence.kind is not None  # There are several kinds.
+            is_of_it = jnp.equal(evidence.kind, number)[:, None, None]
+            heat = jnp.where(is_of_it, kind.factor * calibrated(kind, weights), heat)
+        return heat
+
+    heat = weighed(evidence_weights(settings))
+    scored = weighed(score_weights(settings)) if settings.scores_by_cosine else heat
     score_of = partial(anomaly_map.image_scores, share=settings.score_share)
     # Sums over several images at once can differ in the last bit from those over one.
-    return heat, by_image(score_of, heat) if settings.score_share else score_of(heat)
+    return heat, by_image(score_of, scored) if settings.score_share else score_of(scored)

@@ -80,8 +80,13 @@ def compared(
         count = len(settings.patch_stages)
         found = found.reshape(*found.shape[:-1], count, found.shape[-1] // count).mean(-2)
     if settings.patch_metric == "cosine":
-        found = found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+        found = directions(found)
     return found
+
+
+def directions(vectors: Float[Array, "*shape q"]) -> Float[Array, "*shape q"]:
+    """Brings vectors to length 1; a vector of zeros stays."""
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def distance_map(

@@ -45,7 +45,8 @@ def find_regions(
     """Returns the defective pixels of a photograph, and its regions, the highest peak first.
 
     Regions smaller than `smallest` are left out as specks. If the image is called anomalous, the
-    region with the highest peak stays; if no pixel is above the threshold, it is the highest pixel.
+    region with the highest peak stays; if no pixel is above the threshold, it is what surrounds the
+    highest pixel, down to half of its height.
 
     Args:
       anomaly_map: on the scale of the score.
@@ -56,8 +57,8 @@ def find_regions(
     above = anomaly_map > threshold
     if anomalous and not above.any():
         # At the photograph's size the map may be lower than at the networks' size, and the score
-        # may be a mean over several pixels.
-        above = anomaly_map >= anomaly_map.max()
+        # need not be its peak.
+        above = _around_the_peak(anomaly_map)
     labels, count = ndimage.label(above, EIGHT_CONNECTED)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     found = []
@@ -85,3 +86,10 @@ def find_regions(
     is_kept = np.zeros(count + 1, bool)
     is_kept[[number for number, _ in kept]] = True
     return is_kept[labels], [region for _, region in kept]
+
+
+def _around_the_peak(heat: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Returns the highest pixel, and all above half of its height that are connected to it."""
+    highest = heat.max()
+    labels, _ = ndimage.label(heat >= min(highest, highest / 2.0), EIGHT_CONNECTED)
+    return labels == labels.flat[heat.argmax()]

@@ -28,7 +28,7 @@ PAGE = files("ddad_jax.evaluation") / "page"
 CHOICES = (
     ("adapted_extractor", True, "The adapted extractor{} is used"),
     ("adapted_extractor", False, "The published extractor{} is used instead of the adapted one"),
-    ("cosine_of_patches", True, "Patches{} are compared by their cosine"),
+    ("score_by_cosine", True, "Scores{} compare patches by their cosine"),
     ("patch_map_alone", True, "The reconstruction's maps{} are not used"),
 )
 

@@ -181,20 +181,10 @@ class _Candidate:
         assert self.planted is not None
         return outranks(self.good, self.planted, settings)
 
-    def completed(self, other: "_Candidate", settings: Settings) -> "_Candidate":
-        """Returns the same with other settings, and the maps that it lacks from another candidate.
-
-        Args:
-          other: has evidence for the same images that does not depend on the banks of patches.
-          settings: of the detector.
-        """
-        assert self.planted is not None and other.planted is not None
-        good, planted = (
-            mine.replace(maps=theirs.maps | mine.maps, extremes=theirs.extremes | mine.extremes)
-            for mine, theirs in ((self.good, other.good), (self.planted, other.planted))
-        )
+    def weighed(self, settings: Settings) -> "_Candidate":
+        """Returns the same with settings that use some of its evidence, or all."""
         detector = self.banks.detector.replace(settings=settings)
-        return _Candidate(replace(self.banks, detector=detector), good, planted)
+        return replace(self, banks=replace(self.banks, detector=detector))
 
 
 def build(made: Trained, settings: Settings, build: BuildSettings) -> FittedDetector:
@@ -282,18 +272,21 @@ def _chosen(
     judged = is_asked(settings, build) and not category.undecided
     has_maps = judged and can_drop_reconstruction(settings)
     is_judged = judged and made.is_adapted
-    is_open = judged and settings.patch_metric == "planted" and settings.patch_weight > 0
+    by_cosine = replace(settings, score_metric="cosine")
+    is_open = judged and settings.score_metric == "planted" and by_cosine.scores_by_cosine
     settings = _undecided(settings)
     if not has_maps and not is_judged and not is_open:
         return _candidate(made, category, settings, build), {}
     heldout, seed = category.division[1], category.config.seed + OTHER_DEFECTS
     images, planted = plant_in_set(heldout, build.planted, seed)
     defects, rows = images.squares[len(heldout) :], [each.row for each in planted]
-    found = _candidate(made, category, settings, build, defects)
+    # Evidence for a score by the cosine includes what the other needs.
+    gathered = by_cosine if is_open else settings
+    found = _candidate(made, category, gathered, build, defects)
     choices = {}
     if is_judged:
         before = replace(made, extractor=made.pretrained_extractor)
-        published = _candidate(before, category, settings, build, defects)
+        published = _candidate(before, category, gathered, build, defects)
         # The adapted extractor was trained on the other good images.
         with_it, without = (
             each.outranks(settings)[:, : len(heldout)] for each in (found, published)
@@ -302,29 +295,25 @@ def _chosen(
         if not choices["adapted_extractor"].taken:
             made, found = before, published
     if is_open:
-        by_cosine = replace(settings, patch_metric="cosine")
-        of_patches = _candidate(made, category, patches_alone(by_cosine), build, defects)
-        other = of_patches.completed(found, by_cosine)
-        with_it, without = other.outranks(by_cosine), found.outranks(settings)
-        choices["cosine_of_patches"] = choose(with_it, without, rows, seed, clearly=False)
-        if choices["cosine_of_patches"].taken:
-            settings, found = by_cosine, other
+        with_it, without = (found.outranks(each) for each in (by_cosine, settings))
+        choices["score_by_cosine"] = choose(with_it, without, rows, seed, clearly=False)
+        if choices["score_by_cosine"].taken:
+            settings = by_cosine
     if has_maps:
         alone = patches_alone(settings)
         with_it, without = (found.outranks(each) for each in (alone, settings))
         choices["patch_map_alone"] = choose(with_it, without, rows, seed)
         if choices["patch_map_alone"].taken:
-            detector = found.banks.detector.replace(settings=alone)
-            found = replace(found, banks=replace(found.banks, detector=detector))
+            settings = alone
     for what, choice in choices.items():
         logging.info("%s: the %s %s", category.name, what.replace("_", " "), choice)
-    return found, choices
+    return found.weighed(settings), choices
 
 
 def _undecided(settings: Settings) -> Settings:
-    """Returns the settings, with patch metric "l2" if planted defects are to choose it."""
-    by_choice = settings.patch_metric == "planted"
-    return replace(settings, patch_metric="l2") if by_choice else settings
+    """Returns the settings, with score metric "map" if planted defects are to choose it."""
+    by_choice = settings.score_metric == "planted"
+    return replace(settings, score_metric="map") if by_choice else settings
 
 
 def _candidate(

@@ -30,7 +30,7 @@ PREPROCESSING = (
 # Settings that older records do not name, with the values that they imply.
 UNSAID = {
     "extractor.size": 0, "detection.patch_layers": "joined", "detection.patch_metric": "l2",
-    "detection.foreground": False, "detection.score_share": 0,
+    "detection.foreground": False, "detection.score_share": 0, "detection.score_metric": "map",
 }  # fmt: skip
 # Settings that the extractor's features depend on, whatever its weights.
 OF_FEATURES = ("extractor.name", "extractor.network", "extractor.size")

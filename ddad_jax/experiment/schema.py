@@ -299,6 +299,13 @@ class Config(Checked):
                 f"{self.detection.score_share:g} must be 0 with data.unified, since one factor "
                 "brings both a category's scores and its pixels to the thresholds of all",
             )
+        if self.detection.score_metric == "cosine" and (self.data.unified or self.data.tiling.tile):
+            raise SettingError(
+                "detection.score_metric",
+                "'cosine' is neither for tiled photographs, whose score is from their anomaly map, "
+                "nor for data.unified, where one factor brings both a category's scores and its "
+                "pixels to the thresholds of all; use 'map'",
+            )
         patches_alone = self.detection.scoring == "fused" and self.detection.patch_weight == 1
         if self.evaluation.protocol == "paper" and patches_alone:
             raise SettingError(

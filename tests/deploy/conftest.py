@@ -65,15 +65,29 @@ def fitted(detector, network_description):
     return FittedDetector(detector, Preprocessing(size=64), network_description, made_of)
 
 
-@pytest.fixture(scope="module")
-def otherwise(fitted):
-    """The same with patches by the cosine, of a drawn foreground, and a score of many pixels."""
+@pytest.fixture(scope="module", params=["patch_metric", "score_metric"])
+def otherwise(fitted, request):
+    """The same with patches by the cosine, of a drawn foreground, and a score of many pixels.
+
+    Either the map compares patches by the cosine, or the score alone.
+    """
     d = fitted.detector
-    settings = replace(d.settings, patch_metric="cosine", foreground=True, score_share=0.02)
-    bank = d.patch_bank / np.linalg.norm(d.patch_bank, axis=1, keepdims=True)
+    settings = replace(d.settings, foreground=True, score_share=0.02, **{request.param: "cosine"})
+    bank, calibration = d.patch_bank, d.calibration
+    if settings.scores_by_cosine:
+        usual = jnp.array([0.1, 0.0])
+        calibration = calibration.replace(
+            location={**calibration.location, "cosine": usual[:, None, None]},
+            scale={**calibration.scale, "cosine": usual},
+        )
+    else:
+        bank = bank / np.linalg.norm(bank, axis=1, keepdims=True)
     foreground = np.random.default_rng(0).normal(size=len(d.patch_scale) + 1)
     detector = d.replace(
-        settings=settings, patch_bank=bank, foreground=jnp.asarray(foreground, jnp.float32)
+        settings=settings,
+        calibration=calibration,
+        patch_bank=bank,
+        foreground=jnp.asarray(foreground, jnp.float32),
     )
     return replace(fitted, detector=detector)
 

@@ -158,6 +158,13 @@ def test_where_the_score_is_of_a_share_the_pixel_threshold_is_that_of_the_peaks(
         other.extend(blue_parts)
 
 
+def test_a_score_by_the_cosine_cannot_be_extended(fitted, blue_parts):
+    d = fitted.detector
+    detector = d.replace(settings=replace(d.settings, score_metric="cosine"))
+    with pytest.raises(UserError, match=r"the detector has cosine.*score_metric=map"):
+        replace(fitted, detector=detector).extend(blue_parts)
+
+
 @pytest.mark.slow
 def test_of_a_tiled_photograph_the_share_is_of_its_whole_map(fitted, part_images):
     d = fitted.detector

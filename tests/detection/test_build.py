@@ -147,7 +147,7 @@ def test_patches_of_turned_images_may_join_the_bank(build, part_images):
         d = banks.detector
         pixels = to_network_range(turned, d.settings.image_size)
         features = extract(d.networks.extractor, d.extractor, pixels)
-        furthest.append(float(patch_distances(d, features).max()))
+        furthest.append(float(patch_distances(d, features)["patch"].max()))
         assert banks.origins.max() == 1 and len(d.bank) == 2
     assert furthest[1] < 1e-2 < furthest[0]
 
@@ -179,10 +179,32 @@ def test_a_bank_by_the_cosine_has_rows_of_length_one(build, part_images):
     banks = build(few, fill_banks, train_latents=None, detection={"patch_metric": "cosine"})
     d = banks.detector
     np.testing.assert_allclose(np.linalg.norm(d.patch_bank, axis=1), 1.0, rtol=1e-5)
-    found = patch_distances(d, features_of(d, part_images[14:16]))
+    found = patch_distances(d, features_of(d, part_images[14:16]))["patch"]
     points = np.asarray(compared(described_by(d, part_images[14:16]), d.patch_scale, d.settings))
     expected = cdist(points.reshape(-1, points.shape[-1]), d.patch_bank, "cosine").min(1)
     np.testing.assert_allclose(np.ravel(found), expected, atol=1e-5)
+
+
+def test_a_score_by_the_cosine_compares_with_the_same_bank_as_the_map(build, part_images):
+    few = replace(SETTINGS, patch_bank_size=50)
+    banks = build(few, fill_banks, train_latents=None, detection={"score_metric": "cosine"})
+    by_map = build(few, fill_banks, train_latents=None)
+    np.testing.assert_array_equal(banks.detector.patch_bank, by_map.detector.patch_bank)
+    # Of a bank whose rows are hidden, the others are the nearest.
+    hidden = np.arange(50) < 20
+    none = np.zeros(len(banks.detector.bank), bool)
+    features = features_of(by_map.detector, part_images[14:16])
+    for d in (banks.detector, banks.hiding(none, hidden)):
+        found = patch_distances(d, features)
+        points = compared(described_by(d, part_images[14:16]), d.patch_scale, d.settings)
+        points = np.asarray(points).reshape(-1, points.shape[-1])
+        bank = np.asarray(d.patch_bank)
+        bank = bank[~np.isnan(bank).any(1)]
+        assert len(bank) == (50 if d is banks.detector else 30)
+        for name, metric in (("patch", "euclidean"), ("cosine", "cosine")):
+            expected = cdist(points, bank, metric).min(1)
+            np.testing.assert_allclose(np.ravel(found[name]), expected, atol=2e-4)
+    assert patch_distances(by_map.detector, features).keys() == {"patch"}
 
 
 @pytest.mark.slow
@@ -209,7 +231,7 @@ def test_the_background_is_in_no_bank_and_at_no_distance(build, part_images, mon
     fresh = part_images[14:]
     shown = np.asarray(is_in_foreground(described_by(d, fresh), d.foreground))
     found, everywhere = (
-        np.asarray(patch_distances(each, features_of(each, fresh)))
+        np.asarray(patch_distances(each, features_of(each, fresh))["patch"])
         for each in (d, d.replace(settings=replace(d.settings, foreground=False)))
     )
     assert (~shown).any() and (found[~shown] == 0).all()
@@ -217,14 +239,16 @@ def test_the_background_is_in_no_bank_and_at_no_distance(build, part_images, mon
 
 
 @pytest.mark.slow
-def test_patches_of_all_settings_together_are_judged_alone(build, part_images):
-    settings = {"patch_metric": "cosine", "foreground": True, "score_share": 0.02}
+@pytest.mark.parametrize("by_cosine", ["patch_metric", "score_metric"])
+def test_patches_of_all_settings_together_are_judged_alone(build, part_images, by_cosine):
+    settings = {by_cosine: "cosine", "foreground": True, "score_share": 0.02}
     d = build(replace(SETTINGS, patch_bank_size=200), detection=settings)
     together = jax.device_get(detect(d, part_images[14:18]))
     alone = jax.device_get(detect(d, part_images[16:17]))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[2]), alone, together)
     heat = np.sort(together.anomaly_map.reshape(4, -1).astype(np.float64), axis=1)
-    np.testing.assert_allclose(together.score, heat[:, -82:].mean(1), rtol=1e-5)
+    is_of_map = np.isclose(together.score, heat[:, -82:].mean(1), rtol=1e-5)
+    assert is_of_map.all() if by_cosine == "patch_metric" else not is_of_map.any()
 
 
 def test_banks_of_some_images_hide_those_alone(build, detector):

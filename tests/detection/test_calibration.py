@@ -23,7 +23,11 @@ def evidence_of(levels, seed=0):
     noise = rng.gamma(4.0, 0.05, (2, len(levels), SIZE, SIZE))
     latent = 0.5 + levels[:, None, None] * (rise + 0.02 * noise[0])
     return Evidence(
-        maps={"latent": jnp.asarray(latent), "patch": jnp.asarray(noise[1])},
+        maps={
+            "latent": jnp.asarray(latent),
+            "patch": jnp.asarray(noise[1]),
+            "cosine": jnp.asarray(noise[1, :, ::-1] ** 2),
+        },
         extremes={},
         noise_level=jnp.asarray(levels),
         knn_distance=None,
@@ -117,3 +121,37 @@ def test_the_threshold_of_pixels_is_that_of_the_highest_ones_whatever_the_score_
     rare = calibrate(evidence, settings, 0.05, 0.01)
     assert float(rare.threshold) == float(by_share.threshold)
     assert float(rare.pixel_threshold) > float(by_share.pixel_threshold)
+
+
+def test_a_score_by_the_cosine_is_the_peak_of_a_map_of_its_own():
+    """It is that of a detector whose map compares patches so; map and pixels stay as they are."""
+    rng = np.random.default_rng(0)
+    plain = dataclasses.replace(ONE_KIND, patch_weight=0.65)
+    settings = dataclasses.replace(plain, score_metric="cosine")
+    good, fresh = (evidence_of(rng.choice([20, 40, 60], 30), seed=seed) for seed in (0, 1))
+    swapped = {"latent": "latent", "patch": "cosine"}
+    of_good, of_fresh = (
+        each.replace(maps={name: each.maps[of] for name, of in swapped.items()})
+        for each in (good, fresh)
+    )
+    found, by_map, by_cosine = (
+        calibrate(evidence, each, 0.05)
+        for evidence, each in ((good, settings), (good, plain), (of_good, plain))
+    )
+    np.testing.assert_array_equal(found.scores, by_cosine.scores)
+    np.testing.assert_array_equal(found.peaks, by_map.peaks)
+    assert float(found.threshold) == float(by_cosine.threshold)
+    assert float(found.pixel_threshold) == float(by_map.pixel_threshold)
+    heat, scores = score_evidence(fresh, found, settings)
+    np.testing.assert_array_equal(heat, score_evidence(fresh, by_map, plain)[0])
+    np.testing.assert_array_equal(scores, score_evidence(of_fresh, by_cosine, plain)[1])
+    assert not settings.score_is_peak and plain.score_is_peak
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scoring": "paper"}, {"patch_weight": 0.0}, {"patch_metric": "cosine"}]
+)
+def test_where_the_map_is_by_the_cosine_or_without_patches_the_score_is_its_peak(changes):
+    settings = dataclasses.replace(ONE_KIND, patch_weight=0.65, score_metric="cosine")
+    assert settings.scores_by_cosine
+    assert dataclasses.replace(settings, **changes).score_is_peak

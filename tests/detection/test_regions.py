@@ -51,6 +51,24 @@ def test_an_anomalous_image_has_the_region_of_its_peak():
     assert region.area == mask.sum() == 25 and region.peak == np.float32(0.99)
 
 
+def test_where_no_pixel_is_above_the_threshold_the_region_is_half_as_high_as_the_peak():
+    heat = ndimage.gaussian_filter(heat_with(((20, 21), (12, 13), 100.0)), 3).astype(np.float32)
+    heat[5:8, 30:33] = 0.7 * heat.max()
+    mask, (region,) = find_regions(heat, 10.0, 0.0, anomalous=True)
+    assert region.peak == heat.max() and region.peak_at == (12, 20)
+    expected = heat >= heat.max() / 2
+    expected[5:8, 30:33] = False
+    np.testing.assert_array_equal(mask, expected)
+    # A Gaussian is half as high at 1.18 standard deviations.
+    assert region.width == region.height == 7
+
+
+def test_a_map_below_zero_still_has_a_region():
+    heat = heat_with(((3, 8), (2, 7), 1.0)) - 5.0
+    mask, (region,) = find_regions(heat, 1.0, 0.0, anomalous=True)
+    assert region.area == mask.sum() == 25
+
+
 def test_regions_are_those_of_a_count_by_hand():
     rng = np.random.default_rng(0)
     heat = ndimage.gaussian_filter(rng.standard_normal((80, 60)), 2).astype(np.float32)

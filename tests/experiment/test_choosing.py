@@ -123,7 +123,7 @@ def planting(made):
     config = replace(
         config,
         build=replace(config.build, planted=8),
-        detection=replace(config.detection, patch_metric="l2"),
+        detection=replace(config.detection, score_metric="map"),
     )
     category = made.subject.variant(config, made.subject.workdir)
     return replace(made, subject=category, extractor=made.pretrained_extractor)
@@ -165,7 +165,7 @@ def test_a_detector_is_of_what_was_chosen(planting, monkeypatch, drops):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("better", [False, True])
-def test_patches_are_compared_by_what_tells_more_defects(planting, monkeypatch, better):
+def test_scores_compare_patches_by_what_tells_more_defects(planting, monkeypatch, better):
     compared = []
 
     def choice(with_it, without, rows, seed, clearly=True):
@@ -175,26 +175,26 @@ def test_patches_are_compared_by_what_tells_more_defects(planting, monkeypatch, 
     monkeypatch.setattr(Category, "undecided", "")
     monkeypatch.setattr(fitting, "choose", choice)
     config = planting.subject.config
-    asked = replace(config.detector, patch_metric="planted")
+    asked = replace(config.detector, score_metric="planted")
     fitted = build(planting, asked, config.build)
     # What is no clearer than chance decides between equals, and leaves the maps as they are.
     assert [clearly for *_, clearly in compared] == [False, True]
-    assert fitted.made_of["choice"]["cosine_of_patches"]["taken"] == better
-    taken = replace(asked, patch_metric="cosine" if better else "l2")
+    assert fitted.made_of["choice"]["score_by_cosine"]["taken"] == better
+    taken = replace(asked, score_metric="cosine" if better else "map")
     assert fitted.detector.settings == taken
     expected = build(planting, taken, replace(config.build, planted=0))
     jax.tree.map(np.testing.assert_array_equal, fitted.detector, expected.detector)
-    (by_cosine, by_l2, _), (_, with_maps, _) = compared
-    np.testing.assert_array_equal(with_maps, by_cosine if better else by_l2)
+    (by_cosine, by_map, _), (_, with_maps, _) = compared
+    np.testing.assert_array_equal(with_maps, by_cosine if better else by_map)
 
 
 @pytest.mark.parametrize("changes", [{"planted": 0}, {"planted": 8}])
-def test_distances_are_euclidean_where_nothing_can_tell(planting, changes):
+def test_the_score_is_of_the_map_where_nothing_can_tell(planting, changes):
     """The three held-out pictures are too few."""
     config = planting.subject.config
-    asked = replace(config.detector, patch_metric="planted")
+    asked = replace(config.detector, score_metric="planted")
     fitted = build(planting, asked, replace(config.build, **changes))
-    assert fitted.detector.settings.patch_metric == "l2"
+    assert fitted.detector.settings.score_metric == "map"
     assert "choice" not in fitted.made_of
 
 
@@ -235,7 +235,7 @@ def test_an_ablation_has_the_weights_that_it_names():
 
 ADAPTING = (
     "data.heldout_fraction=0.5", "detection.patch_weight=1.0", "detection.blur=0.5",
-    "detection.patch_metric=l2", "build.planted=48", "build.calibration_size=9",
+    "detection.score_metric=map", "build.planted=48", "build.calibration_size=9",
 )  # fmt: skip
 
 

@@ -63,7 +63,8 @@ def test_a_product_depends_on_its_settings_and_those_before_it():
 
 def test_settings_that_older_records_lack_are_named_where_they_say_something():
     new = {"detection.patch_metric": "cosine", "detection.patch_layers": "averaged",
-           "detection.foreground": True, "detection.score_share": 0.01}  # fmt: skip
+           "detection.foreground": True, "detection.score_share": 0.01,
+           "detection.score_metric": "cosine"}  # fmt: skip
     plain = settings_of(config_of("detection.patch_metric=l2"), "detector")
     found = settings_of(config_of(*(f"{name}={value}" for name, value in new.items())), "detector")
     assert not plain.keys() & new.keys()
