@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[1]
 TESTS = {
     "detection/batching": "detection/test_batching.py",
     "detection/detect": "detection/test_detector.py",
-    "detection/evidence": "detection/test_detector.py detection/test_restoration.py",
+    "detection/evidence": "detection/test_detector.py detection/test_restoration.py "
+    "detection/test_calibration.py detection/test_build.py",
     "detection/nearest": "detection/test_noise_level.py detection/test_detector.py",
     "evaluation/binary": "evaluation/test_binary.py evaluation/test_metrics.py",
     "evaluation/bootstrap": "evaluation/test_bootstrap.py evaluation/test_metrics.py",
