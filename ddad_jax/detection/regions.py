@@ -91,5 +91,6 @@ def find_regions(
 def _around_the_peak(heat: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Returns the highest pixel, and all above half of its height that are connected to it."""
     highest = heat.max()
+    # Half of a height below 0 is above it.
     labels, _ = ndimage.label(heat >= min(highest, highest / 2.0), EIGHT_CONNECTED)
     return labels == labels.flat[heat.argmax()]
